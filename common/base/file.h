@@ -1,0 +1,58 @@
+// file.h: paths, whole files, maps, and files that appear complete or not at all. The only user of zlib.
+//
+// A writer writes PATH.tmp-<pid> beside PATH; commit does fsync, rename, fsync of the folder. Abort, or an exit
+// before commit, leaves PATH untouched. Every message names the path and the system's reason.
+#ifndef PDQ_FILE_H
+#define PDQ_FILE_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "common/base/error.h"
+
+// Reads a whole file, gunzipping it when it begins with the gzip magic. *data is NUL-terminated (the NUL is not
+// counted in *len) and the caller frees it.
+int file_read(const char *path, char **data, size_t *len, struct error *err);
+
+// A read-only map. Lifetime: until file_unmap. An empty file maps to size 0.
+struct file_map {
+    char *path;
+    const unsigned char *data;
+    size_t size;
+};
+int file_map(struct file_map *map, const char *path, struct error *err);
+void file_unmap(struct file_map *map);
+
+struct file_writer {
+    FILE *stream;
+    char *path, *temporary;
+    int64_t offset; // bytes written so far
+};
+int file_writer_open(struct file_writer *w, const char *path, struct error *err);
+int file_writer_put(struct file_writer *w, const void *data, size_t bytes, struct error *err);
+int file_writer_pad(struct file_writer *w, size_t alignment, struct error *err); // zeros up to a multiple
+int file_writer_commit(struct file_writer *w, struct error *err);
+void file_writer_abort(struct file_writer *w); // fine after commit or on a zeroed writer
+int file_write(const char *path, const void *data, size_t bytes, struct error *err); // open, put, commit
+int file_copy(const char *from, const char *to, struct error *err);
+
+// Size after gzip -6, for "how much of it is redundancy".
+int file_gzip_size(const char *path, int64_t *bytes, struct error *err);
+
+int file_exists(const char *path);
+int file_is_directory(const char *path);
+int64_t file_size(const char *path); // -1: none
+int directory_make(const char *path, struct error *err);   // with parents; fine when it is there
+int directory_remove(const char *path, struct error *err); // with everything in it; fine when absent
+// Names in a directory, sorted, without . and ..; the caller frees with names_free.
+int directory_list(const char *path, char ***names, size_t *count, struct error *err);
+void names_free(char **names, size_t count);
+int64_t disk_free(const char *path); // bytes free for us where path is or would be; -1 unknown
+
+char *path_join(const char *folder, const char *name); // name alone when it is absolute; the caller frees
+char *path_folder(const char *path);                   // "." when there is none; the caller frees
+const char *path_base(const char *path);               // points into path
+int path_ends_with(const char *path, const char *suffix);
+
+#endif

@@ -1,0 +1,24 @@
+// hash.h: XXH3 128-bit digests as 32 hex digits, for provenance and for "is this the same input". Not cryptographic.
+#ifndef PDQ_HASH_H
+#define PDQ_HASH_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/base/error.h"
+
+#define HASH_TEXT 33 // 32 hex digits and a NUL
+
+struct hasher; // opaque
+struct hasher *hasher_new(void);
+void hasher_add(struct hasher *h, const void *data, size_t bytes);
+void hasher_add_text(struct hasher *h, const char *s); // with its NUL, so that "a","b" is not "ab",""
+void hasher_end(struct hasher *h, char out[HASH_TEXT]); // and frees it
+
+uint64_t hash_bytes(const void *data, size_t bytes, uint64_t seed);
+void hash_text(const char *s, char out[HASH_TEXT]);
+int hash_file(const char *path, char out[HASH_TEXT], struct error *err);
+// All regular files of a directory (not below), by name and content; DONE and *.tmp-* files are left out.
+int hash_directory(const char *path, char out[HASH_TEXT], struct error *err);
+
+#endif
