@@ -1,0 +1,51 @@
+// config.h: the shape of a model, with widths per layer from day one, read from and written to config.json.
+#ifndef PDQ_CONFIG_H
+#define PDQ_CONFIG_H
+
+#include <stdint.h>
+
+#include "common/base/error.h"
+#include "common/base/json.h"
+
+struct layer_shape {
+    int64_t n_head, n_kv_head, n_ff; // query heads, key/value heads (groups), feed-forward width
+};
+
+enum rope_scaling_type { ROPE_PLAIN, ROPE_LINEAR, ROPE_LLAMA3 };
+
+struct rope_scaling {
+    enum rope_scaling_type type;
+    double factor, low_freq_factor, high_freq_factor;
+    int64_t original_context;
+};
+
+struct config {
+    char model_type[32]; // "llama", "mistral", "qwen2": as in config.json
+    int64_t n_layer, hidden, head_dim, vocab, context;
+    struct layer_shape *layer; // [n_layer], owned
+    double rms_eps, rope_theta;
+    struct rope_scaling rope;
+    int tie_embeddings; // the output head is the embedding table
+    int qkv_bias;       // q, k, v have biases (qwen2; llama's attention_bias)
+    int out_bias;       // o has one (llama's attention_bias)
+    int mlp_bias;
+    int64_t bos_id, eos_id;  // -1: not given
+    struct json *source;     // config.json as read (owned; NULL when the model did not come from one)
+};
+
+// Reads folder/config.json. An unsupported model_type, activation, sliding window or rope scaling is refused by name.
+int config_read(struct config *c, const char *folder, struct error *err);
+// The same from an object already parsed (where: for messages); c->source becomes a copy.
+int config_from_json(struct config *c, const struct json *o, const char *where, struct error *err);
+// config.json for transformers: the source's keys carried over, the shape's keys from c, head_dim always written, torch_dtype
+// as given ("float32", ...). A shape whose layers differ is an error (they load nowhere in stock tools). The caller frees.
+struct json *config_to_json(const struct config *c, const char *torch_dtype, struct error *err);
+void config_copy(struct config *to, const struct config *from); // deep
+void config_release(struct config *c);
+
+int config_uniform(const struct config *c);        // all layers have the same shape
+int64_t config_parameters(const struct config *c); // tied head counted once
+// Inverse rope frequencies [head_dim / 2], scaled as config.rope says (Llama 3: its piecewise rule).
+void config_rope_frequencies(const struct config *c, double *inverse_frequency);
+
+#endif

@@ -1,0 +1,12 @@
+// load.h: a Hugging Face model directory in. (GGUF comes in through quant/gguf_model.h.)
+#ifndef PDQ_LOAD_H
+#define PDQ_LOAD_H
+
+#include "common/model/model.h"
+
+// Reads config.json and the safetensors of a folder into a new model (f32). Names in __metadata__ that alias one tensor to
+// another are followed; with tied embeddings either of lm_head / embed_tokens may be missing. A tensor that is missing, left over
+// (other than rotary inv_freq buffers), or of another shape than the config says is an error naming it. NULL on failure.
+struct model *model_load(const char *folder, struct error *err);
+
+#endif

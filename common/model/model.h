@@ -1,0 +1,122 @@
+// model.h: a transformer's parameters and its forward pass, with exactly three extension points:
+//
+//   taps          what the forward pass shows while it runs (hidden states, head outputs, FFN activations)
+//   gates         one factor per query head and per FFN channel, 1 by default: masks, and what Taylor scores differentiate
+//   weight hooks  tensor.hook: mask, fake-quant, quantized storage
+//
+// Parameters lie in one flat array, gradients in a second of the same layout; tensors are named views into them.
+// To add an architecture: a file arch_<name>.c with its weight table and forward(), and one row in arch_table (model.c).
+#ifndef PDQ_MODEL_H
+#define PDQ_MODEL_H
+
+#include <stdint.h>
+
+#include "common/model/config.h"
+#include "common/tensor/ops.h"
+
+// What an axis of a weight counts. Cutting a unit cuts every axis that counts it: that is all prune/shrink.c knows.
+enum axis {
+    AXIS_ONE,   // a vector's missing second axis
+    AXIS_HIDDEN,
+    AXIS_VOCAB,
+    AXIS_HEADS, // n_head * head_dim; unit: a query head
+    AXIS_GROUPS, // n_kv_head * head_dim; unit: a key/value head
+    AXIS_FF     // unit: a channel
+};
+
+struct weight_spec {
+    const char *name;  // checkpoint name; %d is the layer where per_layer
+    int per_layer;
+    enum axis rows, columns; // vectors: columns counts, rows is AXIS_ONE
+    int (*present)(const struct config *c); // NULL: always
+};
+
+struct parameter {
+    const struct weight_spec *spec;
+    int layer;      // -1: not of a layer
+    char name[96];  // checkpoint name
+    struct tensor t;
+    int64_t offset; // into the flat arrays, elements
+    int decay;      // weight decay applies (matrices)
+};
+
+struct model_layer_gates { // model lifetime; NULL tensors: no gate
+    struct tensor *heads; // [n_head]
+    struct tensor *ff;    // [n_ff]
+};
+
+struct model {
+    struct config config; // owned
+    const struct arch *arch;
+    struct parameter *parameter;
+    int n_parameter;
+    int64_t n_element;  // of the flat arrays
+    float *data, *grad; // flat; grad is NULL until model_want_gradients; data is NULL when every matrix has a hook
+    struct model_layer_gates *gate; // [n_layer] or NULL
+    void *owner_context;            // what the hooks need (a GGUF map, ...), freed by owner_release
+    void (*owner_release)(void *context);
+    double *rope; // inverse frequencies [head_dim/2]
+};
+
+enum tap {
+    TAP_HIDDEN = 1, // hidden[0] after the embedding, hidden[l+1] after layer l: [N, D]
+    TAP_HEADS = 2,  // heads[l]: attention output before o: [N, H*E]
+    TAP_FF = 4      // ff[l]: silu(gate) * up: [N, F]
+};
+
+struct taps {
+    unsigned want; // bits of enum tap
+    struct tensor **hidden, **heads, **ff; // arrays given by the caller: [n_layer+1], [n_layer], [n_layer]
+};
+
+// Keys and values of the positions so far, for decoding one sequence. Process or request lifetime.
+struct kv_cache {
+    int64_t capacity, length; // positions
+    float **k, **v;           // per layer [capacity, G*E]
+    int n_layer;
+};
+
+struct forward {
+    const int32_t *ids; // [B*T]
+    int64_t B, T;
+    struct taps *taps;      // NULL: none
+    struct kv_cache *cache; // NULL: none. With one: B is 1, nothing records, positions go on from cache->length
+    int checkpoint;         // keep only the layers' outputs and compute again in the backward pass (no taps but TAP_HIDDEN)
+};
+
+struct arch {
+    const char *model_types; // "llama|mistral|qwen2"
+    const struct weight_spec *specs;
+    int n_specs;
+    struct tensor *(*forward)(struct model *m, struct tape *tape, const struct forward *f);
+};
+
+const struct arch *arch_find(const char *model_type); // NULL: unknown
+
+// A model of this shape; data allocated and zero, or, without storage, data NULL and every tensor's data NULL.
+// The config is copied.
+struct model *model_new(const struct config *config, int with_storage);
+void model_free(struct model *m); // NULL is fine
+// Normal(0, 0.02), residual projections (o, down) divided by sqrt(2 n_layer), norms 1, biases 0 (GPT-2's rule).
+void model_initialise(struct model *m, uint64_t seed);
+void model_want_gradients(struct model *m); // allocates and attaches m->grad
+struct parameter *model_find(struct model *m, const char *name); // NULL: none
+// The weight of a spec (index into the arch's table) in a layer (-1 for the global ones); NULL when absent.
+struct tensor *model_weight(struct model *m, int spec, int layer);
+struct tensor *model_head(struct model *m); // output head [V, D]: lm_head, or the embedding when tied
+int64_t axis_size(const struct config *c, enum axis axis, int layer);
+int64_t axis_unit(const struct config *c, enum axis axis); // elements in one unit: head_dim or 1
+
+// Final, normalised hidden states [B*T, D], to be given to op_head_loss or op_head_eval with model_head.
+struct tensor *model_forward(struct model *m, struct tape *tape, const struct forward *f);
+// Gates of ones for every layer, with gradients where wanted; drop frees them.
+void model_add_gates(struct model *m, int with_gradients);
+void model_drop_gates(struct model *m);
+
+void kv_cache_init(struct kv_cache *c, const struct model *m, int64_t capacity);
+void kv_cache_release(struct kv_cache *c);
+
+// FLOPs of the products for one token: forward, at a context of T positions (attention counted at the mean context T/2).
+double model_flops_per_token(const struct config *c, int64_t T);
+
+#endif

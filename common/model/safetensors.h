@@ -1,0 +1,51 @@
+// safetensors.h: the container, read by mmap and written whole. Knows nothing about models.
+//
+// Layout: u64 little-endian header length, JSON header {"name": {"dtype","shape","data_offsets"}, "__metadata__": {...}}, data.
+// A reader trusts nothing: header length, JSON, dtypes, shapes against offsets, overlaps and the file's end are all checked.
+#ifndef PDQ_SAFETENSORS_H
+#define PDQ_SAFETENSORS_H
+
+#include <stdint.h>
+
+#include "common/base/error.h"
+#include "common/base/file.h"
+#include "common/base/json.h"
+#include "common/tensor/dtype.h"
+
+#define SAFETENSORS_DIMS 4
+
+struct safetensor {
+    char *name;
+    enum dtype dtype;
+    int n_dim;
+    int64_t dim[SAFETENSORS_DIMS];
+    const void *data; // into a map
+    int64_t bytes;
+};
+
+struct safetensors {       // model lifetime
+    struct file_map *map;  // one per file
+    int n_map;
+    struct safetensor *tensor; // sorted by name
+    int64_t n_tensor;
+    struct json *metadata; // merged __metadata__ of all files; may be NULL
+};
+
+// path: a .safetensors file, or a folder with model.safetensors or model.safetensors.index.json (all its shards).
+int safetensors_open(struct safetensors *s, const char *path, struct error *err);
+void safetensors_close(struct safetensors *s);
+const struct safetensor *safetensors_find(const struct safetensors *s, const char *name); // NULL: none
+
+// One tensor to write: f32 values in memory, converted to `dtype` while writing.
+struct safetensors_item {
+    const char *name;
+    int n_dim;
+    int64_t dim[SAFETENSORS_DIMS];
+    const float *data;
+};
+// Writes folder/model.safetensors, or, when the data is larger than shard_bytes (0: never), shards
+// model-00001-of-0000N.safetensors and the index. Keys sorted; metadata {"format":"pt"} plus the given object's.
+int safetensors_write(const char *folder, const struct safetensors_item *items, int64_t n, enum dtype dtype,
+                      int64_t shard_bytes, const struct json *metadata, struct error *err);
+
+#endif

@@ -1,0 +1,18 @@
+// save.h: a Hugging Face model directory out.
+#ifndef PDQ_SAVE_H
+#define PDQ_SAVE_H
+
+#include "common/model/model.h"
+
+struct save_options {
+    enum dtype dtype;
+    int64_t shard_bytes;      // 0: one file
+    const char *carry_from;   // folder whose tokenizer and generation files are copied along; NULL: none
+    const struct json *provenance; // goes into the safetensors' __metadata__ as "pdq": text; NULL: none
+};
+
+// Writes config.json, model.safetensors (or shards and index) and the carried files into folder (made when absent).
+// tie_embeddings: lm_head is left out. Files that are there already are replaced.
+int model_save(const struct model *m, const char *folder, const struct save_options *options, struct error *err);
+
+#endif

@@ -1,0 +1,81 @@
+// ops.h: the ops. Shapes in the comments, with these letters:
+//
+//   B sequences   T positions   N = B T rows   D hidden width   C channels   H query heads   G key/value groups (heads)
+//   E width of one head   F feed-forward width   V vocabulary
+//
+// Every op checks shapes (BUG), computes now, and records its backward when the tape does.
+#ifndef PDQ_OPS_H
+#define PDQ_OPS_H
+
+#include <stdint.h>
+
+#include "common/tensor/tape.h"
+
+// y[N,D] = table[ids[n]]. table [V,D].
+struct tensor *op_embed(struct tape *tape, struct tensor *table, const int32_t *ids, int64_t N);
+
+// y[N,O] = x[N,I] w[O,I]^T + bias[O] (bias NULL: none). Honours w->hook.
+struct tensor *op_linear(struct tape *tape, struct tensor *x, struct tensor *w, struct tensor *bias);
+
+// y = x / sqrt(mean(x^2) + eps) * w. x [N,D], w [D] (Zhang and Sennrich 2019).
+struct tensor *op_rmsnorm(struct tape *tape, struct tensor *x, struct tensor *w, double eps);
+
+// Rotary embedding, rotate-half pairs (i, i + E/2) (Su et al. 2021). x [N, heads*E], position of row n is
+// position0 + n % T; inverse_frequency [E/2].
+struct tensor *op_rope(struct tape *tape, struct tensor *x, const double *inverse_frequency, int64_t E, int64_t T,
+                       int64_t position0);
+
+// Causal grouped-query attention, softmax(q k^T / sqrt(E)) v, tiled so that no T x T map is kept.
+// q [B*T, H*E], k and v [B*S, G*E], H a multiple of G; query head h reads group h / (H/G). S >= T: the queries are the
+// last T of S positions (S > T only with cached keys, and then nothing may be recording). y [B*T, H*E].
+struct tensor *op_attention(struct tape *tape, struct tensor *q, struct tensor *k, struct tensor *v, int64_t B, int64_t T,
+                            int64_t S, int64_t E);
+
+// y = silu(gate) * up. Both [N,F].
+struct tensor *op_swiglu(struct tape *tape, struct tensor *gate, struct tensor *up);
+
+// y = a + b, same shape.
+struct tensor *op_add(struct tape *tape, struct tensor *a, struct tensor *b);
+
+// y[n, u*W + i] = x[n, u*W + i] * gate[u]: one factor for each unit of W = columns / units neighbours. gate [units].
+struct tensor *op_gate(struct tape *tape, struct tensor *x, struct tensor *gate);
+
+// loss[1] = weight * mean over all elements of (x - target)^2. target is a constant of x's shape.
+struct tensor *op_mse(struct tape *tape, struct tensor *x, const float *target, double weight);
+
+// loss[1] = a + b (scalars), kept in double beside the f32 value where it matters: see head_loss.
+struct tensor *op_sum(struct tape *tape, struct tensor *a, struct tensor *b);
+
+// The output head and the losses on it, fused: logits of N x V are never held whole. It walks the rows in chunks,
+//   z_s = x w^T,  z_t = teacher_x teacher_w^T   (the same vocabulary)
+//   CE = -log softmax(z_s)[target],  KL = sum_v p_t (log p_t - log p_s) with p = softmax(z / temperature)
+//   loss[1] = weight * mean over the rows with target >= 0 of  alpha * temperature^2 * KL + (1 - alpha) * CE
+// (Hinton et al. 2015). Rows with target < 0 count for nothing. Without a teacher alpha is taken as 0.
+// The gradients are made in the forward pass (w's goes straight into w->grad), for an incoming gradient of 1: the op must be
+// a root, or reach it through op_sum only.
+struct head_spec {
+    const int32_t *targets;          // [N]
+    const float *teacher_x;          // [N, Dt] or NULL
+    const struct tensor *teacher_w;  // [V, Dt]
+    double alpha, temperature, weight;
+};
+struct head_result {   // means over the counted rows, in double
+    double loss, ce, kl; // kl at the given temperature, without its square
+    int64_t count;
+};
+struct tensor *op_head_loss(struct tape *tape, struct tensor *x, struct tensor *w, const struct head_spec *spec,
+                            struct head_result *result);
+
+// Evaluation: for each row with target >= 0, nll[n] = -log softmax(x w^T)[target] in double; with a reference (against_x NULL: none),
+// also against_nll[n], kl[n] = KL(reference || model) at temperature 1 and agree[n] = 1 when both have the same largest logit.
+// Rows with target < 0 are left untouched. Not recorded.
+struct head_eval {
+    const int32_t *targets;
+    const float *against_x;
+    const struct tensor *against_w;
+    double *nll, *against_nll, *kl; // [N]; the last two may be NULL without a reference
+    unsigned char *agree;
+};
+void op_head_eval(struct tape *tape, const struct tensor *x, const struct tensor *w, const struct head_eval *eval);
+
+#endif

@@ -1,0 +1,48 @@
+// tensor.h: a named block of f32 values with, perhaps, a gradient, and the hook through which a weight's effective
+// values may differ from its stored ones.
+//
+// Row-major; a weight is [out, in]. Tensors do not own their memory: parameters lie in a model's arena, activations
+// in a step's arena.
+#ifndef PDQ_TENSOR_H
+#define PDQ_TENSOR_H
+
+#include <stdint.h>
+
+struct tensor;
+
+// A weight hook (mask, fake-quant, quantized storage), applied by op_linear, op_embed and the output head.
+struct weight_hook {
+    void *context;
+    // Writes rows row0 .. row0+n-1 of the effective weight as f32 [n, columns]. Called from several threads.
+    void (*rows)(void *context, const struct tensor *w, int64_t row0, int64_t n, float *to);
+    // y[n] = rows row0.. times x [columns], without widening the rows. NULL: rows() is used.
+    void (*dot)(void *context, const struct tensor *w, int64_t row0, int64_t n, const float *x, float *y);
+    // Turns the gradient of the effective weight, n rows at row0, into that of the stored one, in place. NULL: the same.
+    void (*backward)(void *context, const struct tensor *w, int64_t row0, int64_t n, float *gradient);
+};
+
+#define TENSOR_DIMS 3
+
+struct tensor {
+    const char *name;
+    int n_dim;
+    int64_t dim[TENSOR_DIMS]; // slowest first
+    float *data;              // NULL: only the hook knows the values
+    float *grad;              // NULL: no contribution yet
+    int needs_grad;
+    const struct weight_hook *hook; // NULL: data is the weight
+};
+
+static inline int64_t tensor_count(const struct tensor *t)
+{
+    int64_t n = 1;
+    for (int i = 0; i < t->n_dim; i++)
+        n *= t->dim[i];
+    return n;
+}
+
+// Rows and columns of a matrix view: the last dimension is the columns. [D] is 1 x D.
+static inline int64_t tensor_columns(const struct tensor *t) { return t->dim[t->n_dim - 1]; }
+static inline int64_t tensor_rows(const struct tensor *t) { return tensor_count(t) / tensor_columns(t); }
+
+#endif
