@@ -1,0 +1,80 @@
+// hash.c: see hash.h. XXH3 is compiled in, so that it uses the instructions that the rest of the program does.
+#include "common/base/hash.h"
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/file.h"
+
+struct hasher {
+    XXH3_state_t *state;
+};
+
+struct hasher *hasher_new(void) {
+    struct hasher *h = xcalloc(1, sizeof *h, "a hasher");
+    h->state = XXH3_createState();
+    if (!h->state) {
+        fprintf(stderr, "pdq: out of memory: a hasher\n");
+        exit(1);
+    }
+    XXH3_128bits_reset(h->state);
+    return h;
+}
+
+void hasher_add(struct hasher *h, const void *data, size_t bytes) {
+    if (bytes)
+        XXH3_128bits_update(h->state, data, bytes);
+}
+
+void hasher_add_text(struct hasher *h, const char *s) { hasher_add(h, s, strlen(s) + 1); }
+
+static void digest_text(XXH128_hash_t digest, char out[HASH_TEXT]) {
+    snprintf(out, HASH_TEXT, "%016llx%016llx", (unsigned long long)digest.high64, (unsigned long long)digest.low64);
+}
+
+void hasher_end(struct hasher *h, char out[HASH_TEXT]) {
+    digest_text(XXH3_128bits_digest(h->state), out);
+    XXH3_freeState(h->state);
+    free(h);
+}
+
+uint64_t hash_bytes(const void *data, size_t bytes, uint64_t seed) { return XXH3_64bits_withSeed(data, bytes, seed); }
+
+void hash_text(const char *s, char out[HASH_TEXT]) { digest_text(XXH3_128bits(s, strlen(s)), out); }
+
+int hash_file(const char *path, char out[HASH_TEXT], struct error *err) {
+    struct file_map map;
+    TRY(file_map(&map, path, err));
+    digest_text(XXH3_128bits(map.size ? (const void *)map.data : "", map.size), out);
+    file_unmap(&map);
+    return 0;
+}
+
+int hash_directory(const char *path, char out[HASH_TEXT], struct error *err) {
+    char **names;
+    size_t count;
+    TRY(directory_list(path, &names, &count, err));
+    struct hasher *h = hasher_new();
+    int result = 0;
+    for (size_t i = 0; i < count && result == 0; i++) {
+        char digest[HASH_TEXT];
+        if (strcmp(names[i], "DONE") == 0 || strstr(names[i], ".tmp-"))
+            continue;
+        char *file = path_join(path, names[i]);
+        if (!file_is_directory(file)) {
+            result = hash_file(file, digest, err);
+            if (result == 0) {
+                hasher_add_text(h, names[i]);
+                hasher_add_text(h, digest);
+            }
+        }
+        free(file);
+    }
+    hasher_end(h, out);
+    names_free(names, count);
+    return result;
+}

@@ -1,0 +1,29 @@
+// generate.h: text from a model, one token at a time, and how fast that goes.
+#ifndef PDQ_GENERATE_H
+#define PDQ_GENERATE_H
+
+#include "common/model/model.h"
+#include "common/text/tokenizer.h"
+
+struct generate_options {
+    int64_t tokens;     // how many new ones at most
+    double temperature; // 0: the most likely one
+    uint64_t seed;
+    int stop_at_eos;
+};
+
+// Continues prompt [n]; each new id goes to emit as it comes (return non-zero to stop). Returns the number of new tokens.
+int64_t generate(struct model *m, const int32_t *prompt, int64_t n, const struct generate_options *o,
+                 int (*emit)(void *context, int32_t id), void *context);
+
+// Draws ids from the model itself (temperature 1, BOS first): n_documents of length tokens each, for training text where there is
+// none. Appends to out.
+void generate_sample(struct model *m, int32_t bos, int64_t n_documents, int64_t length, uint64_t seed, struct token_list *out);
+
+struct speed_result {
+    double prefill, decode; // tokens/s, medians of several runs
+};
+// Prefill of prompt_tokens at once, then decode of new_tokens one by one, as llama-bench counts them.
+void speed_measure(struct model *m, int64_t prompt_tokens, int64_t new_tokens, struct speed_result *r);
+
+#endif

@@ -1,0 +1,32 @@
+// optimizer.h: AdamW and SGD over a model's flat arrays, clipping by global norm, learning-rate schedules.
+#ifndef PDQ_OPTIMIZER_H
+#define PDQ_OPTIMIZER_H
+
+#include "common/model/model.h"
+
+enum optimizer_kind { OPTIMIZER_ADAMW, OPTIMIZER_SGD };
+enum schedule_kind { SCHEDULE_COSINE, SCHEDULE_LINEAR, SCHEDULE_CONSTANT };
+
+struct optimizer_options {
+    int kind; // enum optimizer_kind
+    double beta1, beta2, eps, weight_decay, momentum;
+};
+
+struct optimizer { // lifetime: one training run
+    struct optimizer_options options;
+    float *m, *v; // [n_element] first and second moments (AdamW), or m alone: momentum (SGD)
+    int64_t step;
+};
+
+void optimizer_init(struct optimizer *o, const struct optimizer_options *options, const struct model *m);
+void optimizer_release(struct optimizer *o);
+// sqrt of the sum of squares of all gradients, in double, over fixed chunks.
+double gradient_norm(const struct model *m);
+// One step with learning rate lr, gradients multiplied by `scale` on the way (clipping). Decoupled weight decay on
+// parameters marked for it (Loshchilov and Hutter 2019, algorithm 2). Clears the gradients.
+void optimizer_step(struct optimizer *o, struct model *m, double lr, double scale);
+
+// Learning rate at `step` (0-based) of `steps`: linear warm-up over `warmup` steps, then from peak to peak * floor.
+double schedule_rate(enum schedule_kind kind, double peak, double floor, int64_t warmup, int64_t steps, int64_t step);
+
+#endif

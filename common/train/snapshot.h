@@ -1,0 +1,22 @@
+// snapshot.h: everything that a training run needs to go on: weights, moments, step, curve so far. One file, replaced whole.
+#ifndef PDQ_SNAPSHOT_H
+#define PDQ_SNAPSHOT_H
+
+#include "common/train/optimizer.h"
+
+struct snapshot {
+    int64_t step;
+    double best_held_out; // with best (NULL: not kept) [n_element]
+    float *best;
+    char *log; // run.jsonl so far; owned
+    size_t log_bytes;
+};
+
+// identity: a hash of all the run's inputs; a snapshot of another run is refused by name.
+int snapshot_write(const char *path, const char *identity, const struct model *m, const struct optimizer *o,
+                   const struct snapshot *s, struct error *err);
+// Returns 1 when read, 0 when there is none, -1 on a damaged or foreign one.
+int snapshot_read(const char *path, const char *identity, struct model *m, struct optimizer *o, struct snapshot *s,
+                  struct error *err);
+
+#endif
