@@ -2,7 +2,8 @@
 // and writes the effective value into reports.
 //
 // To add an option: add a field to its struct and one row to its table. Flags are the names with '-' for '_' :
-// row "seq_len" is --seq-len 256, --seq-len=256 and "seq_len": 256. A bool is --x or --no-x.
+// row "seq_len" is --seq-len 256, --seq-len=256 and "seq_len": 256. A bool is --x or --no-x. The only short flags
+// are -o for --output and -h for --help (where the table has those rows).
 #ifndef PDQ_OPTIONS_H
 #define PDQ_OPTIONS_H
 

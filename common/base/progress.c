@@ -68,7 +68,7 @@ static void draw(struct progress *p, double now, int last, const char *fmt, va_l
 void progress_update(struct progress *p, int64_t done, const char *note, ...) {
     p->done = done;
     double now = timer_now();
-    if (log_level < LOG_INFO || now - p->shown < (p->terminal ? PAUSE_TERMINAL : PAUSE_PLAIN))
+    if (log_level == LOG_QUIET || now - p->shown < (p->terminal ? PAUSE_TERMINAL : PAUSE_PLAIN))
         return;
     va_list args;
     va_start(args, note);
@@ -77,7 +77,7 @@ void progress_update(struct progress *p, int64_t done, const char *note, ...) {
 }
 
 void progress_end(struct progress *p, const char *note, ...) {
-    if (log_level < LOG_INFO)
+    if (log_level == LOG_QUIET)
         return;
     va_list args;
     va_start(args, note);
