@@ -1,0 +1,121 @@
+#!/usr/bin/env bash
+# The directions in which folders may include each other, which the linker alone would not catch for headers:
+#
+#   recipes -> prune, distill, quant -> common        (prune, distill and quant never include each other)
+#   inside common: eval, train -> model, data, text -> tensor -> base        (and data -> text)
+#
+# Also: file names are unique, and cJSON, zlib, BLIS and oneDNN have one user each. Prints every violation.
+# Usage: check_layers.sh [ROOT]     check_layers.sh --self-test: shows on a made-up tree that it can fail
+set -u
+self=$(cd "$(dirname "$0")" && pwd)/$(basename "$0")
+
+# The folders that a folder may include, itself not named.
+allowed_from() {
+    local low="common/base common/tensor"
+    local all="$low common/model common/text common/data common/train common/eval"
+    case $1 in
+        common/base) ;;
+        common/tensor) echo common/base ;;
+        common/model | common/text) echo "$low" ;;
+        common/data) echo "$low common/text" ;;
+        common/train | common/eval) echo "$low common/model common/text common/data" ;;
+        prune | distill | quant) echo "$all" ;;
+        recipes | tests | bench) echo "$all prune distill quant recipes bench" ;;
+    esac
+}
+
+layer_of() {
+    case $1 in
+        common/*/*) echo "$1" | cut -d/ -f1,2 ;;
+        */*) echo "${1%%/*}" ;;
+    esac
+}
+
+check_includes() {
+    grep -HnoE '^[[:space:]]*#[[:space:]]*include[[:space:]]*"[^"]+"' $1 | while IFS=: read -r file line directive; do
+        included=${directive#*\"}
+        included=${included%\"}
+        case $included in
+            */*) ;;
+            *) case $file in # beside the file: only within tests and bench
+                   tests/* | bench/*) continue ;;
+                   *) echo "$file:$line: \"$included\": write the path from the root"; continue ;;
+               esac ;;
+        esac
+        [ -f "$included" ] || { echo "$file:$line: \"$included\" is no file"; continue; }
+        from=$(layer_of "$file")
+        to=$(layer_of "$included")
+        [ "$from" = "$to" ] && continue
+        case " $(allowed_from "$from") " in
+            *" $to "*) ;;
+            *) echo "$file:$line: $from must not include $to (\"$included\")" ;;
+        esac
+    done
+}
+
+# one_user HEADER_PATTERN FILES...: only the named files may include what matches.
+one_user() {
+    local pattern=$1 sources=$2 file
+    shift 2
+    grep -lE "^[[:space:]]*#[[:space:]]*include[[:space:]]*[<\"]($pattern)[>\"]" $sources | while read -r file; do
+        case " $* " in
+            *" $file "*) ;;
+            *) echo "$file: includes $pattern, which only $* may do" ;;
+        esac
+    done
+}
+
+check() {
+    cd "$1" || exit 2
+    sources=$(find common prune distill quant recipes tests bench -name '*.[ch]' -type f 2>/dev/null | sort)
+    [ -n "$sources" ] || { echo "no sources in $1"; return; }
+    check_includes "$sources"
+    find . -name .git -prune -o -path ./build -prune -o -path ./.cache -prune -o -type f -print |
+        sed 's|.*/||' | grep -vxE 'README\.md|CMakeLists\.txt|\.gitignore' | sort | uniq -d |
+        sed 's/^/two files have the name /'
+    one_user 'cjson/cJSON\.h|cJSON\.h' "$sources" common/base/json.c
+    one_user 'zlib\.h' "$sources" common/base/file.c recipes/quickstart/corpus.c
+    one_user '([a-z]+/)?(blis|dnnl|dnnl\.hpp|dnnl_[a-z]+)\.h' "$sources" common/tensor/gemm.c
+}
+
+# Each line breaks one rule; every one of them has to be reported, and the tree without them not.
+self_test() {
+    tree=$(mktemp -d)
+    trap 'rm -rf "$tree"' EXIT
+    cd "$tree" || exit 2
+    mkdir -p common/base common/tensor common/model common/text prune quant recipes
+    touch common/base/a.h common/tensor/b.h common/model/c.h common/text/d.h prune/e.h quant/f.h
+    echo '#include "common/tensor/b.h"' > common/model/g.c
+    echo '#include "prune/e.h"' > recipes/h.c
+    bash "$self" "$tree" || { echo "self-test: a correct tree was refused"; exit 1; }
+    failed=0
+    while read -r file text; do
+        before=$(cat "$file" 2>/dev/null)
+        printf '%s\n' "$text" >> "$file"
+        bash "$self" "$tree" > /dev/null && { echo "self-test: not noticed: $text in $file"; failed=1; }
+        rm "$file"
+        [ -n "$before" ] && printf '%s\n' "$before" > "$file"
+    done <<'RULES'
+common/base/x.c #include "common/tensor/b.h"
+common/tensor/x.c #include "common/model/c.h"
+common/model/x.c #include "common/text/d.h"
+common/model/x.c # include "prune/e.h"
+prune/x.c #include "quant/f.h"
+quant/x.c #include "recipes/h.c"
+quant/x.c #include "f.h"
+quant/x.c #include "common/base/none.h"
+quant/x.c #include <zlib.h>
+quant/x.c #include <cjson/cJSON.h>
+quant/x.c #include <blis.h>
+quant/x.c #include "oneapi/dnnl.h"
+quant/h.c int same_name;
+RULES
+    exit $failed
+}
+
+[ "${1:-}" = --self-test ] && self_test
+found=$(check "${1:-$(dirname "$self")/..}")
+if [ -n "$found" ]; then
+    printf '%s\n' "$found"
+    exit 1
+fi
