@@ -65,12 +65,21 @@ one_user() {
     done
 }
 
+# What belongs to the project: fetched and built files do not.
+list_files() {
+    if [ -e .git ]; then
+        git ls-files --cached --others --exclude-standard
+    else
+        find . \( -name build -o -name .cache \) -prune -o -type f -print
+    fi
+}
+
 check() {
     cd "$1" || exit 2
     sources=$(find common prune distill quant recipes tests bench -name '*.[ch]' -type f 2>/dev/null | sort)
     [ -n "$sources" ] || { echo "no sources in $1"; return; }
     check_includes "$sources"
-    find . -name .git -prune -o -path ./build -prune -o -path ./.cache -prune -o -type f -print |
+    list_files |
         sed 's|.*/||' | grep -vxE 'README\.md|CMakeLists\.txt|\.gitignore' | sort | uniq -d |
         sed 's/^/two files have the name /'
     one_user 'cjson/cJSON\.h|cJSON\.h' "$sources" common/base/json.c
