@@ -1,0 +1,189 @@
+// The storage types: blocks made by hand, error bounds, and row products against decoded rows.
+#include <criterion/criterion.h>
+#include <math.h>
+#include <string.h>
+
+#include "common/base/random.h"
+#include "common/tensor/dtype.h"
+#include "quant/blocks.h"
+
+#define N 1024
+
+static const char *const names[] = {"F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q6_K"};
+#define N_NAMES (sizeof names / sizeof *names)
+
+static void fill_normal(float *x, int64_t n, double scale, uint64_t step)
+{
+    struct random r;
+    random_init(&r, 7, "blocks", step);
+    for (int64_t i = 0; i < n; i++)
+        x[i] = (float)(scale * random_normal(&r));
+}
+
+static void put_f16(unsigned char *p, float v)
+{
+    uint16_t h = f32_to_f16(v);
+    memcpy(p, &h, 2);
+}
+
+Test(quant_blocks, q8_0_by_hand)
+{
+    float x[32] = {0};
+    x[0] = 63.5f;   // 127 * 0.5: d is 0.5
+    x[1] = -63.5f;
+    x[2] = 0.25f;   // half a step: away from zero, to 1
+    x[3] = -0.25f;
+    x[31] = 0.24f;  // below half a step
+    unsigned char b[34];
+    block_format_find("q8_0")->encode(x, b, 32);
+    unsigned char want[34] = {0x00, 0x38, 127, 0x81, 1, 0xff};
+    cr_assert_arr_eq(b, want, 34);
+}
+
+Test(quant_blocks, q4_0_by_hand)
+{
+    float x[32] = {0};
+    x[0] = 2;       // the largest magnitude: d = 2 / -8 = -0.25 and its code is 0
+    x[1] = -1.75f;  // 7 steps of -0.25 above: code 15
+    x[2] = -2;      // 8 steps do not fit: cut to 15
+    x[16] = 0.25f;  // code 7, in the high half of byte 0
+    unsigned char b[18];
+    block_format_find("Q4_0")->encode(x, b, 32);
+    unsigned char want[18];
+    memset(want, 0x88, 18);
+    put_f16(want, -0.25f);
+    want[2] = 0x70;
+    want[3] = 0x8f;
+    want[4] = 0x8f;
+    cr_assert_arr_eq(b, want, 18);
+}
+
+Test(quant_blocks, q4_k_by_hand)
+{
+    unsigned char b[144] = {0};
+    put_f16(b, 0.5f);
+    put_f16(b + 2, 0.25f);
+    // Sub-block 1: scale 33, min 10. Sub-block 6: scale 0x2a = 42, min 0x35 = 53, whose top bits lie in bytes 2 and 6.
+    b[4 + 1] = 33;
+    b[4 + 5] = 10;
+    b[4 + 10] = 0x5a;                 // low halves: scale 0xa, min 0x5
+    b[4 + 2] = 2 << 6;                // top bits of the scale
+    b[4 + 6] = 3 << 6;                // top bits of the min
+    b[16 + 3] = 0x90;                 // sub-block 1, value 3: 9
+    b[16 + 96 + 31] = 0x0f;           // sub-block 6, value 31: 15
+    float y[256];
+    block_format_find("Q4_K")->decode(b, y, 256);
+    for (int i = 0; i < 256; i++) {
+        float want = i / 32 == 1 ? -2.5f : i / 32 == 6 ? -13.25f : 0;
+        want += i == 32 + 3 ? 0.5f * 33 * 9 : i == 192 + 31 ? 0.5f * 42 * 15 : 0;
+        cr_assert_eq(y[i], want, "value %d: %g, expected %g", i, (double)y[i], (double)want);
+    }
+}
+
+Test(quant_blocks, q6_k_by_hand)
+{
+    unsigned char b[210] = {0};
+    put_f16(b + 208, 0.5f);
+    for (int j = 0; j < 16; j++)
+        b[192 + j] = (unsigned char)(j - 8); // scales of both signs
+    b[64 + 32 + 5] = 0xc0;  // second half, quarter 3, value 5: low bits 12
+    b[128 + 32 + 5] = 0xc0; // its high bits 3: q = 60
+    float y[256];
+    block_format_find("Q6_K")->decode(b, y, 256);
+    for (int i = 0; i < 256; i++) {
+        const int q = i == 128 + 96 + 5 ? 60 : 0;
+        cr_assert_eq(y[i], 0.5f * (float)(i / 16 - 8) * (float)(q - 32), "value %d: %g", i, (double)y[i]);
+    }
+}
+
+// Root mean square error on normal values relative to their deviation. The steps of a uniform grid over a block's range
+// explain the size: a step of s gives s / sqrt(12), and the range of 32 normal values is about 4.1 deviations.
+static const struct {
+    const char *name;
+    double bound;
+    const char *why;
+} bounds[] = {
+    {"F32", 0, "exact"},
+    {"F16", 0.0003, "11 bits: at most 2^-12 of a value"},
+    {"BF16", 0.002, "8 bits: at most 2^-9 of a value"},
+    {"Q8_0", 0.006, "254 steps over twice the largest of 32, about 2.1 deviations: 0.0048"},
+    {"Q4_0", 0.095, "16 steps over the same: 0.077, and one end is cut"},
+    {"Q4_K", 0.078, "15 steps over the range of 32: 0.079, less what the search gains"},
+    {"Q6_K", 0.018, "63 steps over twice the largest of 16, about 1.8 deviations: 0.0165"},
+};
+
+Test(quant_blocks, error_bounds)
+{
+    static float x[N], y[N];
+    static unsigned char b[N * 4];
+    fill_normal(x, N, 0.02, 1);
+    cr_assert_eq(sizeof bounds / sizeof *bounds, N_NAMES);
+    for (size_t k = 0; k < N_NAMES; k++) {
+        const struct block_format *f = block_format_find(bounds[k].name);
+        f->encode(x, b, N);
+        f->decode(b, y, N);
+        double error = 0;
+        for (int i = 0; i < N; i++)
+            error += pow((double)y[i] - (double)x[i], 2);
+        error = sqrt(error / N) / 0.02;
+        cr_expect_leq(error, bounds[k].bound, "%s: error %.5f above %.5f (%s)", f->name, error, bounds[k].bound, bounds[k].why);
+    }
+}
+
+Test(quant_blocks, special_rows)
+{
+    static float x[256], y[256];
+    unsigned char b[1024];
+    static const float constants[] = {0, 1, -1, 1e-9f, -3e4f};
+    for (size_t k = 0; k < N_NAMES; k++) {
+        const struct block_format *f = block_format_find(names[k]);
+        for (size_t c = 0; c < sizeof constants / sizeof *constants; c++) {
+            for (int i = 0; i < 256; i++)
+                x[i] = constants[c];
+            f->encode(x, b, 256);
+            f->decode(b, y, 256);
+            for (int i = 0; i < 256; i++) // 1e-9 is below half of the smallest f16
+                cr_assert_float_eq((double)y[i], (double)x[i], 0.005 * fabs((double)x[i]) + 1e-8, "%s: a row of %g gave %g",
+                                   f->name, (double)x[i], (double)y[i]);
+        }
+        memset(x, 0, sizeof x);
+        f->encode(x, b, 256);
+        f->decode(b, y, 256);
+        for (int i = 0; i < 256; i++) // Q4_0 gives -0, as the reference does
+            cr_assert_eq(y[i], 0, "%s: a row of zeros must stay exactly zero", f->name);
+    }
+}
+
+Test(quant_blocks, dot_is_decode_times_x)
+{
+    static float w[N], x[N], y[N];
+    static unsigned char b[N * 4];
+    fill_normal(w, N, 0.02, 2);
+    fill_normal(x, N, 1, 3);
+    for (size_t k = 0; k < N_NAMES; k++) {
+        const struct block_format *f = block_format_find(names[k]);
+        const int64_t n = f->elements == 1 ? N - 3 : N; // F types: a length that is no multiple of a register
+        f->encode(w, b, n);
+        f->decode(b, y, n);
+        double want = 0, magnitude = 0;
+        for (int64_t i = 0; i < n; i++) {
+            want += (double)y[i] * (double)x[i];
+            magnitude += fabs((double)y[i] * (double)x[i]);
+        }
+        // Float sums in eight lanes: about 2^-24 for each of the N / 8 additions of a lane at the very worst.
+        cr_expect_float_eq((double)f->dot(b, x, n), want, 1e-6 * magnitude, "%s", f->name);
+    }
+}
+
+Test(quant_blocks, table)
+{
+    cr_assert_null(block_format_find("Q3_K"));
+    cr_assert_null(block_format_by_type(11));
+    cr_assert_str_eq(block_type_name(11), "Q3_K");
+    cr_assert_str_eq(block_type_name(4), "unknown");
+    cr_assert_str_eq(block_type_name(4000000000u), "unknown");
+    const struct block_format *f = block_format_find("q4_k");
+    cr_assert_eq(block_format_by_type(12), f);
+    cr_assert_eq(block_row_bytes(f, 512), 288);
+    cr_assert_eq(block_row_bytes(f, 576), -1);
+}
