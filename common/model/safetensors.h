@@ -11,11 +11,14 @@
 #include "common/base/file.h"
 #include "common/base/json.h"
 #include "common/tensor/dtype.h"
+#include "common/tensor/tensor.h"
 
 #define SAFETENSORS_DIMS 4
 
 struct safetensor {
     char *name;
+    const char *dtype_name; // as written, static text: "F32", "I64", ...
+    int is_float;           // F32, F16 or BF16: dtype holds; others can be seen but not read as numbers
     enum dtype dtype;
     int n_dim;
     int64_t dim[SAFETENSORS_DIMS];
@@ -36,15 +39,18 @@ int safetensors_open(struct safetensors *s, const char *path, struct error *err)
 void safetensors_close(struct safetensors *s);
 const struct safetensor *safetensors_find(const struct safetensors *s, const char *name); // NULL: none
 
-// One tensor to write: f32 values in memory, converted to `dtype` while writing.
+// One tensor to write: f32 values, converted to `dtype` while writing.
 struct safetensors_item {
     const char *name;
     int n_dim;
     int64_t dim[SAFETENSORS_DIMS];
     const float *data;
+    const struct tensor *hooked; // a weight whose hook gives the values, so that no f32 copy is needed; NULL: data does
 };
 // Writes folder/model.safetensors, or, when the data is larger than shard_bytes (0: never), shards
-// model-00001-of-0000N.safetensors and the index. Keys sorted; metadata {"format":"pt"} plus the given object's.
+// model-00001-of-0000N.safetensors and the index. Keys sorted; metadata {"format":"pt"} plus the given object's strings.
+// Everything is complete in temporary files before the first one gets its name, the index comes last, and what an
+// earlier save left under other names is removed. A value that F16 cannot hold is an error naming the tensor.
 int safetensors_write(const char *folder, const struct safetensors_item *items, int64_t n, enum dtype dtype,
                       int64_t shard_bytes, const struct json *metadata, struct error *err);
 

@@ -3,6 +3,7 @@
 #define PDQ_SAVE_H
 
 #include "common/model/model.h"
+#include "common/tensor/dtype.h"
 
 struct save_options {
     enum dtype dtype;

@@ -1,0 +1,421 @@
+// config.c: config.json to struct config and back.
+//
+// A key that changes what the model computes is either understood or refused by name: nothing is guessed, because a
+// model that runs with another activation or window than it was trained with is wrong without any message. Keys that
+// do not change the computation are carried in `source`.
+//
+// Invariant: every product of sizes in an accepted config fits int64_t (see the limits below).
+//
+// To add a family: one row in `families`, its biases in read_biases, and its weight table in arch_<name>.c.
+#include "common/model/config.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/file.h"
+#include "common/base/log.h"
+
+// Far above any model of this family, and small enough for bytes of the whole model to fit 2^60.
+#define MAX_LAYERS 1024
+#define MAX_WIDTH ((int64_t)1 << 20) // hidden, heads * head_dim
+#define MAX_FF ((int64_t)1 << 22)
+#define MAX_VOCAB ((int64_t)1 << 24)
+#define MAX_CONTEXT ((int64_t)1 << 30)
+
+struct family {
+    const char *type, *architecture;
+    int64_t context, sliding_window; // what transformers takes when the key is absent; window 0: never one
+};
+
+static const struct family families[] = {
+    {"llama", "LlamaForCausalLM", 2048, 0},
+    {"mistral", "MistralForCausalLM", 131072, 4096},
+    {"qwen2", "Qwen2ForCausalLM", 32768, 0}, // has a window only with use_sliding_window, which is refused
+};
+
+static const struct family *family_find(const char *type)
+{
+    for (size_t i = 0; i < sizeof families / sizeof families[0]; i++)
+        if (strcmp(families[i].type, type) == 0)
+            return &families[i];
+    return NULL;
+}
+
+static int read_size(const struct json *o, const char *where, const char *key, int64_t max, int64_t *out,
+                     struct error *err)
+{
+    TRY(json_get_int(o, where, key, 0, 1, max, out, err));
+    if (*out == 0)
+        return error_set(err, "%s: %s is missing; expected a whole number from 1 to %lld", where, key,
+                         (long long)max);
+    return 0;
+}
+
+// The same shape in every layer: config.json of these families knows no other.
+static int read_shape(struct config *c, const struct json *o, const char *where, struct error *err)
+{
+    struct layer_shape s = {0};
+    TRY(read_size(o, where, "num_hidden_layers", MAX_LAYERS, &c->n_layer, err));
+    TRY(read_size(o, where, "hidden_size", MAX_WIDTH, &c->hidden, err));
+    TRY(read_size(o, where, "vocab_size", MAX_VOCAB, &c->vocab, err));
+    TRY(read_size(o, where, "intermediate_size", MAX_FF, &s.n_ff, err));
+    TRY(read_size(o, where, "num_attention_heads", MAX_WIDTH, &s.n_head, err));
+    TRY(json_get_int(o, where, "num_key_value_heads", s.n_head, 1, s.n_head, &s.n_kv_head, err));
+    if (s.n_head % s.n_kv_head)
+        return error_set(err,
+                         "%s: num_attention_heads is %lld; expected a multiple of num_key_value_heads, which is %lld",
+                         where, (long long)s.n_head, (long long)s.n_kv_head);
+    TRY(json_get_int(o, where, "head_dim", 0, 1, MAX_WIDTH, &c->head_dim, err));
+    if (c->head_dim == 0) {
+        if (c->hidden % s.n_head)
+            return error_set(err,
+                             "%s: hidden_size is %lld and num_attention_heads %lld; expected a multiple, or head_dim",
+                             where, (long long)c->hidden, (long long)s.n_head);
+        c->head_dim = c->hidden / s.n_head;
+    }
+    if (c->head_dim % 2)
+        return error_set(err, "%s: the head dimension is %lld; expected an even one (rotary embedding turns pairs)",
+                         where, (long long)c->head_dim);
+    if (s.n_head * c->head_dim > MAX_WIDTH)
+        return error_set(err, "%s: num_attention_heads * head_dim is %lld * %lld; expected at most %lld", where,
+                         (long long)s.n_head, (long long)c->head_dim, (long long)MAX_WIDTH);
+    c->layer = xcalloc((size_t)c->n_layer, sizeof *c->layer, "layer shapes");
+    for (int64_t l = 0; l < c->n_layer; l++)
+        c->layer[l] = s;
+    return 0;
+}
+
+static int read_rope_scaling(struct config *c, const struct json *s, const char *where, struct error *err)
+{
+    const char *type = NULL;
+    double share;
+    TRY(json_get_string(s, where, "rope_type", NULL, &type, err));
+    if (!type)
+        TRY(json_get_string(s, where, "type", "default", &type, err));
+    TRY(json_get_double(s, where, "partial_rotary_factor", 1, 0, 1, &share, err));
+    if (share < 1)
+        return error_set(err, "%s: partial_rotary_factor %g is not supported; expected 1", where, share);
+    if (strcmp(type, "default") == 0)
+        return 0;
+    if (strcmp(type, "linear") != 0 && strcmp(type, "llama3") != 0)
+        return error_set(err, "%s: rope type \"%s\" is not supported; expected default, linear or llama3", where,
+                         type);
+    struct rope_scaling *r = &c->rope;
+    TRY(json_get_double(s, where, "factor", 0, 1, 1e6, &r->factor, err));
+    if (r->factor < 1)
+        return error_set(err, "%s: factor is missing; rope type \"%s\" needs it, at least 1", where, type);
+    if (strcmp(type, "linear") == 0) {
+        r->type = ROPE_LINEAR;
+        return 0;
+    }
+    r->type = ROPE_LLAMA3;
+    TRY(json_get_double(s, where, "low_freq_factor", 0, 1e-6, 1e6, &r->low_freq_factor, err));
+    TRY(json_get_double(s, where, "high_freq_factor", 0, 1e-6, 1e6, &r->high_freq_factor, err));
+    TRY(json_get_int(s, where, "original_max_position_embeddings", c->context, 1, MAX_CONTEXT, &r->original_context,
+                     err));
+    if (r->low_freq_factor <= 0 || r->high_freq_factor <= r->low_freq_factor)
+        return error_set(
+            err, "%s: low_freq_factor is %g and high_freq_factor %g; rope type llama3 needs both, the second larger",
+            where, r->low_freq_factor, r->high_freq_factor);
+    return 0;
+}
+
+// transformers 4 writes rope_theta and rope_scaling, transformers 5 one object rope_parameters with both inside.
+static int read_rope(struct config *c, const struct json *o, const char *where, struct error *err)
+{
+    static const char *const keys[] = {"rope_scaling", "rope_parameters"};
+    TRY(json_get_double(o, where, "rope_theta", 10000, 1, 1e12, &c->rope_theta, err));
+    for (int i = 0; i < 2; i++) {
+        const struct json *s = json_get(o, keys[i]);
+        if (!s || json_kind(s) == JSON_NULL)
+            continue;
+        if (json_kind(s) != JSON_OBJECT)
+            return error_set(err, "%s: %s is %s; expected an object or null", where, keys[i],
+                             json_kind_name(json_kind(s)));
+        for (const struct json *item = json_first(s); item; item = json_next(item))
+            if (json_kind(item) == JSON_OBJECT)
+                return error_set(err, "%s: %s differs between kinds of layers (\"%s\"); expected the same for all",
+                                 where, keys[i], json_key(item));
+        char *inner = xasprintf("%s: %s", where, keys[i]);
+        c->rope = (struct rope_scaling){0};
+        int rc = json_get_double(s, inner, "rope_theta", c->rope_theta, 1, 1e12, &c->rope_theta, err);
+        if (rc == 0)
+            rc = read_rope_scaling(c, s, inner, err);
+        free(inner);
+        TRY(rc);
+    }
+    double share;
+    TRY(json_get_double(o, where, "partial_rotary_factor", 1, 0, 1, &share, err));
+    if (share < 1)
+        return error_set(err, "%s: partial_rotary_factor %g is not supported; expected 1", where, share);
+    return 0;
+}
+
+// Attention over a window is the same as full attention only where the window covers the whole context.
+static int check_window(const struct config *c, const struct family *family, const struct json *o, const char *where,
+                        struct error *err)
+{
+    int windowed;
+    int64_t window = family->sliding_window;
+    TRY(json_get_bool(o, where, "use_sliding_window", 0, &windowed, err));
+    if (windowed)
+        return error_set(err, "%s: use_sliding_window is true; sliding windows are not supported (expected false)",
+                         where);
+    const struct json *types = json_get(o, "layer_types");
+    for (const struct json *t = types ? json_first(types) : NULL; t; t = json_next(t))
+        if (!json_string(t) || strcmp(json_string(t), "full_attention") != 0)
+            return error_set(err, "%s: layer_types has \"%s\"; only full_attention is supported", where,
+                             json_string(t) ? json_string(t) : json_kind_name(json_kind(t)));
+    if (!window)
+        return 0;
+    const struct json *given = json_get(o, "sliding_window");
+    if (given && json_kind(given) == JSON_NULL)
+        return 0;
+    TRY(json_get_int(o, where, "sliding_window", window, 1, MAX_CONTEXT, &window, err));
+    if (window < c->context)
+        return error_set(err,
+                         "%s: sliding_window is %lld%s and max_position_embeddings %lld; sliding windows are not "
+                         "supported (expected null, or a window as long as the context)",
+                         where, (long long)window, given ? "" : " (the default where the key is absent)",
+                         (long long)c->context);
+    return 0;
+}
+
+static int read_biases(struct config *c, const struct json *o, const char *where, struct error *err)
+{
+    if (strcmp(c->model_type, "qwen2") == 0) {
+        c->qkv_bias = 1;
+    } else if (strcmp(c->model_type, "llama") == 0) {
+        TRY(json_get_bool(o, where, "attention_bias", 0, &c->qkv_bias, err));
+        TRY(json_get_bool(o, where, "mlp_bias", 0, &c->mlp_bias, err));
+        c->out_bias = c->qkv_bias;
+    }
+    return 0;
+}
+
+// A number, a list (the first counts), null or absent. An id outside the vocabulary cannot be embedded: as if not
+// given.
+static int read_token_id(const struct config *c, const struct json *o, const char *where, const char *key,
+                         int64_t *id, struct error *err)
+{
+    const struct json *v = json_get(o, key);
+    *id = -1;
+    if (v && json_kind(v) == JSON_ARRAY)
+        v = json_first(v);
+    if (!v || json_kind(v) == JSON_NULL)
+        return 0;
+    double n = json_number(v);
+    if (json_kind(v) != JSON_NUMBER || n != floor(n))
+        return error_set(err, "%s: %s is %s; expected a token id or a list of them", where, key,
+                         json_kind(v) == JSON_NUMBER ? "no whole number" : json_kind_name(json_kind(v)));
+    if (n < 0 || n >= (double)c->vocab) {
+        log_warn("%s: %s is %g, outside the vocabulary of %lld; ignored", where, key, n, (long long)c->vocab);
+        return 0;
+    }
+    *id = (int64_t)n;
+    return 0;
+}
+
+static int read_all(struct config *c, const struct json *o, const char *where, struct error *err)
+{
+    const char *type, *activation;
+    if (json_kind(o) != JSON_OBJECT)
+        return error_set(err, "%s: found %s; expected an object", where, json_kind_name(json_kind(o)));
+    TRY(json_get_string(o, where, "model_type", NULL, &type, err));
+    if (!type)
+        return error_set(err, "%s: model_type is missing; expected llama, mistral or qwen2", where);
+    const struct family *family = family_find(type);
+    if (!family)
+        return error_set(err, "%s: model_type \"%s\" is not supported; expected llama, mistral or qwen2", where,
+                         type);
+    strcpy(c->model_type, family->type);
+    TRY(json_get_string(o, where, "hidden_act", "silu", &activation, err));
+    if (strcmp(activation, "silu") != 0)
+        return error_set(err, "%s: hidden_act \"%s\" is not supported; expected silu", where, activation);
+    TRY(read_shape(c, o, where, err));
+    TRY(json_get_int(o, where, "max_position_embeddings", family->context, 1, MAX_CONTEXT, &c->context, err));
+    TRY(json_get_double(o, where, "rms_norm_eps", 1e-6, 0, 1, &c->rms_eps, err));
+    TRY(json_get_bool(o, where, "tie_word_embeddings", 0, &c->tie_embeddings, err));
+    TRY(read_rope(c, o, where, err));
+    TRY(check_window(c, family, o, where, err));
+    TRY(read_biases(c, o, where, err));
+    TRY(read_token_id(c, o, where, "bos_token_id", &c->bos_id, err));
+    TRY(read_token_id(c, o, where, "eos_token_id", &c->eos_id, err));
+    c->source = json_copy(o);
+    return 0;
+}
+
+int config_from_json(struct config *c, const struct json *o, const char *where, struct error *err)
+{
+    memset(c, 0, sizeof *c);
+    if (read_all(c, o, where, err) < 0) {
+        config_release(c);
+        return -1;
+    }
+    return 0;
+}
+
+int config_read(struct config *c, const char *folder, struct error *err)
+{
+    int rc = -1;
+    struct json *o = NULL;
+    char *path = path_join(folder, "config.json");
+    memset(c, 0, sizeof *c);
+    if (!file_is_directory(folder)) {
+        error_set(err,
+                  "%s: %s; expected a Hugging Face model directory (config.json, model.safetensors, tokenizer.json)",
+                  folder, file_exists(folder) ? "is no directory" : "does not exist");
+        goto out;
+    }
+    if (!file_exists(path)) {
+        error_set(err, "%s: no config.json there; expected a Hugging Face model directory", folder);
+        goto out;
+    }
+    o = json_read(path, err);
+    if (o)
+        rc = config_from_json(c, o, path, err);
+out:
+    json_free(o);
+    free(path);
+    return rc;
+}
+
+// Both transformers 4 and 5 read rope_theta and rope_scaling; only 5 reads rope_parameters, so these are written too
+// when the source had just that.
+static void set_rope(struct json *o, const struct config *c)
+{
+    json_set_number(o, "rope_theta", c->rope_theta);
+    const struct json *given = json_get(o, "rope_scaling");
+    if (given && json_kind(given) == JSON_OBJECT)
+        return;
+    if (c->rope.type == ROPE_PLAIN) {
+        json_set(o, "rope_scaling", json_null());
+        return;
+    }
+    struct json *s = json_object();
+    json_set_string(s, "rope_type", c->rope.type == ROPE_LINEAR ? "linear" : "llama3");
+    json_set_number(s, "factor", c->rope.factor);
+    if (c->rope.type == ROPE_LLAMA3) {
+        json_set_number(s, "low_freq_factor", c->rope.low_freq_factor);
+        json_set_number(s, "high_freq_factor", c->rope.high_freq_factor);
+        json_set_number(s, "original_max_position_embeddings", (double)c->rope.original_context);
+    }
+    json_set(o, "rope_scaling", s);
+}
+
+// What a source would have said: only for a model that did not come from a config.json.
+static struct json *new_source(const struct config *c)
+{
+    const struct family *family = family_find(c->model_type);
+    if (!family)
+        BUG("config_to_json: model_type \"%s\"", c->model_type);
+    struct json *o = json_object(), *names = json_array();
+    json_push(names, json_from_string(family->architecture));
+    json_set(o, "architectures", names);
+    json_set_string(o, "model_type", c->model_type);
+    json_set_string(o, "hidden_act", "silu");
+    if (c->bos_id >= 0)
+        json_set_number(o, "bos_token_id", (double)c->bos_id);
+    if (c->eos_id >= 0)
+        json_set_number(o, "eos_token_id", (double)c->eos_id);
+    if (strcmp(c->model_type, "llama") == 0) {
+        json_set_bool(o, "attention_bias", c->qkv_bias);
+        json_set_bool(o, "mlp_bias", c->mlp_bias);
+    }
+    if (family->sliding_window)
+        json_set(o, "sliding_window", json_null());
+    return o;
+}
+
+struct json *config_to_json(const struct config *c, const char *torch_dtype, struct error *err)
+{
+    if (!config_uniform(c)) {
+        error_set(err, "config.json: the layers differ in heads or FFN width; stock transformers, vLLM and llama.cpp "
+                       "load such a model nowhere: prune the same count in every layer");
+        return NULL;
+    }
+    struct json *o = c->source ? json_copy(c->source) : new_source(c);
+    // The weights are written unquantized, custom code is not carried along, and a list of layer types would have to
+    // be as long as the layers; full attention is its default.
+    json_remove(o, "quantization_config");
+    json_remove(o, "auto_map");
+    json_remove(o, "layer_types");
+    json_set_number(o, "num_hidden_layers", (double)c->n_layer);
+    json_set_number(o, "hidden_size", (double)c->hidden);
+    json_set_number(o, "intermediate_size", (double)c->layer[0].n_ff);
+    json_set_number(o, "num_attention_heads", (double)c->layer[0].n_head);
+    json_set_number(o, "num_key_value_heads", (double)c->layer[0].n_kv_head);
+    json_set_number(o, "head_dim", (double)c->head_dim);
+    json_set_number(o, "vocab_size", (double)c->vocab);
+    json_set_number(o, "max_position_embeddings", (double)c->context);
+    json_set_number(o, "rms_norm_eps", c->rms_eps);
+    json_set_bool(o, "tie_word_embeddings", c->tie_embeddings);
+    set_rope(o, c);
+    json_set_string(o, "torch_dtype", torch_dtype);
+    if (json_get(o, "dtype")) // the name that transformers 5 writes
+        json_set_string(o, "dtype", torch_dtype);
+    return o;
+}
+
+void config_copy(struct config *to, const struct config *from)
+{
+    *to = *from;
+    to->layer = xmalloc((size_t)from->n_layer * sizeof *to->layer, "layer shapes");
+    memcpy(to->layer, from->layer, (size_t)from->n_layer * sizeof *to->layer);
+    to->source = from->source ? json_copy(from->source) : NULL;
+}
+
+void config_release(struct config *c)
+{
+    free(c->layer);
+    json_free(c->source);
+    memset(c, 0, sizeof *c);
+}
+
+int config_uniform(const struct config *c)
+{
+    for (int64_t l = 1; l < c->n_layer; l++)
+        if (memcmp(&c->layer[l], &c->layer[0], sizeof c->layer[0]) != 0)
+            return 0;
+    return 1;
+}
+
+int64_t config_parameters(const struct config *c)
+{
+    int64_t D = c->hidden, E = c->head_dim;
+    int64_t n = c->vocab * D * (c->tie_embeddings ? 1 : 2) + D;
+    for (int64_t l = 0; l < c->n_layer; l++) {
+        int64_t q = c->layer[l].n_head * E, kv = c->layer[l].n_kv_head * E, F = c->layer[l].n_ff;
+        n += 2 * D + 2 * q * D + 2 * kv * D + 3 * F * D;
+        n += c->qkv_bias ? q + 2 * kv : 0;
+        n += c->out_bias ? D : 0;
+        n += c->mlp_bias ? 2 * F + D : 0;
+    }
+    return n;
+}
+
+// Llama 3.1's rule: wavelengths beyond original_context / low_freq_factor are stretched by factor, those below
+// original_context / high_freq_factor stay, and between them the two are blended.
+static double scale_llama3(const struct rope_scaling *r, double frequency)
+{
+    double turns = (double)r->original_context * frequency / (2 * M_PI); // in the original context
+    if (turns < r->low_freq_factor)
+        return frequency / r->factor;
+    if (turns > r->high_freq_factor)
+        return frequency;
+    double kept = (turns - r->low_freq_factor) / (r->high_freq_factor - r->low_freq_factor);
+    return (1 - kept) * frequency / r->factor + kept * frequency;
+}
+
+void config_rope_frequencies(const struct config *c, double *inverse_frequency)
+{
+    for (int64_t i = 0; i < c->head_dim / 2; i++) {
+        double f = pow(c->rope_theta, -2.0 * (double)i / (double)c->head_dim);
+        if (c->rope.type == ROPE_LINEAR)
+            f /= c->rope.factor;
+        else if (c->rope.type == ROPE_LLAMA3)
+            f = scale_llama3(&c->rope, f);
+        inverse_frequency[i] = f;
+    }
+}

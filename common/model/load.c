@@ -1,0 +1,152 @@
+// load.c: a Hugging Face model directory into a model.
+//
+// The file's shapes are compared with the config's before the parameters are allocated: a config with wild sizes
+// costs a message, not memory. Every tensor of the model must be in the files and every tensor of the files in the
+// model, so that no part of a checkpoint is dropped without a word.
+#include "common/model/load.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/file.h"
+#include "common/base/log.h"
+#include "common/model/safetensors.h"
+
+#define EMBEDDING "model.embed_tokens.weight"
+#define HEAD "lm_head.weight"
+#define SHAPE_TEXT 128
+
+static const char *shape_text(char text[SHAPE_TEXT], int n_dim, const int64_t *dim)
+{
+    size_t at = 0;
+    text[at++] = '[';
+    for (int i = 0; i < n_dim; i++)
+        at += (size_t)snprintf(text + at, SHAPE_TEXT - at, "%s%lld", i ? ", " : "", (long long)dim[i]);
+    snprintf(text + at, SHAPE_TEXT - at, "]");
+    return text;
+}
+
+// By name, else by the name that __metadata__ says it is stored under (how shared tensors are saved).
+static const struct safetensor *find_stored(const struct safetensors *s, const char *name)
+{
+    const struct safetensor *t = safetensors_find(s, name);
+    const struct json *alias = t ? NULL : json_get(s->metadata, name);
+    return alias && json_string(alias) ? safetensors_find(s, json_string(alias)) : t;
+}
+
+// With a tied head the one table may be stored under either name.
+static const struct safetensor *find_source(const struct safetensors *s, const struct config *c, const char *name)
+{
+    const struct safetensor *t = find_stored(s, name);
+    return !t && c->tie_embeddings && strcmp(name, EMBEDDING) == 0 ? find_stored(s, HEAD) : t;
+}
+
+static int check_parameter(const struct parameter *p, const struct safetensor *t, const struct config *c,
+                           const char *folder, struct error *err)
+{
+    char found[SHAPE_TEXT], expected[SHAPE_TEXT];
+    shape_text(expected, p->t.n_dim, p->t.dim);
+    if (!t)
+        return error_set(err,
+                         "%s: tensor %s is missing from the safetensors; config.json (model_type %s, %lld layers%s) "
+                         "needs it, of shape %s",
+                         folder, p->name, c->model_type, (long long)c->n_layer,
+                         c->tie_embeddings ? "" : ", tie_word_embeddings false", expected);
+    if (!t->is_float)
+        return error_set(err,
+                         "%s: tensor %s has dtype %s; expected F32, F16 or BF16 (give the unquantized checkpoint)",
+                         folder, p->name, t->dtype_name);
+    if (t->n_dim != p->t.n_dim || memcmp(t->dim, p->t.dim, (size_t)t->n_dim * sizeof t->dim[0]) != 0)
+        return error_set(err, "%s: tensor %s has shape %s; config.json says %s", folder, t->name,
+                         shape_text(found, t->n_dim, t->dim), expected);
+    return 0;
+}
+
+// Buffers that old checkpoints carry: rotary frequencies are computed, and integers (position ids, masks) hold no
+// weights.
+static int is_buffer(const struct safetensor *t)
+{
+    return !t->is_float || path_ends_with(t->name, "rotary_emb.inv_freq");
+}
+
+static int check_leftover(const struct safetensor *t, const struct safetensors *s, const struct config *c,
+                          const char *folder, struct error *err)
+{
+    char shape[SHAPE_TEXT];
+    if (is_buffer(t))
+        return 0;
+    if (c->tie_embeddings && strcmp(t->name, HEAD) == 0) {
+        const struct safetensor *e = safetensors_find(s, EMBEDDING);
+        if (e && (e->bytes != t->bytes || e->dtype != t->dtype || memcmp(e->data, t->data, (size_t)e->bytes) != 0))
+            log_warn(
+                "%s: %s differs from %s although tie_word_embeddings is true; it is ignored, as transformers does",
+                folder, HEAD, EMBEDDING);
+        return 0;
+    }
+    return error_set(err,
+                     "%s: tensor %s %s is in the safetensors, but a %s model of this config.json (%lld layers, "
+                     "attention bias %s, MLP bias %s) has no such tensor",
+                     folder, t->name, shape_text(shape, t->n_dim, t->dim), c->model_type, (long long)c->n_layer,
+                     c->qkv_bias ? "yes" : "no", c->mlp_bias ? "yes" : "no");
+}
+
+// shape: a model without storage. Fills source[parameter].
+static int match_tensors(const struct model *shape, const struct safetensors *s, const char *folder,
+                         const struct safetensor **source, struct error *err)
+{
+    int rc = -1;
+    unsigned char *used = xcalloc((size_t)s->n_tensor + 1, 1, "tensors used");
+    for (int i = 0; i < shape->n_parameter; i++) {
+        const struct parameter *p = &shape->parameter[i];
+        source[i] = find_source(s, &shape->config, p->name);
+        if (check_parameter(p, source[i], &shape->config, folder, err) < 0)
+            goto out;
+        used[source[i] - s->tensor] = 1;
+    }
+    for (int64_t i = 0; i < s->n_tensor; i++)
+        if (!used[i] && check_leftover(&s->tensor[i], s, &shape->config, folder, err) < 0)
+            goto out;
+    rc = 0;
+out:
+    free(used);
+    return rc;
+}
+
+// Offsets in a file need not be multiples of the element's size.
+static void copy_values(const struct safetensor *t, float *to, int64_t n)
+{
+    if ((uintptr_t)t->data % dtype_size(t->dtype) == 0) {
+        dtype_to_f32(t->dtype, t->data, to, n);
+        return;
+    }
+    void *aligned = xmalloc((size_t)t->bytes, t->name);
+    memcpy(aligned, t->data, (size_t)t->bytes);
+    dtype_to_f32(t->dtype, aligned, to, n);
+    free(aligned);
+}
+
+struct model *model_load(const char *folder, struct error *err)
+{
+    struct config config;
+    struct safetensors s = {0};
+    struct model *shape = NULL, *m = NULL;
+    const struct safetensor **source = NULL;
+    if (config_read(&config, folder, err) < 0)
+        return NULL;
+    if (safetensors_open(&s, folder, err) < 0)
+        goto out;
+    shape = model_new(&config, 0);
+    source = xcalloc((size_t)shape->n_parameter, sizeof *source, "tensor sources");
+    if (match_tensors(shape, &s, folder, source, err) < 0)
+        goto out;
+    m = model_new(&config, 1);
+    for (int i = 0; i < m->n_parameter; i++)
+        copy_values(source[i], m->parameter[i].t.data, tensor_count(&m->parameter[i].t));
+out:
+    free(source);
+    model_free(shape);
+    safetensors_close(&s);
+    config_release(&config);
+    return m;
+}
