@@ -19,6 +19,8 @@ void threads_set(int n) {
 
 int threads_count(void) { return omp_get_max_threads(); }
 
+int thread_number(void) { return omp_get_thread_num(); }
+
 static volatile sig_atomic_t stop_asked;
 
 static void on_signal(int number) {

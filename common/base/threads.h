@@ -6,6 +6,7 @@
 
 void threads_set(int n); // 0: OMP_NUM_THREADS, else the cores
 int threads_count(void);
+int thread_number(void); // of the calling thread in its parallel region, 0 .. threads_count()-1: for scratch per thread
 
 void interrupt_catch(void); // SIGINT and SIGTERM set a flag; a second one ends the program at once
 int interrupted(void);      // long loops look here, leave a snapshot and return an error

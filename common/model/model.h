@@ -5,7 +5,8 @@
 //   weight hooks  tensor.hook: mask, fake-quant, quantized storage
 //
 // Parameters lie in one flat array, gradients in a second of the same layout; tensors are named views into them.
-// To add an architecture: a file arch_<name>.c with its weight table and forward(), and one row in arch_table (model.c).
+// To add an architecture: a file arch_<name>.c with its weight table and forward(), its declaration in arch.h
+// and one row in arch_table (model.c).
 #ifndef PDQ_MODEL_H
 #define PDQ_MODEL_H
 
@@ -49,6 +50,7 @@ struct model {
     struct config config; // owned
     const struct arch *arch;
     struct parameter *parameter;
+    struct parameter **slot; // [n_layer + 1][n_specs]: by layer (0: global) and spec; NULL where absent
     int n_parameter;
     int64_t n_element;  // of the flat arrays
     float *data, *grad; // flat; grad is NULL until model_want_gradients; data is NULL when every matrix has a hook
@@ -88,6 +90,7 @@ struct arch {
     const char *model_types; // "llama|mistral|qwen2"
     const struct weight_spec *specs;
     int n_specs;
+    int embed, head; // specs of the embedding table and of the output head (absent when tied)
     struct tensor *(*forward)(struct model *m, struct tape *tape, const struct forward *f);
 };
 

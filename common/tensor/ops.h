@@ -20,10 +20,11 @@ struct tensor *op_linear(struct tape *tape, struct tensor *x, struct tensor *w, 
 // y = x / sqrt(mean(x^2) + eps) * w. x [N,D], w [D] (Zhang and Sennrich 2019).
 struct tensor *op_rmsnorm(struct tape *tape, struct tensor *x, struct tensor *w, double eps);
 
-// Rotary embedding, rotate-half pairs (i, i + E/2) (Su et al. 2021). x [N, heads*E], position of row n is
-// position0 + n % T; inverse_frequency [E/2].
-struct tensor *op_rope(struct tape *tape, struct tensor *x, const double *inverse_frequency, int64_t E, int64_t T,
-                       int64_t position0);
+// Cosines and sines for T positions from position0 on: [T, E], E/2 cosines then E/2 sines a row, in the step arena.
+const float *rope_table(struct tape *tape, const double *inverse_frequency, int64_t E, int64_t T, int64_t position0);
+
+// Rotary embedding, rotate-half pairs (i, i + E/2) (Su et al. 2021). x [N, heads*E]; row n uses row n % T of the table.
+struct tensor *op_rope(struct tape *tape, struct tensor *x, const float *table, int64_t E, int64_t T);
 
 // Causal grouped-query attention, softmax(q k^T / sqrt(E)) v, tiled so that no T x T map is kept.
 // q [B*T, H*E], k and v [B*S, G*E], H a multiple of G; query head h reads group h / (H/G). S >= T: the queries are the
@@ -63,6 +64,7 @@ struct head_result {   // means over the counted rows, in double
     double loss, ce, kl; // kl at the given temperature, without its square
     int64_t count;
 };
+int64_t head_chunk_rows(int64_t N, int64_t V); // rows whose logits are held at a time
 struct tensor *op_head_loss(struct tape *tape, struct tensor *x, struct tensor *w, const struct head_spec *spec,
                             struct head_result *result);
 

@@ -1,0 +1,9 @@
+// arch.h: the architectures. Internal to common/model; everybody else goes through model.h.
+#ifndef PDQ_ARCH_H
+#define PDQ_ARCH_H
+
+#include "common/model/model.h"
+
+extern const struct arch arch_llama;
+
+#endif

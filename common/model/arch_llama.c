@@ -1,0 +1,135 @@
+// arch_llama.c: the Llama family: RMSNorm, rotary attention with grouped keys and values, SwiGLU. Mistral (without a sliding
+// window) is the same; Qwen2 has biases on q, k and v.
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/error.h"
+#include "common/model/arch.h"
+
+static int untied(const struct config *c) { return !c->tie_embeddings; }
+static int qkv_bias(const struct config *c) { return c->qkv_bias; }
+static int out_bias(const struct config *c) { return c->out_bias; }
+static int mlp_bias(const struct config *c) { return c->mlp_bias; }
+
+enum {
+    EMBED, HEAD, NORM, ATTENTION_NORM, Q, Q_BIAS, K, K_BIAS, V, V_BIAS, O, O_BIAS,
+    FF_NORM, GATE, GATE_BIAS, UP, UP_BIAS, DOWN, DOWN_BIAS, N_SPECS
+};
+
+#define LAYER(name) "model.layers.%d." name
+
+static const struct weight_spec specs[N_SPECS] = {
+    [EMBED] = {"model.embed_tokens.weight", 0, AXIS_VOCAB, AXIS_HIDDEN, NULL},
+    [HEAD] = {"lm_head.weight", 0, AXIS_VOCAB, AXIS_HIDDEN, untied},
+    [NORM] = {"model.norm.weight", 0, AXIS_ONE, AXIS_HIDDEN, NULL},
+    [ATTENTION_NORM] = {LAYER("input_layernorm.weight"), 1, AXIS_ONE, AXIS_HIDDEN, NULL},
+    [Q] = {LAYER("self_attn.q_proj.weight"), 1, AXIS_HEADS, AXIS_HIDDEN, NULL},
+    [Q_BIAS] = {LAYER("self_attn.q_proj.bias"), 1, AXIS_ONE, AXIS_HEADS, qkv_bias},
+    [K] = {LAYER("self_attn.k_proj.weight"), 1, AXIS_GROUPS, AXIS_HIDDEN, NULL},
+    [K_BIAS] = {LAYER("self_attn.k_proj.bias"), 1, AXIS_ONE, AXIS_GROUPS, qkv_bias},
+    [V] = {LAYER("self_attn.v_proj.weight"), 1, AXIS_GROUPS, AXIS_HIDDEN, NULL},
+    [V_BIAS] = {LAYER("self_attn.v_proj.bias"), 1, AXIS_ONE, AXIS_GROUPS, qkv_bias},
+    [O] = {LAYER("self_attn.o_proj.weight"), 1, AXIS_HIDDEN, AXIS_HEADS, NULL},
+    [O_BIAS] = {LAYER("self_attn.o_proj.bias"), 1, AXIS_ONE, AXIS_HIDDEN, out_bias},
+    [FF_NORM] = {LAYER("post_attention_layernorm.weight"), 1, AXIS_ONE, AXIS_HIDDEN, NULL},
+    [GATE] = {LAYER("mlp.gate_proj.weight"), 1, AXIS_FF, AXIS_HIDDEN, NULL},
+    [GATE_BIAS] = {LAYER("mlp.gate_proj.bias"), 1, AXIS_ONE, AXIS_FF, mlp_bias},
+    [UP] = {LAYER("mlp.up_proj.weight"), 1, AXIS_FF, AXIS_HIDDEN, NULL},
+    [UP_BIAS] = {LAYER("mlp.up_proj.bias"), 1, AXIS_ONE, AXIS_FF, mlp_bias},
+    [DOWN] = {LAYER("mlp.down_proj.weight"), 1, AXIS_HIDDEN, AXIS_FF, NULL},
+    [DOWN_BIAS] = {LAYER("mlp.down_proj.bias"), 1, AXIS_ONE, AXIS_HIDDEN, mlp_bias},
+};
+
+struct block { // what one layer's forward needs; step lifetime
+    struct model *model;
+    const struct forward *forward;
+    const float *rope;
+    int layer;
+};
+
+// Appends the new keys and values to the cache; returns tensors over all positions so far.
+static void cache_extend(struct block *b, struct tape *tape, struct tensor **k, struct tensor **v)
+{
+    struct kv_cache *cache = b->forward->cache;
+    const int64_t columns = tensor_columns(*k), T = b->forward->T, S = cache->length + T;
+    if (S > cache->capacity)
+        BUG("kv_cache: %ld positions, capacity %ld", (long)S, (long)cache->capacity);
+    float *store[2] = {cache->k[b->layer], cache->v[b->layer]};
+    struct tensor **fresh[2] = {k, v};
+    for (int i = 0; i < 2; i++) {
+        memcpy(store[i] + cache->length * columns, (*fresh[i])->data, (size_t)(T * columns) * sizeof(float));
+        struct tensor *all = arena_zalloc(&tape->arena, sizeof *all);
+        *all = (struct tensor){.name = (*fresh[i])->name, .n_dim = 2, .dim = {S, columns, 1}, .data = store[i]};
+        *fresh[i] = all;
+    }
+}
+
+static struct tensor *attention(struct block *b, struct tape *tape, struct tensor *x)
+{
+    struct model *m = b->model;
+    const struct forward *f = b->forward;
+    const int l = b->layer;
+    const int64_t E = m->config.head_dim, S = f->cache ? f->cache->length + f->T : f->T;
+    struct tensor *q = op_linear(tape, x, model_weight(m, Q, l), model_weight(m, Q_BIAS, l));
+    struct tensor *k = op_linear(tape, x, model_weight(m, K, l), model_weight(m, K_BIAS, l));
+    struct tensor *v = op_linear(tape, x, model_weight(m, V, l), model_weight(m, V_BIAS, l));
+    q = op_rope(tape, q, b->rope, E, f->T);
+    k = op_rope(tape, k, b->rope, E, f->T);
+    if (f->cache)
+        cache_extend(b, tape, &k, &v);
+    struct tensor *y = op_attention(tape, q, k, v, f->B, f->T, S, E);
+    if (m->gate && m->gate[l].heads)
+        y = op_gate(tape, y, m->gate[l].heads);
+    if (f->taps && f->taps->want & TAP_HEADS)
+        f->taps->heads[l] = y;
+    return op_linear(tape, y, model_weight(m, O, l), model_weight(m, O_BIAS, l));
+}
+
+static struct tensor *feed_forward(struct block *b, struct tape *tape, struct tensor *x)
+{
+    struct model *m = b->model;
+    const int l = b->layer;
+    struct tensor *gate = op_linear(tape, x, model_weight(m, GATE, l), model_weight(m, GATE_BIAS, l));
+    struct tensor *up = op_linear(tape, x, model_weight(m, UP, l), model_weight(m, UP_BIAS, l));
+    struct tensor *y = op_swiglu(tape, gate, up);
+    if (m->gate && m->gate[l].ff)
+        y = op_gate(tape, y, m->gate[l].ff);
+    if (b->forward->taps && b->forward->taps->want & TAP_FF)
+        b->forward->taps->ff[l] = y;
+    return op_linear(tape, y, model_weight(m, DOWN, l), model_weight(m, DOWN_BIAS, l));
+}
+
+static struct tensor *block(void *context, struct tape *tape, struct tensor *x)
+{
+    struct block *b = context;
+    struct model *m = b->model;
+    const double eps = m->config.rms_eps;
+    struct tensor *h = op_rmsnorm(tape, x, model_weight(m, ATTENTION_NORM, b->layer), eps);
+    h = attention(b, tape, h);
+    x = op_add(tape, x, h);
+    h = op_rmsnorm(tape, x, model_weight(m, FF_NORM, b->layer), eps);
+    h = feed_forward(b, tape, h);
+    return op_add(tape, x, h);
+}
+
+static struct tensor *llama_forward(struct model *m, struct tape *tape, const struct forward *f)
+{
+    const int64_t position = f->cache ? f->cache->length : 0;
+    const int show_hidden = f->taps && f->taps->want & TAP_HIDDEN;
+    const float *rope = rope_table(tape, m->rope, m->config.head_dim, f->T, position);
+    struct tensor *x = op_embed(tape, model_weight(m, EMBED, -1), f->ids, f->B * f->T);
+    if (show_hidden)
+        f->taps->hidden[0] = x;
+    for (int64_t l = 0; l < m->config.n_layer; l++) {
+        struct block *b = arena_alloc(&tape->arena, sizeof *b);
+        *b = (struct block){m, f, rope, (int)l};
+        x = f->checkpoint ? tape_checkpoint(tape, block, b, x) : block(b, tape, x);
+        if (show_hidden)
+            f->taps->hidden[l + 1] = x;
+    }
+    if (f->cache)
+        f->cache->length += f->T;
+    return op_rmsnorm(tape, x, model_weight(m, NORM, -1), m->config.rms_eps);
+}
+
+const struct arch arch_llama = {"llama|mistral|qwen2", specs, N_SPECS, EMBED, HEAD, llama_forward};

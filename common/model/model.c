@@ -1,0 +1,246 @@
+// model.c: parameters in flat arrays, found by spec and layer or by name; gates; the cache of keys and values.
+#include "common/model/model.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/error.h"
+#include "common/base/random.h"
+#include "common/model/arch.h"
+
+static const struct arch *const arch_table[] = {&arch_llama};
+
+// Is `word` one of the names in "a|b|c"?
+static int among(const char *word, const char *names)
+{
+    const size_t n = strlen(word);
+    for (const char *p = names; *p; p += strcspn(p, "|"), p += *p == '|')
+        if (strcspn(p, "|") == n && !strncmp(p, word, n))
+            return 1;
+    return 0;
+}
+
+const struct arch *arch_find(const char *model_type)
+{
+    for (size_t i = 0; i < sizeof arch_table / sizeof *arch_table; i++)
+        if (among(model_type, arch_table[i]->model_types))
+            return arch_table[i];
+    return NULL;
+}
+
+int64_t axis_size(const struct config *c, enum axis axis, int layer)
+{
+    switch (axis) {
+    case AXIS_ONE: return 1;
+    case AXIS_HIDDEN: return c->hidden;
+    case AXIS_VOCAB: return c->vocab;
+    case AXIS_HEADS: return c->layer[layer].n_head * c->head_dim;
+    case AXIS_GROUPS: return c->layer[layer].n_kv_head * c->head_dim;
+    case AXIS_FF: return c->layer[layer].n_ff;
+    }
+    BUG("axis %d", (int)axis);
+}
+
+int64_t axis_unit(const struct config *c, enum axis axis)
+{
+    return axis == AXIS_HEADS || axis == AXIS_GROUPS ? c->head_dim : 1;
+}
+
+static void parameter_init(struct parameter *p, const struct config *c, const struct weight_spec *spec, int layer)
+{
+    p->spec = spec;
+    p->layer = layer;
+    if (spec->per_layer) {
+        const char *at = strstr(spec->name, "%d");
+        snprintf(p->name, sizeof p->name, "%.*s%d%s", (int)(at - spec->name), spec->name, layer, at + 2);
+    } else {
+        snprintf(p->name, sizeof p->name, "%s", spec->name);
+    }
+    const int64_t rows = axis_size(c, spec->rows, layer), columns = axis_size(c, spec->columns, layer);
+    p->t.name = p->name;
+    p->t.n_dim = spec->rows == AXIS_ONE ? 1 : 2;
+    p->t.dim[0] = p->t.n_dim == 1 ? columns : rows;
+    p->t.dim[1] = p->t.n_dim == 1 ? 1 : columns;
+    p->t.dim[2] = 1;
+    p->decay = p->t.n_dim == 2;
+}
+
+// Parameters lie spec by spec for the global ones, then layer by layer; absent ones have no place.
+struct model *model_new(const struct config *config, int with_storage)
+{
+    struct model *m = xcalloc(1, sizeof *m, "model");
+    config_copy(&m->config, config);
+    m->arch = arch_find(config->model_type);
+    if (!m->arch)
+        BUG("model_new: model_type %s", config->model_type);
+    const int64_t slots = (config->n_layer + 1) * m->arch->n_specs;
+    m->parameter = xcalloc((size_t)slots, sizeof *m->parameter, "parameter table");
+    m->slot = xcalloc((size_t)slots, sizeof *m->slot, "parameter table");
+    for (int layer = -1; layer < config->n_layer; layer++)
+        for (int s = 0; s < m->arch->n_specs; s++) {
+            const struct weight_spec *spec = &m->arch->specs[s];
+            if (spec->per_layer != (layer >= 0) || (spec->present && !spec->present(config)))
+                continue;
+            struct parameter *p = &m->parameter[m->n_parameter++];
+            parameter_init(p, config, spec, layer);
+            p->offset = m->n_element;
+            m->n_element += tensor_count(&p->t);
+            m->slot[(layer + 1) * m->arch->n_specs + s] = p;
+        }
+    if (with_storage) {
+        m->data = xcalloc((size_t)m->n_element, sizeof *m->data, "parameters");
+        for (int i = 0; i < m->n_parameter; i++)
+            m->parameter[i].t.data = m->data + m->parameter[i].offset;
+    }
+    m->rope = xmalloc((size_t)(config->head_dim / 2) * sizeof *m->rope, "rope");
+    config_rope_frequencies(config, m->rope);
+    return m;
+}
+
+void model_free(struct model *m)
+{
+    if (!m)
+        return;
+    model_drop_gates(m);
+    if (m->owner_release)
+        m->owner_release(m->owner_context);
+    config_release(&m->config);
+    free(m->parameter);
+    free(m->slot);
+    free(m->data);
+    free(m->grad);
+    free(m->rope);
+    free(m);
+}
+
+struct tensor *model_weight(struct model *m, int spec, int layer)
+{
+    struct parameter *p = m->slot[(layer + 1) * m->arch->n_specs + spec];
+    return p ? &p->t : NULL;
+}
+
+struct tensor *model_head(struct model *m)
+{
+    struct tensor *head = model_weight(m, m->arch->head, -1);
+    return head ? head : model_weight(m, m->arch->embed, -1);
+}
+
+struct parameter *model_find(struct model *m, const char *name)
+{
+    for (int i = 0; i < m->n_parameter; i++)
+        if (!strcmp(m->parameter[i].name, name))
+            return &m->parameter[i];
+    return NULL;
+}
+
+void model_initialise(struct model *m, uint64_t seed)
+{
+    const double residual = 0.02 / sqrt(2.0 * (double)m->config.n_layer);
+    for (int i = 0; i < m->n_parameter; i++) {
+        const struct parameter *p = &m->parameter[i];
+        const int64_t n = tensor_count(&p->t);
+        struct random r;
+        random_init(&r, seed, p->name, 0);
+        // A matrix that writes to the residual stream has hidden rows and inner columns; a vector that is a norm has
+        // "norm" in its name, all others are biases.
+        const int writes_residual = p->spec->rows == AXIS_HIDDEN;
+        const float constant = strstr(p->name, "norm") ? 1.0f : 0.0f;
+        for (int64_t j = 0; j < n; j++)
+            p->t.data[j] = p->t.n_dim == 2 ? (float)(random_normal(&r) * (writes_residual ? residual : 0.02)) : constant;
+    }
+}
+
+void model_want_gradients(struct model *m)
+{
+    if (!m->grad)
+        m->grad = xcalloc((size_t)m->n_element, sizeof *m->grad, "gradients");
+    for (int i = 0; i < m->n_parameter; i++) {
+        m->parameter[i].t.grad = m->grad + m->parameter[i].offset;
+        m->parameter[i].t.needs_grad = 1;
+    }
+}
+
+struct tensor *model_forward(struct model *m, struct tape *tape, const struct forward *f)
+{
+    if (f->cache && (f->B != 1 || tape->recording))
+        BUG("model_forward: a cache holds one sequence and is not recorded");
+    return m->arch->forward(m, tape, f);
+}
+
+static struct tensor *gate_new(const char *name, int64_t n, int with_gradient)
+{
+    struct tensor *t = xcalloc(1, sizeof *t, "gate");
+    *t = (struct tensor){.name = name, .n_dim = 1, .dim = {n, 1, 1}, .needs_grad = with_gradient};
+    t->data = xmalloc((size_t)n * sizeof *t->data, "gate");
+    for (int64_t i = 0; i < n; i++)
+        t->data[i] = 1;
+    if (with_gradient)
+        t->grad = xcalloc((size_t)n, sizeof *t->grad, "gate");
+    return t;
+}
+
+static void gate_free(struct tensor *t)
+{
+    if (!t)
+        return;
+    free(t->data);
+    free(t->grad);
+    free(t);
+}
+
+void model_add_gates(struct model *m, int with_gradients)
+{
+    model_drop_gates(m);
+    m->gate = xcalloc((size_t)m->config.n_layer, sizeof *m->gate, "gates");
+    for (int64_t l = 0; l < m->config.n_layer; l++) {
+        m->gate[l].heads = gate_new("heads gate", m->config.layer[l].n_head, with_gradients);
+        m->gate[l].ff = gate_new("ff gate", m->config.layer[l].n_ff, with_gradients);
+    }
+}
+
+void model_drop_gates(struct model *m)
+{
+    for (int64_t l = 0; m->gate && l < m->config.n_layer; l++) {
+        gate_free(m->gate[l].heads);
+        gate_free(m->gate[l].ff);
+    }
+    free(m->gate);
+    m->gate = NULL;
+}
+
+void kv_cache_init(struct kv_cache *c, const struct model *m, int64_t capacity)
+{
+    const int n = (int)m->config.n_layer;
+    *c = (struct kv_cache){.capacity = capacity, .n_layer = n};
+    c->k = xcalloc((size_t)n, sizeof *c->k, "key cache");
+    c->v = xcalloc((size_t)n, sizeof *c->v, "value cache");
+    for (int l = 0; l < n; l++) {
+        const size_t bytes = (size_t)(capacity * axis_size(&m->config, AXIS_GROUPS, l)) * sizeof(float);
+        c->k[l] = xmalloc(bytes, "key cache");
+        c->v[l] = xmalloc(bytes, "value cache");
+    }
+}
+
+void kv_cache_release(struct kv_cache *c)
+{
+    for (int l = 0; l < c->n_layer; l++) {
+        free(c->k[l]);
+        free(c->v[l]);
+    }
+    free(c->k);
+    free(c->v);
+    *c = (struct kv_cache){0};
+}
+
+double model_flops_per_token(const struct config *c, int64_t T)
+{
+    double multiply_adds = (double)c->vocab * (double)c->hidden;
+    for (int64_t l = 0; l < c->n_layer; l++) {
+        const double heads = (double)axis_size(c, AXIS_HEADS, (int)l), groups = (double)axis_size(c, AXIS_GROUPS, (int)l);
+        const double hidden = (double)c->hidden, ff = (double)c->layer[l].n_ff;
+        multiply_adds += hidden * (2 * heads + 2 * groups + 3 * ff) + heads * (double)T; // scores and values over T/2 each
+    }
+    return 2 * multiply_adds;
+}

@@ -1,0 +1,210 @@
+// op_attention.c: causal grouped-query attention, tiled over queries so that no T x T map is kept.
+//
+// Forward keeps the logarithm of each row's sum of exponentials; backward makes a tile's probabilities again from it
+// (Dao et al. 2022, section 3 and appendix B). One thread does one (sequence, group) at a time, its heads in order, so the
+// sums over the heads of a group have one order.
+#include <math.h>
+#include <string.h>
+
+#include "common/base/error.h"
+#include "common/base/threads.h"
+#include "common/tensor/ops.h"
+#include "common/tensor/vecmath.h"
+
+#define TILE 64 // queries at a time
+#define FEW 4   // up to this many queries, plain loops beat a matrix product
+
+struct attention {
+    int64_t B, T, S, H, G, E;
+    const float *q, *k, *v;
+    float *y;
+    float *lse; // [B, H, T]
+    float scale;
+};
+
+struct attention_saved {
+    int64_t B, T, S, E;
+    float *lse;
+};
+
+// One tile: `rows` queries from t0 on of one head see the first `keys` positions.
+struct tile {
+    int64_t t0, rows, keys;
+    const float *q, *k, *v; // first row of the tile, of the head; position 0 of the group
+    int64_t q_stride, k_stride;
+};
+
+static struct tile tile_at(const struct attention *a, int64_t b, int64_t h, int64_t t0)
+{
+    const int64_t rows = min_i64(TILE, a->T - t0), group = h / (a->H / a->G);
+    return (struct tile){
+        .t0 = t0,
+        .rows = rows,
+        .keys = a->S - a->T + t0 + rows,
+        .q = a->q + (b * a->T + t0) * a->H * a->E + h * a->E,
+        .k = a->k + b * a->S * a->G * a->E + group * a->E,
+        .v = a->v + b * a->S * a->G * a->E + group * a->E,
+        .q_stride = a->H * a->E,
+        .k_stride = a->G * a->E,
+    };
+}
+
+// score [rows, keys] = scale q k^T
+static void tile_scores(const struct attention *a, const struct tile *t, float *score)
+{
+    if (t->rows > FEW) {
+        gemm_serial(PLAIN, TRANSPOSED, t->rows, t->keys, a->E, a->scale, t->q, t->q_stride, t->k, t->k_stride, 0, score,
+                    t->keys);
+        return;
+    }
+    for (int64_t r = 0; r < t->rows; r++)
+        for (int64_t s = 0; s < t->keys; s++) {
+            float sum = 0;
+            const float *q = t->q + r * t->q_stride, *k = t->k + s * t->k_stride;
+#pragma omp simd reduction(+ : sum)
+            for (int64_t e = 0; e < a->E; e++)
+                sum += q[e] * k[e];
+            score[r * t->keys + s] = a->scale * sum;
+        }
+}
+
+// y [rows, E] = probability [rows, keys] v
+static void tile_values(const struct attention *a, const struct tile *t, const float *probability, float *y)
+{
+    if (t->rows > FEW) {
+        gemm_serial(PLAIN, PLAIN, t->rows, a->E, t->keys, 1, probability, t->keys, t->v, t->k_stride, 0, y, t->q_stride);
+        return;
+    }
+    for (int64_t r = 0; r < t->rows; r++) {
+        memset(y + r * t->q_stride, 0, (size_t)a->E * sizeof(float));
+        for (int64_t s = 0; s < t->keys; s++)
+            for (int64_t e = 0; e < a->E; e++)
+                y[r * t->q_stride + e] += probability[r * t->keys + s] * t->v[s * t->k_stride + e];
+    }
+}
+
+static void tile_forward(const struct attention *a, int64_t b, int64_t h, int64_t t0, float *score)
+{
+    const struct tile t = tile_at(a, b, h, t0);
+    tile_scores(a, &t, score);
+    for (int64_t r = 0; r < t.rows; r++) {
+        float *row = score + r * t.keys;
+        const int64_t seen = t.keys - t.rows + r + 1;
+        const float top = vec_max(row, seen);
+        float sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t s = 0; s < seen; s++) {
+            row[s] = vec_exp(row[s] - top);
+            sum += row[s];
+        }
+        const float inverse = 1.0f / sum;
+        for (int64_t s = 0; s < seen; s++)
+            row[s] *= inverse;
+        memset(row + seen, 0, (size_t)(t.keys - seen) * sizeof(float));
+        a->lse[(b * a->H + h) * a->T + t0 + r] = top + logf(sum);
+    }
+    tile_values(a, &t, score, a->y + (b * a->T + t0) * a->H * a->E + h * a->E);
+}
+
+// Scratch for every thread, S columns wide, in the step arena: taken before the parallel region, found by its number.
+static void attention_forward(struct tape *tape, const struct attention *a)
+{
+    const int64_t tiles = (a->T + TILE - 1) / TILE;
+    const int64_t tasks = a->B * a->H * tiles;
+    const int64_t size = min_i64(TILE, a->T) * a->S;
+    const size_t mark = arena_mark(&tape->arena);
+    const int64_t slots = min_i64(tasks, threads_count());
+    float *scratch = arena_alloc(&tape->arena, (size_t)(slots * size) * sizeof(float));
+#pragma omp parallel for schedule(dynamic, 4) num_threads((int)slots)
+    for (int64_t i = 0; i < tasks; i++)
+        tile_forward(a, i / tiles / a->H, i / tiles % a->H, i % tiles * TILE, scratch + thread_number() * size);
+    arena_reset(&tape->arena, mark);
+}
+
+struct attention_gradients {
+    const float *dy;
+    float *dq, *dk, *dv;
+    float dq_beta;
+};
+
+// For one tile: dv += p^T dy, dp = dy v^T, ds = p (dp - sum(dy y)) scale, dq += ds k, dk += ds^T q.
+static void tile_backward(const struct attention *a, const struct attention_gradients *g, int64_t b, int64_t h, int64_t t0,
+                          float *p, float *dp)
+{
+    const struct tile t = tile_at(a, b, h, t0);
+    const int64_t at = (b * a->T + t0) * a->H * a->E + h * a->E;
+    const int64_t group_at = t.k - a->k;
+    tile_scores(a, &t, p);
+    gemm_serial(PLAIN, TRANSPOSED, t.rows, t.keys, a->E, 1, g->dy + at, t.q_stride, t.v, t.k_stride, 0, dp, t.keys);
+    for (int64_t r = 0; r < t.rows; r++) {
+        float *row = p + r * t.keys;
+        const int64_t seen = t.keys - t.rows + r + 1;
+        const float lse = a->lse[(b * a->H + h) * a->T + t0 + r];
+        for (int64_t s = 0; s < seen; s++)
+            row[s] = vec_exp(row[s] - lse);
+        memset(row + seen, 0, (size_t)(t.keys - seen) * sizeof(float));
+    }
+    if (g->dv)
+        gemm_serial(TRANSPOSED, PLAIN, t.keys, a->E, t.rows, 1, p, t.keys, g->dy + at, t.q_stride, 1, g->dv + group_at,
+                    t.k_stride);
+    for (int64_t r = 0; r < t.rows; r++) {
+        const float delta = (float)vec_dot(g->dy + at + r * t.q_stride, a->y + at + r * t.q_stride, a->E);
+        float *row = p + r * t.keys;
+        for (int64_t s = 0; s < t.keys; s++)
+            row[s] *= a->scale * (dp[r * t.keys + s] - delta);
+    }
+    if (g->dq)
+        gemm_serial(PLAIN, PLAIN, t.rows, a->E, t.keys, 1, p, t.keys, t.k, t.k_stride, g->dq_beta, g->dq + at, t.q_stride);
+    if (g->dk)
+        gemm_serial(TRANSPOSED, PLAIN, t.keys, a->E, t.rows, 1, p, t.keys, t.q, t.q_stride, 1, g->dk + group_at, t.k_stride);
+}
+
+static void attention_backward(struct tape *tape, struct node *node)
+{
+    struct tensor *q = node->in[0], *k = node->in[1], *v = node->in[2];
+    const struct attention_saved *s = node->saved;
+    const struct attention a = {.B = s->B, .T = s->T, .S = s->S, .E = s->E, .H = tensor_columns(q) / s->E,
+                                .G = tensor_columns(k) / s->E, .q = q->data, .k = k->data, .v = v->data,
+                                .y = node->out->data, .lse = s->lse, .scale = 1.0f / sqrtf((float)s->E)};
+    struct attention_gradients g = {.dy = node->out->grad};
+    float k_beta = 1, v_beta = 1;
+    g.dq = tape_grad(tape, q, &g.dq_beta);
+    g.dk = tape_grad(tape, k, &k_beta);
+    g.dv = tape_grad(tape, v, &v_beta);
+    if (g.dk && k_beta == 0.0f) // many tiles add here
+        memset(g.dk, 0, (size_t)tensor_count(k) * sizeof(float));
+    if (g.dv && v_beta == 0.0f)
+        memset(g.dv, 0, (size_t)tensor_count(v) * sizeof(float));
+    const int64_t tasks = a.B * a.G, heads = a.H / a.G, size = min_i64(TILE, a.T) * a.S;
+    const size_t mark = arena_mark(&tape->arena);
+    const int64_t slots = min_i64(tasks, threads_count());
+    float *scratch = arena_alloc(&tape->arena, (size_t)(slots * 2 * size) * sizeof(float));
+#pragma omp parallel for schedule(dynamic, 1) num_threads((int)slots)
+    for (int64_t i = 0; i < tasks; i++) {
+        float *p = scratch + thread_number() * 2 * size;
+        for (int64_t h = i % a.G * heads; h < (i % a.G + 1) * heads; h++)
+            for (int64_t t0 = 0; t0 < a.T; t0 += TILE)
+                tile_backward(&a, &g, i / a.G, h, t0, p, p + size);
+    }
+    arena_reset(&tape->arena, mark);
+}
+
+struct tensor *op_attention(struct tape *tape, struct tensor *q, struct tensor *k, struct tensor *v, int64_t B, int64_t T,
+                            int64_t S, int64_t E)
+{
+    const int64_t C = tensor_columns(q), K = tensor_columns(k);
+    if (tensor_rows(q) != B * T || tensor_rows(k) != B * S || tensor_rows(v) != B * S || tensor_columns(v) != K || C % K ||
+        K % E || S < T)
+        BUG("op_attention: q[%ld,%ld] k[%ld,%ld] v[%ld,%ld], B %ld T %ld S %ld E %ld", (long)tensor_rows(q), (long)C,
+            (long)tensor_rows(k), (long)K, (long)tensor_rows(v), (long)tensor_columns(v), (long)B, (long)T, (long)S, (long)E);
+    struct attention_saved *s = arena_alloc(&tape->arena, sizeof *s);
+    *s = (struct attention_saved){B, T, S, E, arena_alloc(&tape->arena, (size_t)(B * C / E * T) * sizeof(float))};
+    struct tensor *y = tape_tensor(tape, "attention", 2, B * T, C, 1);
+    const struct attention a = {.B = B, .T = T, .S = S, .H = C / E, .G = K / E, .E = E, .q = q->data, .k = k->data,
+                                .v = v->data, .y = y->data, .lse = s->lse, .scale = 1.0f / sqrtf((float)E)};
+    attention_forward(tape, &a);
+    struct node *node = tape_record(tape, attention_backward, y, q, k, v, NULL);
+    if (node)
+        node->saved = s;
+    return y;
+}

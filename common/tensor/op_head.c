@@ -1,0 +1,276 @@
+// op_head.c: the output head and the losses on it, fused, so that logits of N x V are never held whole.
+//
+// Rows are walked in chunks; a chunk's logits (the student's and the teacher's) lie in the step arena and are dropped after
+// it. In the forward pass of op_head_loss a chunk's logits are turned into their gradient in place, which is multiplied out at
+// once: into w's gradient directly, into x's through a saved copy that the backward pass adds.
+#include <math.h>
+#include <string.h>
+
+#include "common/base/error.h"
+#include "common/base/threads.h"
+#include "common/tensor/ops.h"
+#include "common/tensor/vecmath.h"
+#include "common/tensor/weight.h"
+
+#define CHUNK_ELEMENTS (8 << 20) // logits of one chunk
+#define CHUNK_ROWS_MIN 64
+#define CHUNK_ROWS_MAX 1024
+
+int64_t head_chunk_rows(int64_t N, int64_t V)
+{
+    const int64_t rows = CHUNK_ELEMENTS / V / CHUNK_ROWS_MIN * CHUNK_ROWS_MIN;
+    return min_i64(N, min_i64(CHUNK_ROWS_MAX, max_i64(CHUNK_ROWS_MIN, rows)));
+}
+
+// to[i] = exp((z[i] - top) / T); returns the sum. to may be z.
+static double exp_row(const float *z, float *to, int64_t V, float top, float inverse_temperature)
+{
+    double total = 0;
+    for (int64_t i = 0; i < V; i += SUM_BLOCK) {
+        float s = 0;
+        const int64_t end = min_i64(V, i + SUM_BLOCK);
+#pragma omp simd reduction(+ : s)
+        for (int64_t j = i; j < end; j++) {
+            to[j] = vec_exp((z[j] - top) * inverse_temperature);
+            s += to[j];
+        }
+        total += (double)s;
+    }
+    return total;
+}
+
+// The teacher's row zt becomes e = exp((zt - top) / T); *mean_gap = sum e ((zt - top_t) - (zs - top_s)); returns sum e.
+static double teacher_row(float *zt, const float *zs, int64_t V, float top_t, float top_s, float inverse_temperature,
+                          double *mean_gap)
+{
+    double total = 0, gap = 0;
+    for (int64_t i = 0; i < V; i += SUM_BLOCK) {
+        float s = 0, g = 0;
+        const int64_t end = min_i64(V, i + SUM_BLOCK);
+#pragma omp simd reduction(+ : s, g)
+        for (int64_t j = i; j < end; j++) {
+            const float t = zt[j] - top_t;
+            const float e = vec_exp(t * inverse_temperature);
+            s += e;
+            g += e * (t - (zs[j] - top_s));
+            zt[j] = e;
+        }
+        total += (double)s;
+        gap += (double)g;
+    }
+    *mean_gap = gap;
+    return total;
+}
+
+struct row_loss {
+    double ce, kl;
+};
+
+// Turns the logits zs into k times the gradient of this row's loss (k 0: only the losses). zt may be NULL; soft [V] is scratch.
+static struct row_loss loss_row(float *zs, float *zt, float *soft, int64_t V, int32_t target, double alpha, double temperature,
+                                double k)
+{
+    struct row_loss loss = {0, 0};
+    const float inverse_temperature = (float)(1 / temperature);
+    const float top = vec_max(zs, V);
+    const double target_gap = (double)zs[target] - (double)top;
+    double soft_sum = 0, teacher_sum = 1, gap = 0;
+    if (zt) {
+        teacher_sum = teacher_row(zt, zs, V, vec_max(zt, V), top, inverse_temperature, &gap);
+        soft_sum = exp_row(zs, soft, V, top, inverse_temperature);
+        loss.kl = gap / teacher_sum / temperature - log(teacher_sum) + log(soft_sum);
+    }
+    const double hard_sum = exp_row(zs, zs, V, top, 1);
+    loss.ce = log(hard_sum) - target_gap;
+    const float hard = (float)(k * (zt ? 1 - alpha : 1) / hard_sum);
+    if (zt) {
+        const float student = (float)(k * alpha * temperature / soft_sum), teacher = (float)(k * alpha * temperature / teacher_sum);
+        for (int64_t i = 0; i < V; i++)
+            zs[i] = hard * zs[i] + student * soft[i] - teacher * zt[i];
+    } else {
+        for (int64_t i = 0; i < V; i++)
+            zs[i] *= hard;
+    }
+    zs[target] -= (float)(k * (zt ? 1 - alpha : 1));
+    return loss;
+}
+
+struct head_saved {
+    float *dx; // [N, D], for an incoming gradient of 1; NULL: x needs none
+};
+
+static void head_backward(struct tape *tape, struct node *node)
+{
+    struct tensor *x = node->in[0];
+    const struct head_saved *s = node->saved;
+    if (node->out->grad[0] != 1.0f)
+        BUG("op_head_loss: its gradient is made for a root; the incoming one is %g", (double)node->out->grad[0]);
+    float beta;
+    float *dx = tape_grad(tape, x, &beta);
+    if (!dx)
+        return;
+    const int64_t n = tensor_count(x);
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < n; i++)
+        dx[i] = s->dx[i] + (beta == 0.0f ? 0.0f : dx[i]);
+}
+
+struct head {
+    struct tape *tape;
+    struct tensor *x, *w;
+    const struct head_spec *spec;
+    const float *w_values, *teacher_values;
+    int64_t N, D, V, Dt, rows, count;
+    float *zs, *zt, *soft; // chunk logits [rows, V]; soft: one row a thread
+    float *dx;
+    struct row_loss *loss; // [N]
+    int gradient;
+};
+
+static void head_chunk(const struct head *h, int64_t first)
+{
+    const int64_t n = min_i64(h->rows, h->N - first), V = h->V;
+    const double k = h->gradient ? h->spec->weight / (double)h->count : 0;
+    const enum precision precision = h->tape->precision;
+    gemm(precision, PLAIN, TRANSPOSED, n, V, h->D, h->x->data + first * h->D, h->D, h->w_values, h->D, 0, h->zs, V);
+    if (h->zt)
+        gemm(precision, PLAIN, TRANSPOSED, n, V, h->Dt, h->spec->teacher_x + first * h->Dt, h->Dt, h->teacher_values, h->Dt, 0,
+             h->zt, V);
+#pragma omp parallel for schedule(dynamic, 8)
+    for (int64_t r = 0; r < n; r++) {
+        const int32_t target = h->spec->targets[first + r];
+        h->loss[first + r] = (struct row_loss){0, 0};
+        if (target < 0)
+            memset(h->zs + r * V, 0, (size_t)V * sizeof(float));
+        else
+            h->loss[first + r] = loss_row(h->zs + r * V, h->zt ? h->zt + r * V : NULL, h->soft + thread_number() * V, V, target,
+                                          h->spec->alpha, h->spec->temperature, k);
+    }
+    if (h->dx)
+        gemm(precision, PLAIN, PLAIN, n, h->D, V, h->zs, V, h->w_values, h->D, 0, h->dx + first * h->D, h->D);
+    if (h->gradient && h->w->needs_grad)
+        weight_add_gradient(h->tape, h->w, n, h->zs, h->x->data + first * h->D);
+}
+
+static void head_check(const struct tensor *x, const struct tensor *w, const struct head_spec *spec)
+{
+    const int64_t V = w->dim[0];
+    if (w->dim[1] != tensor_columns(x) || (spec->teacher_x && spec->teacher_w->dim[0] != V))
+        BUG("op_head_loss: %s[%ld,%ld] with %s[%ld,%ld], teacher's vocabulary %ld", x->name, (long)tensor_rows(x),
+            (long)tensor_columns(x), w->name, (long)V, (long)w->dim[1],
+            spec->teacher_x ? (long)spec->teacher_w->dim[0] : (long)V);
+    for (int64_t n = 0; n < tensor_rows(x); n++)
+        if (spec->targets[n] >= V)
+            BUG("op_head_loss: target %d at row %ld, vocabulary %ld", (int)spec->targets[n], (long)n, (long)V);
+}
+
+struct tensor *op_head_loss(struct tape *tape, struct tensor *x, struct tensor *w, const struct head_spec *spec,
+                            struct head_result *result)
+{
+    head_check(x, w, spec);
+    struct arena *arena = &tape->arena;
+    struct tensor *y = tape_tensor(tape, "loss", 1, 1, 1, 1);
+    struct head h = {.tape = tape, .x = x, .w = w, .spec = spec, .N = tensor_rows(x), .D = tensor_columns(x), .V = w->dim[0],
+                     .gradient = tape->recording && (x->needs_grad || w->needs_grad)};
+    h.rows = head_chunk_rows(h.N, h.V);
+    for (int64_t n = 0; n < h.N; n++)
+        h.count += spec->targets[n] >= 0;
+    struct node *node = tape_record(tape, head_backward, y, x, w, NULL, NULL);
+    if (node) {
+        h.dx = x->needs_grad ? arena_alloc(arena, (size_t)(h.N * h.D) * sizeof(float)) : NULL;
+        struct head_saved *saved = node->saved = arena_alloc(arena, sizeof *saved);
+        saved->dx = h.dx;
+    }
+    const size_t mark = arena_mark(arena);
+    h.w_values = weight_values(tape, w);
+    if (spec->teacher_x) {
+        h.Dt = spec->teacher_w->dim[1];
+        h.teacher_values = weight_values(tape, spec->teacher_w);
+        h.zt = arena_alloc(arena, (size_t)(h.rows * h.V) * sizeof(float));
+        h.soft = arena_alloc(arena, (size_t)(threads_count() * h.V) * sizeof(float));
+    }
+    h.zs = arena_alloc(arena, (size_t)(h.rows * h.V) * sizeof(float));
+    h.loss = arena_alloc(arena, (size_t)h.N * sizeof *h.loss);
+    for (int64_t first = 0; first < h.N; first += h.rows)
+        head_chunk(&h, first);
+    struct head_result sum = {.count = h.count};
+    for (int64_t n = 0; n < h.N; n++) {
+        sum.ce += h.loss[n].ce;
+        sum.kl += h.loss[n].kl;
+    }
+    sum.ce /= (double)max_i64(1, h.count);
+    sum.kl /= (double)max_i64(1, h.count);
+    const double alpha = spec->teacher_x ? spec->alpha : 0;
+    sum.loss = spec->weight * (alpha * spec->temperature * spec->temperature * sum.kl + (1 - alpha) * sum.ce);
+    y->data[0] = (float)sum.loss;
+    if (result)
+        *result = sum;
+    arena_reset(arena, mark);
+    return y;
+}
+
+// -log softmax(z)[target]; *sum_out and *top_out for those who need the distribution.
+static double row_nll(const float *z, float *e, int64_t V, int32_t target, double *log_sum, float *top)
+{
+    *top = vec_max(z, V);
+    *log_sum = log(exp_row(z, e, V, *top, 1));
+    return *log_sum - ((double)z[target] - (double)*top);
+}
+
+static int64_t first_at(const float *z, int64_t V, float value)
+{
+    for (int64_t i = 0; i < V; i++)
+        if (z[i] == value)
+            return i;
+    return -1;
+}
+
+static void eval_row(const struct head_eval *e, int64_t n, const float *z, const float *reference, float *scratch, int64_t V)
+{
+    double log_sum, reference_log_sum;
+    float top, reference_top;
+    e->nll[n] = row_nll(z, scratch, V, e->targets[n], &log_sum, &top);
+    if (!reference)
+        return;
+    e->against_nll[n] = row_nll(reference, scratch, V, e->targets[n], &reference_log_sum, &reference_top);
+    double kl = 0;
+    const float shift = top - reference_top;
+    for (int64_t i = 0; i < V; i += SUM_BLOCK) {
+        float s = 0;
+        const int64_t end = min_i64(V, i + SUM_BLOCK);
+#pragma omp simd reduction(+ : s)
+        for (int64_t j = i; j < end; j++)
+            s += scratch[j] * (reference[j] - z[j] + shift);
+        kl += (double)s;
+    }
+    e->kl[n] = kl / exp(reference_log_sum) - reference_log_sum + log_sum;
+    e->agree[n] = first_at(z, V, top) == first_at(reference, V, reference_top);
+}
+
+void op_head_eval(struct tape *tape, const struct tensor *x, const struct tensor *w, const struct head_eval *eval)
+{
+    struct arena *arena = &tape->arena;
+    const int64_t N = tensor_rows(x), D = tensor_columns(x), V = w->dim[0], rows = head_chunk_rows(N, V);
+    if (w->dim[1] != D || (eval->against_x && eval->against_w->dim[0] != V))
+        BUG("op_head_eval: %s[%ld,%ld] with %s[%ld,%ld]", x->name, (long)N, (long)D, w->name, (long)V, (long)w->dim[1]);
+    const size_t mark = arena_mark(arena);
+    const float *values = weight_values(tape, w), *against_values = NULL;
+    float *z = arena_alloc(arena, (size_t)(rows * V) * sizeof(float)), *reference = NULL;
+    float *scratch = arena_alloc(arena, (size_t)(threads_count() * V) * sizeof(float));
+    if (eval->against_x) {
+        against_values = weight_values(tape, eval->against_w);
+        reference = arena_alloc(arena, (size_t)(rows * V) * sizeof(float));
+    }
+    for (int64_t first = 0; first < N; first += rows) {
+        const int64_t n = min_i64(rows, N - first), Da = eval->against_x ? eval->against_w->dim[1] : 0;
+        gemm(tape->precision, PLAIN, TRANSPOSED, n, V, D, x->data + first * D, D, values, D, 0, z, V);
+        if (reference)
+            gemm(tape->precision, PLAIN, TRANSPOSED, n, V, Da, eval->against_x + first * Da, Da, against_values, Da, 0,
+                 reference, V);
+#pragma omp parallel for schedule(dynamic, 8)
+        for (int64_t r = 0; r < n; r++)
+            if (eval->targets[first + r] >= 0)
+                eval_row(eval, first + r, z + r * V, reference ? reference + r * V : NULL, scratch + thread_number() * V, V);
+    }
+    arena_reset(arena, mark);
+}

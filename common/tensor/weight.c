@@ -1,0 +1,49 @@
+// weight.c: weights behind hooks: masks, fake-quant, quantized storage.
+#include "common/tensor/weight.h"
+
+#define ROW_BLOCK 32 // rows that one thread makes at a time
+
+const float *weight_values(struct tape *tape, const struct tensor *w)
+{
+    if (!w->hook)
+        return w->data;
+    const int64_t rows = tensor_rows(w), columns = tensor_columns(w);
+    float *values = arena_alloc(&tape->arena, (size_t)(rows * columns) * sizeof(float));
+#pragma omp parallel for schedule(static)
+    for (int64_t r = 0; r < rows; r += ROW_BLOCK) {
+        const int64_t n = r + ROW_BLOCK < rows ? ROW_BLOCK : rows - r;
+        w->hook->rows(w->hook->context, w, r, n, values + r * columns);
+    }
+    return values;
+}
+
+void weight_dot(const struct tensor *w, const float *x, int64_t N, float *y)
+{
+    const int64_t rows = tensor_rows(w), columns = tensor_columns(w);
+#pragma omp parallel for schedule(static)
+    for (int64_t r = 0; r < rows; r += ROW_BLOCK) {
+        const int64_t n = r + ROW_BLOCK < rows ? ROW_BLOCK : rows - r;
+        for (int64_t i = 0; i < N; i++)
+            w->hook->dot(w->hook->context, w, r, n, x + i * columns, y + i * rows + r);
+    }
+}
+
+void weight_add_gradient(struct tape *tape, struct tensor *w, int64_t N, const float *dy, const float *x)
+{
+    const int64_t rows = tensor_rows(w), columns = tensor_columns(w);
+    if (!w->hook || !w->hook->backward) {
+        gemm(tape->precision, TRANSPOSED, PLAIN, rows, columns, N, dy, rows, x, columns, 1, w->grad, columns);
+        return;
+    }
+    const size_t mark = arena_mark(&tape->arena);
+    float *effective = arena_alloc(&tape->arena, (size_t)(rows * columns) * sizeof(float));
+    gemm(tape->precision, TRANSPOSED, PLAIN, rows, columns, N, dy, rows, x, columns, 0, effective, columns);
+#pragma omp parallel for schedule(static)
+    for (int64_t r = 0; r < rows; r += ROW_BLOCK) {
+        const int64_t n = r + ROW_BLOCK < rows ? ROW_BLOCK : rows - r;
+        w->hook->backward(w->hook->context, w, r, n, effective + r * columns);
+        for (int64_t i = r * columns; i < (r + n) * columns; i++)
+            w->grad[i] += effective[i];
+    }
+    arena_reset(&tape->arena, mark);
+}

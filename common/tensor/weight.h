@@ -1,0 +1,17 @@
+// weight.h: what ops do with a weight that has a hook. Internal to common/tensor.
+#ifndef PDQ_WEIGHT_H
+#define PDQ_WEIGHT_H
+
+#include "common/tensor/tape.h"
+
+// The effective values of w [rows, columns]: w->data, or, with a hook, a copy at the top of the step arena (the caller
+// resets the arena to a mark when done with it).
+const float *weight_values(struct tape *tape, const struct tensor *w);
+
+// y[N, O] = x[N, I] w^T by the hook's dot, for the few rows that decoding has.
+void weight_dot(const struct tensor *w, const float *x, int64_t N, float *y);
+
+// w->grad += dy[N,O]^T x[N,I], through the hook's backward where there is one.
+void weight_add_gradient(struct tape *tape, struct tensor *w, int64_t N, const float *dy, const float *x);
+
+#endif
