@@ -32,6 +32,7 @@ layer_of() {
 }
 
 check_includes() {
+    # shellcheck disable=SC2086 # a list of files
     grep -HnoE '^[[:space:]]*#[[:space:]]*include[[:space:]]*"[^"]+"' $1 | while IFS=: read -r file line directive; do
         included=${directive#*\"}
         included=${included%\"}
@@ -57,6 +58,7 @@ check_includes() {
 one_user() {
     local pattern=$1 sources=$2 file
     shift 2
+    # shellcheck disable=SC2086
     grep -lE "^[[:space:]]*#[[:space:]]*include[[:space:]]*[<\"]($pattern)[>\"]" $sources | while read -r file; do
         case " $* " in
             *" $file "*) ;;
