@@ -26,6 +26,8 @@
 static char description[200];
 static double seconds_counted;
 static atomic_llong flops_counted;
+static void (*trace)(void *context, const struct gemm_call *call);
+static void *trace_context;
 
 // ---- the choice of kernels ----
 
@@ -440,6 +442,19 @@ static void gemm_bf16(enum transpose ta, enum transpose tb, int64_t M, int64_t N
 
 // ---- the door ----
 
+static void count_product(const struct gemm_call *call)
+{
+    atomic_fetch_add_explicit(&flops_counted, 2 * call->M * call->N * call->K, memory_order_relaxed);
+    if (trace)
+        trace(trace_context, call);
+}
+
+void gemm_trace(void (*seen)(void *context, const struct gemm_call *call), void *context)
+{
+    trace = seen;
+    trace_context = context;
+}
+
 void gemm(enum precision precision, enum transpose ta, enum transpose tb, int64_t M, int64_t N, int64_t K, const float *A,
           int64_t lda, const float *B, int64_t ldb, float beta, float *C, int64_t ldc)
 {
@@ -459,8 +474,8 @@ void gemm(enum precision precision, enum transpose ta, enum transpose tb, int64_
 #endif
     else
         gemm_f32(ta, tb, M, N, K, A, lda, B, ldb, beta, C, ldc);
-    atomic_fetch_add_explicit(&flops_counted, 2 * M * N * K, memory_order_relaxed);
     seconds_counted += timer_now() - start;
+    count_product(&(struct gemm_call){precision, ta, tb, M, N, K, beta, 0});
 }
 
 void gemm_serial(enum transpose ta, enum transpose tb, int64_t M, int64_t N, int64_t K, float alpha, const float *A, int64_t lda,
@@ -468,7 +483,7 @@ void gemm_serial(enum transpose ta, enum transpose tb, int64_t M, int64_t N, int
 {
     // Unpacked (sup) kernels win for attention's small tiles unless B's columns must be gathered.
     blis(tb == PLAIN, ta, tb, M, N, K, alpha, A, lda, B, ldb, beta, C, ldc);
-    atomic_fetch_add_explicit(&flops_counted, 2 * M * N * K, memory_order_relaxed);
+    count_product(&(struct gemm_call){PRECISION_F32, ta, tb, M, N, K, beta, 1});
 }
 
 struct gemm_count gemm_counted(void)

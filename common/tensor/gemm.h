@@ -40,4 +40,14 @@ struct gemm_count {
 struct gemm_count gemm_counted(void);
 void gemm_count_reset(void);
 
+// Shows every product as it is called, for the bench to time them alone. seen is called by gemm_serial's threads too.
+struct gemm_call {
+    enum precision precision;
+    enum transpose ta, tb;
+    int64_t M, N, K;
+    float beta;
+    int serial; // by gemm_serial
+};
+void gemm_trace(void (*seen)(void *context, const struct gemm_call *call), void *context); // NULL: no more
+
 #endif
