@@ -50,7 +50,7 @@ static uint64_t random_u64(struct random *r) {
 double random_uniform(struct random *r) { return (double)(random_u64(r) >> 11) * 0x1p-53; }
 
 double random_normal(struct random *r) {
-    r->left = 0; // both uniform numbers come from one fresh block
+    r->left = 0;                             // both uniform numbers come from one fresh block
     double radius = 1.0 - random_uniform(r); // (0, 1]: the logarithm is finite
     double angle = random_uniform(r);
     return sqrt(-2.0 * log(radius)) * cos(2.0 * 3.14159265358979323846 * angle);

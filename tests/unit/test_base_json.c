@@ -94,7 +94,8 @@ Test(json, typed_members) {
     double d;
     int b;
     const char *s;
-    struct json *v = parse("{\"n\": 12, \"half\": 0.5, \"s\": \"x\", \"b\": true, \"z\": null, \"big\": 1e17}", 0, &err);
+    struct json *v =
+        parse("{\"n\": 12, \"half\": 0.5, \"s\": \"x\", \"b\": true, \"z\": null, \"big\": 1e17}", 0, &err);
     cr_assert_eq(json_get_int(v, "c.json", "n", 0, 1, 64, &n, &err), 0);
     cr_assert_eq(n, 12);
     cr_assert_eq(json_get_int(v, "c.json", "absent", 7, 1, 64, &n, &err), 0);

@@ -58,9 +58,9 @@ Test(options, flags) {
     options_init(common_table, &c);
     cr_assert_eq(s.seq_len, 256);
     cr_assert_eq(s.quick, 1);
-    const char *argv[] = {"model", "--seq-len=32", "--no-quick", "--data", "a", "-o", "dir", "--data=b",
-                          "--precision", "bf16", "--rate", "1e-3", "--force", "--threads", "2", "-", "--",
-                          "--not-a-flag", NULL};
+    const char *argv[] = {
+        "model",  "--seq-len=32", "--no-quick", "--data",    "a", "-o", "dir", "--data=b",     "--precision", "bf16",
+        "--rate", "1e-3",         "--force",    "--threads", "2", "-",  "--",  "--not-a-flag", NULL};
     cr_assert_eq(parse(&s, &c, &err, argv, &n), 0, "%s", err.text);
     cr_assert_eq(n, 3);
     cr_assert_eq(s.seq_len, 32);
