@@ -22,9 +22,14 @@ struct dataset {      // process lifetime
 int dataset_read(struct dataset *d, const struct tokenizer *t, const char *const *paths, size_t n_paths, const char *where,
                  struct error *err);
 void dataset_release(struct dataset *d);
+// The documents' texts in order, before tokenizing. `take` gets each one; the text is its only while it runs.
+int dataset_documents(const char *const *paths, size_t n_paths, const char *where,
+                      void (*take)(void *context, const char *text, size_t len), void *context, struct error *err);
+// Every id must be a row of an embedding of `vocab` rows.
+int dataset_check(const struct dataset *d, int64_t vocab, const char *where, struct error *err);
 
 int64_t dataset_windows(const struct dataset *d, int64_t seq_len); // number of training windows
-// The windows number first .. first+B-1 of an endless sequence of shuffled passes: inputs and targets [B*seq_len]; a pure
+// Windows number first .. first+B-1 of an endless sequence of shuffled passes: inputs and targets [B*seq_len]; a pure
 // function of (seed, first). Targets past the stream's end are -1.
 void dataset_batch(const struct dataset *d, int64_t seq_len, uint64_t seed, int64_t first, int64_t B, int32_t *inputs,
                    int32_t *targets);

@@ -4,12 +4,12 @@
 
 #include "common/train/optimizer.h"
 
-struct snapshot {
+struct snapshot { // lifetime: one training run
     int64_t step;
-    double best_held_out; // with best (NULL: not kept) [n_element]
-    float *best;
-    char *log; // run.jsonl so far; owned
-    size_t log_bytes;
+    double best_held_out; // NaN: none yet
+    float *best;          // its weights [n_element], owned; NULL: not kept
+    char *log; // run.jsonl so far, NUL-terminated; owned
+    size_t log_bytes, log_capacity;
 };
 
 // identity: a hash of all the run's inputs; a snapshot of another run is refused by name.
@@ -18,5 +18,7 @@ int snapshot_write(const char *path, const char *identity, const struct model *m
 // Returns 1 when read, 0 when there is none, -1 on a damaged or foreign one.
 int snapshot_read(const char *path, const char *identity, struct model *m, struct optimizer *o, struct snapshot *s,
                   struct error *err);
+
+void snapshot_release(struct snapshot *s);
 
 #endif

@@ -1,0 +1,364 @@
+// evaluate.c: see evaluate.h.
+//
+// Several windows go through the model at once; of the hidden states only the rows that predict something go on to the output
+// head. The per-token values are kept in the order of the text, so that statistics are paired and sums have one order.
+#include "common/eval/evaluate.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/json.h"
+#include "common/base/log.h"
+#include "common/base/progress.h"
+#include "common/base/threads.h"
+
+#define BATCH_ROWS 2048 // tokens that go through the model at once, about
+
+struct encoding {
+    const struct tokenizer *tokenizer;
+    struct token_list list;
+    struct dataset *dataset;
+    char *text; // llama.cpp: all documents as one text
+    size_t len;
+};
+
+static void encode_with_bos(struct encoding *e, const char *text, size_t len, int flags)
+{
+    int32_t bos = tokenizer_bos(e->tokenizer);
+    if (bos >= 0 && tokenizer_adds_bos(e->tokenizer)) {
+        struct token_list *list = &e->list;
+        if (list->count == list->capacity) {
+            list->capacity = list->capacity ? 2 * list->capacity : 64;
+            list->id = xrealloc(list->id, list->capacity * sizeof *list->id, "the tokens of a text");
+        }
+        list->id[list->count++] = bos;
+    }
+    tokenizer_encode(e->tokenizer, text, len, flags, &e->list, &e->dataset->invalid_bytes);
+    e->dataset->text_bytes += (int64_t)len;
+}
+
+static void encode_document(void *context, const char *text, size_t len)
+{
+    encode_with_bos(context, text, len, 0);
+}
+
+static void collect_document(void *context, const char *text, size_t len)
+{
+    struct encoding *e = context;
+    e->text = xrealloc(e->text, e->len + len + 1, "the text to evaluate on");
+    memcpy(e->text + e->len, text, len);
+    e->len += len;
+}
+
+int eval_stream(struct dataset *d, const struct tokenizer *t, enum eval_protocol protocol, const char *const *paths,
+                size_t n_paths, struct error *err)
+{
+    *d = (struct dataset){0};
+    struct encoding e = {.tokenizer = t, .dataset = d};
+    int whole = protocol == EVAL_LLAMA_CPP;
+    int status = dataset_documents(paths, n_paths, "evaluation text", whole ? collect_document : encode_document, &e, err);
+    if (status == 0 && whole) {
+        if (e.len && e.text[e.len - 1] == '\n')
+            e.len--;
+        encode_with_bos(&e, e.text ? e.text : "", e.len, TOKENIZE_LITERAL);
+    }
+    free(e.text);
+    d->token = e.list.id;
+    d->n_token = (int64_t)e.list.count;
+    if (status == 0 && d->n_token < 2)
+        status = error_set(err, "evaluation text: %s: found %lld token%s, need at least 2; give more text",
+                           n_paths ? paths[0] : "no file", (long long)d->n_token, d->n_token == 1 ? "" : "s");
+    if (status < 0)
+        dataset_release(d);
+    return status;
+}
+
+struct run { // one call of evaluate
+    struct model *model, *against;
+    const struct dataset *stream;
+    const struct tokenizer *tokenizer;
+    const struct eval_options *options;
+    struct tape tape;
+    int64_t window, first; // tokens in a window; targets of a window begin at position first + 1
+    int64_t n_window;      // the last may be shorter
+    int64_t limit, done;   // tokens to predict; predicted
+    int32_t *ids;          // [rows of a batch]
+    int32_t *target;       // [limit]
+    int64_t *row;          // [rows of a batch]: rows that predict
+    double *nll, *against_nll, *kl; // [limit]
+    unsigned char *agree;           // [limit]
+    int32_t *id_bytes;     // [V]: bytes that an id adds to a text; -1: not looked up yet
+    double bytes, sum; // of the text predicted; of the losses so far, for the progress line
+};
+
+static int64_t window_length(const struct run *r, int64_t w)
+{
+    int64_t left = r->stream->n_token - w * r->window;
+    return left < r->window ? left : r->window;
+}
+
+static int plan_windows(struct run *r, struct error *err)
+{
+    int64_t n = r->stream->n_token, N = r->options->seq_len;
+    r->window = N;
+    if (N < 2)
+        return error_set(err, "evaluation: a window has %lld tokens, need at least 2", (long long)N);
+    int64_t predicted;
+    if (r->options->protocol == EVAL_LLAMA_CPP) {
+        r->n_window = n / N;
+        r->first = N / 2;
+        predicted = r->n_window * (N - 1 - r->first);
+        if (r->n_window < 2)
+            return error_set(err,
+                             "evaluation: the text has %lld tokens, but the llama.cpp protocol needs two windows of %lld; "
+                             "give more text or a smaller window",
+                             (long long)n, (long long)N);
+        if (predicted < 1)
+            return error_set(err, "evaluation: a window of %lld tokens predicts none in the llama.cpp protocol; need 4",
+                             (long long)N);
+    } else {
+        r->n_window = (n + N - 1) / N;
+        predicted = n - r->n_window;
+        if (predicted < 1)
+            return error_set(err, "evaluation: found %lld tokens, need at least 2; give more text", (long long)n);
+    }
+    int64_t wanted = r->options->tokens;
+    r->limit = wanted > 0 && wanted < predicted ? wanted : predicted;
+    return 0;
+}
+
+// How much text a predicted token stands for. A text's first token loses the space that some tokenizers put there.
+static int64_t token_bytes(struct run *r, int64_t position)
+{
+    int32_t id = r->stream->token[position];
+    size_t len = 0;
+    if (r->stream->token[position - 1] == tokenizer_bos(r->tokenizer)) {
+        free(tokenizer_decode(r->tokenizer, &id, 1, &len));
+        return (int64_t)len;
+    }
+    if (r->id_bytes[id] < 0) {
+        free(tokenizer_decode_next(r->tokenizer, id, &len));
+        r->id_bytes[id] = (int32_t)len;
+    }
+    return r->id_bytes[id];
+}
+
+// Fills ids with B windows of T tokens from window w on; notes the rows that predict and their targets. Returns their number.
+static int64_t fill_batch(struct run *r, int64_t w, int64_t B, int64_t T)
+{
+    int replace = r->options->protocol == EVAL_LLAMA_CPP && tokenizer_adds_bos(r->tokenizer) &&
+                  tokenizer_bos(r->tokenizer) >= 0;
+    int64_t count = 0;
+    for (int64_t b = 0; b < B; b++) {
+        int64_t start = (w + b) * r->window;
+        for (int64_t j = 0; j < T; j++) {
+            r->ids[b * T + j] = r->stream->token[start + j];
+            if (j < r->first || j + 1 >= T || r->done + count >= r->limit)
+                continue;
+            r->row[count] = b * T + j;
+            r->target[r->done + count++] = r->stream->token[start + j + 1];
+            r->bytes += (double)token_bytes(r, start + j + 1);
+        }
+        if (replace)
+            r->ids[b * T] = tokenizer_bos(r->tokenizer);
+    }
+    return count;
+}
+
+// The final hidden states of the rows that predict: [count, D].
+static struct tensor *predicting_rows(struct run *r, struct model *m, const struct forward *f, int64_t count)
+{
+    struct tensor *x = model_forward(m, &r->tape, f);
+    int64_t D = tensor_columns(x);
+    struct tensor *y = tape_tensor(&r->tape, x->name, 2, count, D, 1);
+    for (int64_t i = 0; i < count; i++)
+        memcpy(y->data + i * D, x->data + r->row[i] * D, (size_t)D * sizeof(float));
+    return y;
+}
+
+static void run_batch(struct run *r, int64_t w, int64_t B, int64_t T)
+{
+    int64_t count = fill_batch(r, w, B, T), at = r->done;
+    if (!count)
+        return;
+    // With checkpoint a layer's inner values are dropped as soon as its output is there.
+    const struct forward f = {.ids = r->ids, .B = B, .T = T, .checkpoint = 1};
+    struct tensor *x = predicting_rows(r, r->model, &f, count);
+    struct head_eval e = {.targets = r->target + at, .nll = r->nll + at};
+    if (r->against) {
+        e.against_x = predicting_rows(r, r->against, &f, count)->data;
+        e.against_w = model_head(r->against);
+        e.against_nll = r->against_nll + at;
+        e.kl = r->kl + at;
+        e.agree = r->agree + at;
+    }
+    op_head_eval(&r->tape, x, model_head(r->model), &e);
+    tape_reset(&r->tape);
+    for (int64_t i = at; i < at + count; i++)
+        r->sum += r->nll[i];
+    r->done += count;
+}
+
+static double mean_of(const double *x, int64_t n)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++)
+        sum += x[i];
+    return sum / (double)n;
+}
+
+// Standard error of the mean of x (minus y, unless NULL), whose mean is known.
+static double standard_error(const double *x, const double *y, double mean, int64_t n)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) {
+        double gap = x[i] - (y ? y[i] : 0) - mean;
+        sum += gap * gap;
+    }
+    return n > 1 ? sqrt(sum / (double)(n - 1) / (double)n) : 0;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+// Linear between the two nearest of n sorted values, as llama-perplexity takes it.
+static double percentile(const double *sorted, int64_t n, double share)
+{
+    double at = share * (double)(n - 1);
+    int64_t low = (int64_t)at;
+    return low + 1 < n ? sorted[low] + (at - (double)low) * (sorted[low + 1] - sorted[low]) : sorted[n - 1];
+}
+
+static void summarise(struct run *r, struct eval_result *out)
+{
+    int64_t n = r->done;
+    out->tokens = n;
+    out->nll = mean_of(r->nll, n);
+    out->nll_se = standard_error(r->nll, NULL, out->nll, n);
+    out->ppl = exp(out->nll);
+    out->bits_per_byte = r->bytes > 0 ? out->nll * (double)n / M_LN2 / r->bytes : (double)NAN;
+    out->compared = r->against != NULL;
+    if (!r->against)
+        return;
+    out->against_nll = mean_of(r->against_nll, n);
+    out->difference = out->nll - out->against_nll;
+    double se = standard_error(r->nll, r->against_nll, out->difference, n);
+    out->difference_low = out->difference - 1.959963984540054 * se; // normal, 95 %
+    out->difference_high = out->difference + 1.959963984540054 * se;
+    out->kld = mean_of(r->kl, n);
+    int64_t agree = 0;
+    for (int64_t i = 0; i < n; i++)
+        agree += r->agree[i];
+    out->top1 = (double)agree / (double)n;
+    qsort(r->kl, (size_t)n, sizeof *r->kl, by_value);
+    out->kld_p95 = percentile(r->kl, n, 0.95);
+    out->kld_p99 = percentile(r->kl, n, 0.99);
+}
+
+static int check_models(const struct model *m, const struct model *against, const struct dataset *stream,
+                        const struct eval_options *o, struct error *err)
+{
+    if (against && against->config.vocab != m->config.vocab)
+        return error_set(err,
+                         "evaluation: the model's vocabulary has %lld entries, the one it is compared with has %lld; compare "
+                         "models with the same tokenizer",
+                         (long long)m->config.vocab, (long long)against->config.vocab);
+    if (m->config.context > 0 && o->seq_len > m->config.context)
+        log_warn("windows of %lld tokens are longer than the model's context of %lld", (long long)o->seq_len,
+                 (long long)m->config.context);
+    return dataset_check(stream, m->config.vocab, "evaluation text", err);
+}
+
+static void run_windows(struct run *r)
+{
+    struct progress progress;
+    int64_t most = BATCH_ROWS / r->window > 0 ? BATCH_ROWS / r->window : 1;
+    if (!r->options->quiet)
+        progress_begin(&progress, "eval", "tokens", r->limit, 0);
+    for (int64_t w = 0, B; w < r->n_window && r->done < r->limit && !interrupted(); w += B) {
+        B = r->n_window - w < most ? r->n_window - w : most;
+        if (B > 1 && window_length(r, w + B - 1) < r->window)
+            B--; // the short one goes alone
+        run_batch(r, w, B, window_length(r, w));
+        if (!r->options->quiet)
+            progress_update(&progress, r->done, "loss %.4f", r->sum / (double)r->done);
+    }
+    if (!r->options->quiet)
+        progress_end(&progress, "loss %.4f", r->sum / (double)r->done);
+}
+
+static void run_allocate(struct run *r)
+{
+    size_t n = (size_t)r->limit, rows = (size_t)(r->window > BATCH_ROWS ? r->window : BATCH_ROWS);
+    r->ids = xmalloc(rows * sizeof *r->ids, "tokens of an evaluation");
+    r->row = xmalloc(rows * sizeof *r->row, "tokens of an evaluation");
+    r->target = xmalloc(n * sizeof *r->target, "tokens of an evaluation");
+    r->nll = xmalloc(n * sizeof *r->nll, "losses of an evaluation");
+    if (r->against) {
+        r->against_nll = xmalloc(n * sizeof *r->nll, "losses of an evaluation");
+        r->kl = xmalloc(n * sizeof *r->kl, "losses of an evaluation");
+        r->agree = xmalloc(n, "losses of an evaluation");
+    }
+    size_t vocab = (size_t)r->model->config.vocab;
+    r->id_bytes = xmalloc(vocab * sizeof *r->id_bytes, "lengths of tokens");
+    memset(r->id_bytes, 0xff, vocab * sizeof *r->id_bytes);
+    tape_init(&r->tape, r->options->precision);
+}
+
+int evaluate(struct eval_result *r, struct model *m, struct model *against, const struct dataset *stream,
+             const struct tokenizer *t, const struct eval_options *o, struct error *err)
+{
+    *r = (struct eval_result){0};
+    struct run run = {.model = m, .against = against, .stream = stream, .tokenizer = t, .options = o};
+    TRY(check_models(m, against, stream, o, err));
+    TRY(plan_windows(&run, err));
+    run_allocate(&run);
+    run_windows(&run);
+    int status = 0;
+    if (run.done < run.limit) {
+        status = error_set(err, "evaluation: interrupted; run the same command again");
+        free(run.nll);
+    } else {
+        summarise(&run, r);
+        r->token_nll = run.nll;
+    }
+    tape_release(&run.tape);
+    free(run.ids);
+    free(run.row);
+    free(run.target);
+    free(run.against_nll);
+    free(run.kl);
+    free(run.agree);
+    free(run.id_bytes);
+    return status;
+}
+
+void eval_result_release(struct eval_result *r)
+{
+    free(r->token_nll);
+    *r = (struct eval_result){0};
+}
+
+struct json *eval_result_json(const struct eval_result *r)
+{
+    struct json *o = json_object();
+    const double compared = r->compared ? 1 : (double)NAN; // NaN is written as null
+    json_set_number(o, "tokens", (double)r->tokens);
+    json_set_number(o, "nll", r->nll);
+    json_set_number(o, "nll_se", r->nll_se);
+    json_set_number(o, "ppl", r->ppl);
+    json_set_number(o, "bits_per_byte", r->bits_per_byte);
+    json_set_number(o, "kld", compared * r->kld);
+    json_set_number(o, "top1", compared * r->top1);
+    json_set_number(o, "kld_p95", compared * r->kld_p95);
+    json_set_number(o, "kld_p99", compared * r->kld_p99);
+    json_set_number(o, "against_nll", compared * r->against_nll);
+    json_set_number(o, "difference", compared * r->difference);
+    json_set_number(o, "difference_low", compared * r->difference_low);
+    json_set_number(o, "difference_high", compared * r->difference_high);
+    return o;
+}

@@ -1,0 +1,161 @@
+// generate.c: see generate.h. One sequence, keys and values cached; only the last row of a forward pass meets the output head.
+#include "common/eval/generate.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/random.h"
+#include "common/base/threads.h"
+#include "common/base/timer.h"
+#include "common/tensor/ops.h"
+
+#define SPEED_RUNS 5
+
+struct decoder { // lifetime: one text
+    struct model *model;
+    struct tape tape;
+    struct kv_cache cache;
+};
+
+static void decoder_init(struct decoder *d, struct model *m, int64_t capacity)
+{
+    d->model = m;
+    tape_init(&d->tape, PRECISION_F32);
+    kv_cache_init(&d->cache, m, capacity);
+}
+
+static void decoder_release(struct decoder *d)
+{
+    kv_cache_release(&d->cache);
+    tape_release(&d->tape);
+}
+
+// Takes n more tokens in; the logits [V] after the last of them live until the next call.
+static const float *decoder_step(struct decoder *d, const int32_t *ids, int64_t n)
+{
+    tape_reset(&d->tape);
+    const struct forward f = {.ids = ids, .B = 1, .T = n, .cache = &d->cache};
+    struct tensor *x = model_forward(d->model, &d->tape, &f);
+    int64_t D = tensor_columns(x);
+    struct tensor *last = tape_tensor(&d->tape, x->name, 2, 1, D, 1);
+    memcpy(last->data, x->data + (n - 1) * D, (size_t)D * sizeof(float));
+    return op_linear(&d->tape, last, model_head(d->model), NULL)->data;
+}
+
+static int32_t likeliest(const float *logits, int64_t V)
+{
+    int64_t best = 0;
+    for (int64_t i = 1; i < V; i++)
+        if (logits[i] > logits[best])
+            best = i;
+    return (int32_t)best;
+}
+
+static int32_t drawn(const float *logits, int64_t V, double temperature, struct random *random)
+{
+    double top = (double)logits[likeliest(logits, V)], sum = 0;
+    for (int64_t i = 0; i < V; i++)
+        sum += exp(((double)logits[i] - top) / temperature);
+    double at = random_uniform(random) * sum;
+    int64_t last = 0;
+    for (int64_t i = 0; i < V; i++) {
+        double p = exp(((double)logits[i] - top) / temperature);
+        if (p > 0)
+            last = i; // where rounding leaves `at` behind the end
+        at -= p;
+        if (at < 0)
+            return (int32_t)i;
+    }
+    return (int32_t)last;
+}
+
+int64_t generate(struct model *m, const int32_t *prompt, int64_t n, const struct generate_options *o,
+                 int (*emit)(void *context, int32_t id), void *context)
+{
+    if (n < 1)
+        BUG("generate: a prompt of %ld tokens", (long)n);
+    struct decoder d;
+    decoder_init(&d, m, n + o->tokens);
+    struct random random;
+    random_init(&random, o->seed, "generate", 0);
+    int64_t count = 0;
+    const int32_t *next = prompt;
+    int64_t n_next = n;
+    int32_t id;
+    while (count < o->tokens && !interrupted()) {
+        const float *logits = decoder_step(&d, next, n_next);
+        id = o->temperature > 0 ? drawn(logits, m->config.vocab, o->temperature, &random)
+                                : likeliest(logits, m->config.vocab);
+        if (o->stop_at_eos && id == m->config.eos_id)
+            break;
+        count++;
+        if (emit(context, id))
+            break;
+        next = &id;
+        n_next = 1;
+    }
+    decoder_release(&d);
+    return count;
+}
+
+static int append(void *context, int32_t id)
+{
+    struct token_list *list = context;
+    if (list->count == list->capacity) {
+        list->capacity = list->capacity ? 2 * list->capacity : 1024;
+        list->id = xrealloc(list->id, list->capacity * sizeof *list->id, "sampled tokens");
+    }
+    list->id[list->count++] = id;
+    return 0;
+}
+
+void generate_sample(struct model *m, int32_t bos, int64_t n_documents, int64_t length, uint64_t seed, struct token_list *out)
+{
+    for (int64_t i = 0; i < n_documents && !interrupted(); i++) {
+        struct random random;
+        random_init(&random, seed, "sampled document", (uint64_t)i);
+        int32_t first = bos >= 0 ? bos : (int32_t)random_below(&random, m->config.vocab);
+        const struct generate_options o = {.tokens = length - 1, .temperature = 1,
+                                           .seed = (uint64_t)random_u32(&random) << 32 | random_u32(&random)};
+        append(out, first);
+        generate(m, &first, 1, &o, append, out);
+    }
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+// Seconds to take in `total` tokens, `at_once` at a time, from an empty context: the median of several runs after one more.
+static double time_tokens(struct model *m, const int32_t *ids, int64_t total, int64_t at_once)
+{
+    double seconds[SPEED_RUNS + 1];
+    struct decoder d;
+    decoder_init(&d, m, total);
+    for (int run = 0; run <= SPEED_RUNS; run++) {
+        d.cache.length = 0;
+        double started = timer_now();
+        for (int64_t i = 0; i < total; i += at_once)
+            decoder_step(&d, ids + i, total - i < at_once ? total - i : at_once);
+        seconds[run] = timer_now() - started;
+    }
+    decoder_release(&d);
+    qsort(seconds + 1, SPEED_RUNS, sizeof *seconds, by_value);
+    return seconds[1 + SPEED_RUNS / 2];
+}
+
+void speed_measure(struct model *m, int64_t prompt_tokens, int64_t new_tokens, struct speed_result *r)
+{
+    int64_t n = prompt_tokens > new_tokens ? prompt_tokens : new_tokens;
+    int32_t *ids = xmalloc((size_t)n * sizeof *ids, "tokens of a speed measurement");
+    struct random random;
+    random_init(&random, 1, "speed", 0);
+    for (int64_t i = 0; i < n; i++)
+        ids[i] = (int32_t)random_below(&random, m->config.vocab);
+    r->prefill = (double)prompt_tokens / time_tokens(m, ids, prompt_tokens, prompt_tokens);
+    r->decode = (double)new_tokens / time_tokens(m, ids, new_tokens, 1);
+    free(ids);
+}

@@ -1,0 +1,138 @@
+// optimizer.c: see optimizer.h.
+//
+// Everything here walks the flat arrays in chunks whose borders depend on the shapes alone. A chunk is computed by one
+// thread by the same code, sums over chunks are taken in order: the bits do not depend on the number of threads.
+#include "common/train/optimizer.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "common/base/error.h"
+
+#define CHUNK ((int64_t)65536)
+#define LANES 8
+
+void optimizer_init(struct optimizer *o, const struct optimizer_options *options, const struct model *m)
+{
+    *o = (struct optimizer){.options = *options};
+    o->m = xcalloc((size_t)m->n_element, sizeof *o->m, "the optimizer's first moments");
+    if (options->kind == OPTIMIZER_ADAMW)
+        o->v = xcalloc((size_t)m->n_element, sizeof *o->v, "the optimizer's second moments");
+}
+
+void optimizer_release(struct optimizer *o)
+{
+    free(o->m);
+    free(o->v);
+    *o = (struct optimizer){0};
+}
+
+static double sum_of_squares(const float *x, int64_t n)
+{
+    double lane[LANES] = {0}; // independent sums, so that the compiler may use vectors
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int64_t j = 0; j < LANES; j++)
+            lane[j] += (double)x[i + j] * (double)x[i + j];
+    for (; i < n; i++)
+        lane[0] += (double)x[i] * (double)x[i];
+    double sum = 0;
+    for (int j = 0; j < LANES; j++)
+        sum += lane[j];
+    return sum;
+}
+
+double gradient_norm(const struct model *m)
+{
+    int64_t n = m->n_element, chunks = (n + CHUNK - 1) / CHUNK;
+    double *part = xmalloc((size_t)chunks * sizeof *part, "partial sums of the gradient's norm");
+#pragma omp parallel for schedule(static)
+    for (int64_t c = 0; c < chunks; c++)
+        part[c] = sum_of_squares(m->grad + c * CHUNK, n - c * CHUNK < CHUNK ? n - c * CHUNK : CHUNK);
+    double sum = 0;
+    for (int64_t c = 0; c < chunks; c++)
+        sum += part[c];
+    free(part);
+    return sqrt(sum);
+}
+
+struct update { // one step's factors, f32 as the arrays are
+    float scale, beta1, beta2, eps, rate, keep, root;
+};
+
+// w = keep w - rate m / (root sqrt(v) + eps), where keep, rate and root hold decay and the bias corrections.
+static void adamw(const struct update *u, int64_t n, float *restrict w, float *restrict g, float *restrict m,
+                  float *restrict v)
+{
+    const float scale = u->scale, beta1 = u->beta1, beta2 = u->beta2, eps = u->eps;
+    const float rate = u->rate, keep = u->keep, root = u->root;
+    for (int64_t i = 0; i < n; i++) {
+        float gradient = g[i] * scale;
+        float mean = beta1 * m[i] + (1.0f - beta1) * gradient;
+        float square = beta2 * v[i] + (1.0f - beta2) * (gradient * gradient);
+        m[i] = mean;
+        v[i] = square;
+        w[i] = keep * w[i] - rate * (mean / (root * sqrtf(square) + eps));
+        g[i] = 0.0f;
+    }
+}
+
+static void sgd(const struct update *u, int64_t n, float *restrict w, float *restrict g, float *restrict m)
+{
+    const float scale = u->scale, momentum = u->beta1, rate = u->rate, keep = u->keep;
+    for (int64_t i = 0; i < n; i++) {
+        float mean = momentum * m[i] + g[i] * scale;
+        m[i] = mean;
+        w[i] = keep * w[i] - rate * mean;
+        g[i] = 0.0f;
+    }
+}
+
+void optimizer_step(struct optimizer *o, struct model *m, double lr, double scale)
+{
+    const struct optimizer_options *p = &o->options;
+    int is_adamw = p->kind == OPTIMIZER_ADAMW;
+    o->step++;
+    struct update u = {.scale = (float)scale, .beta1 = (float)(is_adamw ? p->beta1 : p->momentum), .rate = (float)lr};
+    if (is_adamw) {
+        double correction1 = 1 - pow(p->beta1, (double)o->step), correction2 = 1 - pow(p->beta2, (double)o->step);
+        u.beta2 = (float)p->beta2;
+        u.eps = (float)p->eps;
+        u.rate = (float)(lr / correction1);
+        u.root = (float)(1 / sqrt(correction2));
+    }
+#pragma omp parallel
+    for (int i = 0; i < m->n_parameter; i++) {
+        const struct parameter *q = &m->parameter[i];
+        struct update mine = u;
+        mine.keep = (float)(q->decay ? 1 - lr * p->weight_decay : 1);
+        int64_t n = tensor_count(&q->t);
+#pragma omp for schedule(static) nowait
+        for (int64_t c = 0; c < n; c += CHUNK) {
+            int64_t at = q->offset + c, count = n - c < CHUNK ? n - c : CHUNK;
+            if (is_adamw)
+                adamw(&mine, count, m->data + at, m->grad + at, o->m + at, o->v + at);
+            else
+                sgd(&mine, count, m->data + at, m->grad + at, o->m + at);
+        }
+    }
+}
+
+double schedule_rate(enum schedule_kind kind, double peak, double floor, int64_t warmup, int64_t steps, int64_t step)
+{
+    if (step < warmup)
+        return peak * (double)(step + 1) / (double)warmup;
+    int64_t last = steps - 1 - warmup; // the last step gets peak * floor
+    double done = last > 0 ? (double)(step - warmup) / (double)last : 0;
+    if (done > 1)
+        done = 1;
+    switch (kind) {
+    case SCHEDULE_CONSTANT:
+        return peak;
+    case SCHEDULE_LINEAR:
+        return peak * (1 - (1 - floor) * done);
+    case SCHEDULE_COSINE:
+        return peak * (floor + (1 - floor) * 0.5 * (1 + cos(M_PI * done)));
+    }
+    BUG("schedule_rate: kind %d", (int)kind);
+}

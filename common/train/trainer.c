@@ -1,0 +1,316 @@
+// trainer.c: see trainer.h.
+//
+// What makes a run repeatable: batch k is a pure function of (data, seed, k), everything computed is independent of the
+// number of threads, and the state that a step leaves (weights, moments, best weights, log) is exactly what a snapshot
+// holds. When snapshots are taken may depend on the clock; nothing that they hold does.
+#include "common/train/trainer.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/base/file.h"
+#include "common/base/hash.h"
+#include "common/base/progress.h"
+#include "common/base/threads.h"
+#include "common/base/timer.h"
+#include "common/train/snapshot.h"
+
+#define SNAPSHOT_SECONDS 120
+#define MEAN_STEPS 10 // first_loss and last_loss are means over so many steps
+
+const struct option train_option_table[] = {TRAIN_OPTION_ROWS(struct train_options, ), {0}};
+
+int64_t train_steps(const struct train_options *o, int64_t seq_len)
+{
+    if (o->steps > 0)
+        return o->steps;
+    int64_t step_tokens = o->batch * o->accumulate * seq_len;
+    return (o->tokens + step_tokens - 1) / step_tokens;
+}
+
+int train_check(const struct train_options *o, const char *where, struct error *err)
+{
+    if ((o->steps > 0) == (o->tokens > 0))
+        return error_set(err, "%s: found %s, expected one of \"steps\" and \"tokens\"", where,
+                         o->steps > 0 ? "both \"steps\" and \"tokens\"" : "neither \"steps\" nor \"tokens\"");
+    if (o->keep_best && !o->eval_every)
+        return error_set(err, "%s.keep_best: held-out evaluations are off; give \"eval_every\" as well", where);
+    return 0;
+}
+
+struct run {
+    struct trainer *trainer;
+    struct optimizer optimizer;
+    struct snapshot state;
+    struct tape tape;
+    int32_t *inputs, *targets; // [batch * seq_len]
+    int64_t steps, step_tokens;
+    char identity[HASH_TEXT];
+    char *snapshot_path, *log_path; // NULL: no folder
+    double snapshot_time, train_seconds;
+    double recent_loss;
+};
+
+static void log_line(struct run *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void log_line(struct run *r, const char *fmt, ...)
+{
+    char line[512];
+    va_list args;
+    va_start(args, fmt);
+    size_t n = (size_t)vsnprintf(line, sizeof line, fmt, args);
+    va_end(args);
+    struct snapshot *s = &r->state;
+    if (s->log_bytes + n + 1 > s->log_capacity) {
+        s->log_capacity = 2 * (s->log_bytes + n + 1);
+        s->log = xrealloc(s->log, s->log_capacity, "the log of a training run");
+    }
+    memcpy(s->log + s->log_bytes, line, n + 1);
+    s->log_bytes += n;
+}
+
+// A snapshot belongs to these inputs. How often snapshots are made is no input.
+static void identify(struct run *r)
+{
+    const struct trainer *t = r->trainer;
+    struct hasher *h = hasher_new();
+    struct json *options = options_json(train_option_table, &t->options);
+    json_remove(options, "snapshot_every");
+    char *text = json_text(options, 0);
+    hasher_add_text(h, text);
+    hasher_add_text(h, t->identity ? t->identity : "");
+    int64_t numbers[4] = {t->seq_len, (int64_t)t->seed, t->precision, t->data->n_token};
+    hasher_add(h, numbers, sizeof numbers);
+    hasher_add(h, t->data->token, (size_t)t->data->n_token * sizeof *t->data->token);
+    hasher_add(h, t->model->data, (size_t)t->model->n_element * sizeof *t->model->data);
+    hasher_end(h, r->identity);
+    free(text);
+    json_free(options);
+}
+
+static void run_init(struct run *r, struct trainer *t)
+{
+    const struct train_options *o = &t->options;
+    *r = (struct run){.trainer = t, .steps = train_steps(o, t->seq_len)};
+    r->step_tokens = o->batch * o->accumulate * t->seq_len;
+    r->state.best_held_out = NAN;
+    struct optimizer_options oo = {.kind = o->optimizer, .beta1 = o->beta1, .beta2 = o->beta2, .eps = o->eps,
+                                   .weight_decay = o->weight_decay, .momentum = o->momentum};
+    model_want_gradients(t->model);
+    memset(t->model->grad, 0, (size_t)t->model->n_element * sizeof *t->model->grad);
+    optimizer_init(&r->optimizer, &oo, t->model);
+    tape_init(&r->tape, t->precision);
+    r->tape.recording = 1;
+    size_t n = (size_t)(o->batch * t->seq_len);
+    r->inputs = xmalloc(n * sizeof *r->inputs, "a batch of tokens");
+    r->targets = xmalloc(n * sizeof *r->targets, "a batch of tokens");
+    if (t->folder) {
+        r->snapshot_path = path_join(t->folder, "snapshot");
+        r->log_path = path_join(t->folder, "run.jsonl");
+    }
+    identify(r);
+}
+
+static void run_release(struct run *r)
+{
+    optimizer_release(&r->optimizer);
+    snapshot_release(&r->state);
+    tape_release(&r->tape);
+    free(r->inputs);
+    free(r->targets);
+    free(r->snapshot_path);
+    free(r->log_path);
+}
+
+static int write_log(const struct run *r, struct error *err)
+{
+    return r->log_path ? file_write(r->log_path, r->state.log, r->state.log_bytes, err) : 0;
+}
+
+static int take_snapshot(struct run *r, struct error *err)
+{
+    if (!r->snapshot_path)
+        return 0;
+    TRY(snapshot_write(r->snapshot_path, r->identity, r->trainer->model, &r->optimizer, &r->state, err));
+    r->snapshot_time = timer_now();
+    return write_log(r, err);
+}
+
+// Gradients of all micro-batches of a step; parts become their means.
+static void accumulate_gradients(struct run *r, struct loss_parts *parts)
+{
+    const struct trainer *t = r->trainer;
+    const struct train_options *o = &t->options;
+    const struct forward forward = {.ids = r->inputs, .B = o->batch, .T = t->seq_len, .checkpoint = o->checkpoint};
+    double weight = 1.0 / (double)o->accumulate;
+    *parts = (struct loss_parts){0};
+    for (int64_t i = 0; i < o->accumulate; i++) {
+        struct loss_parts p = {0};
+        int64_t first = (r->state.step * o->accumulate + i) * o->batch;
+        dataset_batch(t->data, t->seq_len, t->seed, first, o->batch, r->inputs, r->targets);
+        struct tensor *loss = t->loss(t->context, &r->tape, &forward, r->targets, weight, r->state.step, &p);
+        tape_backward(&r->tape, loss);
+        tape_reset(&r->tape);
+        parts->loss += weight * p.loss;
+        parts->ce += weight * p.ce;
+        parts->kl += weight * p.kl;
+        parts->mse += weight * p.mse;
+    }
+}
+
+static int train_step(struct run *r, struct error *err)
+{
+    const struct trainer *t = r->trainer;
+    const struct train_options *o = &t->options;
+    double started = timer_now();
+    struct loss_parts parts;
+    accumulate_gradients(r, &parts);
+    double norm = gradient_norm(t->model);
+    if (!isfinite(parts.loss) || !isfinite(norm))
+        return error_set(err,
+                         "%s: the run diverged at step %lld (loss %g, gradient norm %g); give a smaller learning_rate "
+                         "than %g or a longer warmup",
+                         t->title, (long long)r->state.step + 1, parts.loss, norm, o->learning_rate);
+    int64_t warmup = o->warmup < 0 ? r->steps / 20 : o->warmup;
+    double rate = schedule_rate(o->schedule, o->learning_rate, o->floor, warmup, r->steps, r->state.step);
+    double scale = o->clip > 0 && norm > o->clip ? o->clip / norm : 1;
+    optimizer_step(&r->optimizer, t->model, rate, scale);
+    r->state.step++;
+    log_line(r,
+             "{\"step\":%lld,\"tokens\":%lld,\"loss\":%.9g,\"ce\":%.9g,\"kl\":%.9g,\"mse\":%.9g,\"lr\":%.9g,"
+             "\"norm\":%.9g}\n",
+             (long long)r->state.step, (long long)(r->state.step * r->step_tokens), parts.loss, parts.ce, parts.kl,
+             parts.mse, rate, norm);
+    r->recent_loss = r->recent_loss == 0 ? parts.loss : 0.9 * r->recent_loss + 0.1 * parts.loss;
+    r->train_seconds += timer_now() - started;
+    return 0;
+}
+
+static void evaluate_held_out(struct run *r)
+{
+    const struct trainer *t = r->trainer;
+    const struct train_options *o = &t->options;
+    if (!t->held_out || !o->eval_every || (r->state.step % o->eval_every && r->state.step != r->steps))
+        return;
+    double loss = t->held_out(t->held_out_context);
+    log_line(r, "{\"step\":%lld,\"held_out\":%.9g}\n", (long long)r->state.step, loss);
+    struct snapshot *s = &r->state;
+    if (!isnan(s->best_held_out) && !(loss < s->best_held_out))
+        return;
+    s->best_held_out = loss;
+    if (!o->keep_best)
+        return;
+    size_t bytes = (size_t)t->model->n_element * sizeof(float);
+    if (!s->best)
+        s->best = xmalloc(bytes, "the best weights so far");
+    memcpy(s->best, t->model->data, bytes);
+}
+
+static int snapshot_is_due(const struct run *r)
+{
+    int64_t every = r->trainer->options.snapshot_every;
+    if (every > 0)
+        return r->state.step % every == 0;
+    return timer_now() - r->snapshot_time >= SNAPSHOT_SECONDS;
+}
+
+static int train_to_end(struct run *r, struct error *err)
+{
+    struct progress progress;
+    progress_begin(&progress, r->trainer->title, "tokens", r->steps * r->step_tokens, r->state.step * r->step_tokens);
+    r->snapshot_time = timer_now();
+    while (r->state.step < r->steps) {
+        TRY(train_step(r, err));
+        evaluate_held_out(r);
+        if (interrupted()) {
+            TRY(take_snapshot(r, err));
+            return error_set(err, "%s: interrupted after step %lld of %lld%s", r->trainer->title,
+                             (long long)r->state.step, (long long)r->steps,
+                             r->snapshot_path ? "; run the same command again to go on" : "");
+        }
+        if (snapshot_is_due(r))
+            TRY(take_snapshot(r, err));
+        progress_update(&progress, r->state.step * r->step_tokens, "loss %.4f", r->recent_loss);
+    }
+    progress_end(&progress, "loss %.4f", r->recent_loss);
+    if (r->state.best)
+        memcpy(r->trainer->model->data, r->state.best, (size_t)r->trainer->model->n_element * sizeof(float));
+    return write_log(r, err);
+}
+
+// First and last losses come from the log, so that a resumed run reports what an uninterrupted one does.
+static void read_curve(const struct run *r, struct train_result *result)
+{
+    static const char key[] = "\"loss\":";
+    int64_t n = r->steps < MEAN_STEPS ? r->steps : MEAN_STEPS, step = 0;
+    result->first_loss = result->last_loss = 0;
+    for (const char *at = r->state.log; (at = strstr(at, key)); step++) {
+        at += sizeof key - 1;
+        double loss = strtod(at, NULL);
+        if (step < n)
+            result->first_loss += loss / (double)n;
+        if (step >= r->steps - n)
+            result->last_loss += loss / (double)n;
+    }
+}
+
+static int check_inputs(const struct trainer *t, struct error *err)
+{
+    TRY(train_check(&t->options, t->title, err));
+    if (!t->model->data)
+        return error_set(err, "%s: the model's weights are quantized; train the unquantized model", t->title);
+    return dataset_check(t->data, t->model->config.vocab, t->title, err);
+}
+
+int trainer_run(struct trainer *t, struct train_result *result, struct error *err)
+{
+    *result = (struct train_result){0};
+    TRY(check_inputs(t, err));
+    if (t->folder)
+        TRY(directory_make(t->folder, err));
+    struct run r;
+    run_init(&r, t);
+    int64_t first = 0;
+    int status = -1;
+    if (r.snapshot_path) {
+        if (snapshot_read(r.snapshot_path, r.identity, t->model, &r.optimizer, &r.state, err) < 0)
+            goto out;
+        first = r.state.step;
+    }
+    if (train_to_end(&r, err) < 0)
+        goto out;
+    result->steps = r.steps;
+    result->tokens = r.steps * r.step_tokens;
+    result->best_held_out = r.state.best_held_out;
+    result->seconds = r.train_seconds;
+    if (r.train_seconds > 0)
+        result->tokens_per_second = (double)((r.steps - first) * r.step_tokens) / r.train_seconds;
+    read_curve(&r, result);
+    status = 0;
+out:
+    run_release(&r);
+    return status;
+}
+
+void trainer_drop_snapshot(const char *folder)
+{
+    char *path = path_join(folder, "snapshot");
+    unlink(path); // it need not be there
+    free(path);
+}
+
+struct tensor *train_cross_entropy(void *context, struct tape *tape, const struct forward *forward, const int32_t *targets,
+                                   double weight, int64_t step, struct loss_parts *parts)
+{
+    (void)step;
+    struct model *m = context;
+    const struct head_spec spec = {.targets = targets, .temperature = 1, .weight = weight};
+    struct head_result head;
+    struct tensor *x = model_forward(m, tape, forward);
+    struct tensor *loss = op_head_loss(tape, x, model_head(m), &spec, &head);
+    *parts = (struct loss_parts){.loss = head.ce, .ce = head.ce};
+    return loss;
+}
