@@ -1,0 +1,109 @@
+// decoder.c: from pieces back to text (steps.h). Bytes come out as they are, also where they are not UTF-8.
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/error.h"
+#include "common/text/byte_level.h"
+#include "common/text/steps.h"
+
+static int hex_digit(char c)
+{
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    if (c >= 'A' && c <= 'F')
+        return c - 'A' + 10;
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+static void decode_byte(const struct text *in, struct text *out)
+{
+    const char *p = in->data;
+    int high = in->len == 6 && memcmp(p, "<0x", 3) == 0 && p[5] == '>' ? hex_digit(p[3]) : -1;
+    int low = high >= 0 ? hex_digit(p[4]) : -1;
+    char byte = (char)(high * 16 + low);
+    if (low >= 0)
+        text_append(out, &byte, 1);
+    else
+        text_append(out, in->data, in->len);
+}
+
+static void decode_strip(const struct step *s, const struct text *in, struct text *out)
+{
+    size_t n = strlen(s->from), start = 0, end = in->len;
+    for (int i = 0; i < s->left && n && end - start >= n && memcmp(in->data + start, s->from, n) == 0; i++)
+        start += n;
+    for (int i = 0; i < s->right && n && end - start >= n && memcmp(in->data + end - n, s->from, n) == 0; i++)
+        end -= n;
+    text_append(out, in->data + start, end - start);
+}
+
+// Every occurrence of `from` by `to`.
+static void substitute(const struct text *in, const char *from, const char *to, struct text *out)
+{
+    size_t n = strlen(from);
+    for (size_t i = 0; i < in->len;) {
+        if (n && in->len - i >= n && memcmp(in->data + i, from, n) == 0) {
+            text_append(out, to, strlen(to));
+            i += n;
+        } else {
+            text_append(out, in->data + i++, 1);
+        }
+    }
+}
+
+static void decode_step(const struct step *s, const struct text *in, int first, int inner, struct text *out)
+{
+    switch (s->kind) {
+    case STEP_REPLACE:
+        substitute(in, s->from, s->to, out);
+        break;
+    case STEP_METASPACE:
+        substitute(in, s->to, first && !inner && s->scheme != PREPEND_NEVER ? "" : " ", out);
+        break;
+    case STEP_BYTE_FALLBACK:
+        decode_byte(in, out);
+        break;
+    case STEP_BYTES:
+        if (!byte_level_decode(in->data, in->len, out))
+            text_append(out, in->data, in->len);
+        break;
+    case STEP_STRIP:
+        if (inner)
+            text_append(out, in->data, in->len);
+        else
+            decode_strip(s, in, out);
+        break;
+    default:
+        BUG("decoder: step %d is no decoder", (int)s->kind);
+    }
+}
+
+void decode_pieces(const struct steps *s, const struct text *pieces, size_t n, int inner, struct text *out)
+{
+    struct text *piece = xcalloc(n + 1, sizeof *piece, "decoder");
+    for (size_t i = 0; i < n; i++)
+        text_append(&piece[i], pieces[i].data, pieces[i].len);
+    for (int k = 0; k < s->count; k++) {
+        const struct step *step = &s->item[k];
+        if (step->kind == STEP_FUSE) {
+            for (size_t i = 1; i < n; i++) {
+                text_append(&piece[0], piece[i].data, piece[i].len);
+                text_release(&piece[i]);
+            }
+            n = n > 0;
+            continue;
+        }
+        for (size_t i = 0; i < n; i++) {
+            struct text next = {0};
+            text_append(&next, "", 0); // a piece may become empty, never NULL
+            decode_step(step, &piece[i], i == 0, inner, &next);
+            text_release(&piece[i]);
+            piece[i] = next;
+        }
+    }
+    for (size_t i = 0; i < n; i++) {
+        text_append(out, piece[i].data, piece[i].len);
+        text_release(&piece[i]);
+    }
+    free(piece);
+}
