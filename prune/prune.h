@@ -35,10 +35,10 @@ struct calibration {
     enum precision precision;
 };
 
-// Scores of every unit: higher stays. head [n_layer][n_head], ff [n_layer][n_ff]; group scores are the sums of their heads'
-// (plan.c adds the key/value part for weight-based scores through `group`).
+// Scores of every unit: higher stays. A key/value group counts as the sum of its heads' scores plus `group`, what its own
+// tensors add (0 where a score does not look at them).
 struct prune_scores {
-    double **head, **ff;
+    double **head, **group, **ff; // [n_layer][n_head], [n_layer][n_kv_head], [n_layer][n_ff], 0 at first
     int64_t n_layer;
 };
 
@@ -72,13 +72,17 @@ struct json *plan_json(const struct plan *p); // {"layers": [{"heads": [...], "g
 // A new, smaller model; every axis that counts a removed unit is cut.
 struct model *shrink(const struct model *m, const struct plan *p);
 
-// Largest |logit difference| between the masked and the sliced model over largest |logit|, on at least `tokens` tokens.
-double prune_verify(struct model *masked, struct model *sliced, const struct plan *p, const struct calibration *c, int64_t tokens);
+// Gates of m: 1 for what the plan keeps, 0 for the rest (model_drop_gates ends it).
+void mask_apply(struct model *m, const struct plan *p);
+// Largest |logit difference| of two models over the largest |logit| of the first, in f32 on at least `tokens` tokens: of the
+// calibration text, or of random ids where there is none.
+double mask_difference(struct model *masked, struct model *sliced, const struct calibration *c, int64_t tokens);
 
 // All of it, one step: from m to counts. Fails when the verification is above 1e-5 (f32).
 // *out is the new model (the caller frees), plan_out what stayed (indices into m), *difference the verification's figure.
 int prune_step(struct model *m, const struct prune_options *o, const struct layer_shape *counts, const struct calibration *c,
-               struct model **out, struct plan *plan_out, double *difference, struct error *err);
+               struct model **out, struct plan *plan_out,
+               double *difference, struct error *err);
 // The fraction of the way at step i (1-based) of n: linear i/n; cubic 1 - (1 - i/n)^3 (Zhu and Gupta 2017, eq. 1).
 double prune_progress(enum prune_schedule schedule, int64_t i, int64_t n);
 

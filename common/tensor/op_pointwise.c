@@ -23,14 +23,15 @@ static void swiglu_backward(struct tape *tape, struct node *node)
     float *dg = tape_grad(tape, gate, &gate_beta), *du = tape_grad(tape, up, &up_beta);
     const int64_t n = tensor_count(gate);
 #pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < n; i += BLOCK)
-        for (int64_t j = i; j < min_i64(n, i + BLOCK); j++) {
-            const float s = vec_sigmoid(g[j]), silu = g[j] * s;
-            if (dg)
-                dg[j] = dy[j] * u[j] * (s + silu * (1 - s)) + (gate_beta == 0.0f ? 0.0f : dg[j]);
-            if (du)
-                du[j] = dy[j] * silu + (up_beta == 0.0f ? 0.0f : du[j]);
+    for (int64_t i = 0; i < n; i += BLOCK) {
+        const int64_t end = min_i64(n, i + BLOCK);
+        for (int64_t j = i; dg && j < end; j++) {
+            const float s = vec_sigmoid(g[j]);
+            dg[j] = dy[j] * u[j] * (s + g[j] * s * (1 - s)) + (gate_beta == 0.0f ? 0.0f : dg[j]);
         }
+        for (int64_t j = i; du && j < end; j++)
+            du[j] = dy[j] * g[j] * vec_sigmoid(g[j]) + (up_beta == 0.0f ? 0.0f : du[j]);
+    }
 }
 
 struct tensor *op_swiglu(struct tape *tape, struct tensor *gate, struct tensor *up)
