@@ -6,10 +6,9 @@
 #ifndef PDQ_PRUNE_H
 #define PDQ_PRUNE_H
 
+#include "common/base/options.h"
 #include "common/data/dataset.h"
 #include "common/model/model.h"
-
-struct option;
 
 enum heads_by { HEADS_BY_GROUP, HEADS_BY_QUERY };
 enum prune_schedule { PRUNE_LINEAR, PRUNE_CUBIC };
