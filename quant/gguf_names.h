@@ -1,0 +1,30 @@
+// gguf_names.h: what GGUF calls the weights, for reading (gguf_model.c) and writing (gguf_plan.c).
+#ifndef PDQ_GGUF_NAMES_H
+#define PDQ_GGUF_NAMES_H
+
+#include <stddef.h>
+
+#include "common/model/model.h"
+
+#define GGUF_NAME_MAX 64
+
+// GGUF's name of a parameter, into `to`; 0: it has none. *rotated: its rows are pairs turned by the rotary embedding, which GGUF's
+// `llama` stores interleaved (see gguf_row).
+int gguf_parameter_name(const struct parameter *p, char to[GGUF_NAME_MAX], int *rotated);
+
+// Where row `row` of a q or k projection of heads of width E stands in a `llama` file: transformers pairs rows i and i + E/2 of a head,
+// llama.cpp rows 2 i and 2 i + 1.
+static inline int64_t gguf_row(int64_t row, int64_t E)
+{
+    const int64_t j = row % E;
+    return row - j + 2 * (j % (E / 2)) + j / (E / 2);
+}
+
+// The inverse: the row of transformers that stands in row `row` of the file.
+static inline int64_t gguf_row_source(int64_t row, int64_t E)
+{
+    const int64_t j = row % E;
+    return row - j + j / 2 + j % 2 * (E / 2);
+}
+
+#endif

@@ -1,0 +1,372 @@
+// gguf_plan.c: which tensors a GGUF file gets, as which type, in which shape, and its metadata; no weight is read here.
+//
+// The order is that of llama-quantize (global tensors, then layer by layer, each by name), so that files can be compared as a whole.
+//
+// To add a mix: one row in `mixes`, and a function if its choice depends on the tensor.
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "common/base/json.h"
+#include "quant/gguf_export.h"
+
+#define QUANTIZATION_VERSION 2
+
+// llama.cpp's rule for which layers deserve more bits: the first and the last eighth, and every third between.
+static int more_bits(int64_t layer, int64_t n)
+{
+    return layer < n / 8 || layer >= 7 * n / 8 || (layer - n / 8) % 3 == 2;
+}
+
+static int q4_k_m_wants_q6_k(const char *name, int layer, int64_t n_layer)
+{
+    return (strstr(name, ".attn_v.weight") || strstr(name, ".ffn_down.weight")) && more_bits(layer, n_layer);
+}
+
+static const struct mix {
+    const char *name;   // as the user asks
+    int file_type;      // general.file_type
+    const char *base, *head; // head: the type of the output matrix
+    int (*wants_q6_k)(const char *name, int layer, int64_t n_layer); // NULL: no matrix but the head
+} mixes[] = {
+    {"F32", 0, "F32", "F32", NULL},   {"F16", 1, "F16", "F16", NULL},
+    {"BF16", 32, "BF16", "BF16", NULL}, {"Q8_0", 7, "Q8_0", "Q8_0", NULL},
+    {"Q4_0", 2, "Q4_0", "Q6_K", NULL}, {"Q4_K", 15, "Q4_K", "Q6_K", q4_k_m_wants_q6_k},
+    {"Q6_K", 18, "Q6_K", "Q6_K", NULL},
+};
+
+static const struct mix *mix_find(const char *name)
+{
+    if (strcasecmp(name, "Q4_K_M") == 0)
+        name = "Q4_K";
+    for (size_t i = 0; i < sizeof mixes / sizeof *mixes; i++)
+        if (strcasecmp(mixes[i].name, name) == 0)
+            return &mixes[i];
+    return NULL;
+}
+
+// The type that a matrix should have, whatever its rows.
+static const struct block_format *wanted_format(const struct mix *mix, int pure, const struct gguf_plan_tensor *t, int is_head,
+                                                int64_t n_layer)
+{
+    const struct block_format *base = block_format_find(mix->base);
+    if (t->n_dim == 1)
+        return block_format_find("F32");
+    if (pure)
+        return base;
+    if (is_head) {
+        // Q4_0's head is Q6_K only as an extra: short rows take the next better type that fits, which is no fall-back.
+        const struct block_format *head = block_format_find(mix->head);
+        return base->elements < head->elements && t->dim[1] % head->elements ? block_format_find("Q8_0") : head;
+    }
+    return mix->wants_q6_k && mix->wants_q6_k(t->name, t->source->layer, n_layer) ? block_format_find("Q6_K") : base;
+}
+
+// What is written where the rows are no multiple of the wanted block.
+static const struct block_format *fitting_format(const struct block_format *wanted, int64_t columns)
+{
+    const struct block_format *q8 = block_format_find("Q8_0");
+    if (columns % wanted->elements == 0)
+        return wanted;
+    return columns % q8->elements == 0 ? q8 : block_format_find("F16");
+}
+
+// Does the reader insist on n_head * head_dim = hidden?
+static int needs_square(const struct config *c, const char *architecture)
+{
+    return strcmp(architecture, "qwen2") == 0 || c->qkv_bias; // llama.cpp gives llama's q bias the length of the embedding
+}
+
+static struct layer_shape widest(const struct config *c, int64_t *ratio)
+{
+    struct layer_shape s = {0};
+    *ratio = 0;
+    for (int64_t l = 0; l < c->n_layer; l++) {
+        const struct layer_shape *from = &c->layer[l];
+        s.n_kv_head = from->n_kv_head > s.n_kv_head ? from->n_kv_head : s.n_kv_head;
+        s.n_ff = from->n_ff > s.n_ff ? from->n_ff : s.n_ff;
+        *ratio = from->n_head / from->n_kv_head > *ratio ? from->n_head / from->n_kv_head : *ratio;
+    }
+    s.n_head = s.n_kv_head * *ratio;
+    return s;
+}
+
+// The shape that the padded layers get: the widest groups and channels, and so many heads as the reader insists on.
+static int padded_shape(const struct config *c, const char *architecture, struct layer_shape *to, struct error *err)
+{
+    int64_t ratio;
+    *to = widest(c, &ratio);
+    if (!needs_square(c, architecture) || to->n_head * c->head_dim == c->hidden)
+        return 0;
+    const int64_t heads = c->hidden / c->head_dim;
+    for (int64_t groups = to->n_kv_head; groups <= heads && c->hidden % c->head_dim == 0; groups++)
+        if (heads % groups == 0 && heads / groups >= ratio) {
+            to->n_kv_head = groups;
+            to->n_head = heads;
+            return 0;
+        }
+    return error_set(err, "GGUF: %" PRId64 " key/value heads of %" PRId64 " query heads each cannot be padded to %s's fixed "
+                     "%" PRId64 " / %" PRId64 " heads; write a Hugging Face directory instead", to->n_kv_head, ratio, architecture,
+                     c->hidden, c->head_dim);
+}
+
+static int choose_shape(struct gguf_plan *plan, const struct config *c, int padded, struct error *err)
+{
+    const int64_t heads = c->layer[0].n_head;
+    plan->layer = xmalloc((size_t)c->n_layer * sizeof *plan->layer, "layer shapes");
+    memcpy(plan->layer, c->layer, (size_t)c->n_layer * sizeof *plan->layer);
+    if (padded) {
+        struct layer_shape shape;
+        TRY(padded_shape(c, plan->architecture, &shape, err));
+        for (int64_t l = 0; l < c->n_layer; l++)
+            plan->layer[l] = shape;
+        return 0;
+    }
+    if (!config_uniform(c))
+        return error_set(err, "GGUF: the layers differ in heads or FFN width, and llama.cpp gives all layers of %s the shape of the first; "
+                         "prune the same count in every layer, or export with padding", plan->architecture);
+    if (needs_square(c, plan->architecture) && heads * c->head_dim != c->hidden)
+        return error_set(err, "GGUF: %" PRId64 " heads of width %" PRId64 " make %" PRId64 ", and llama.cpp wants the hidden size, %" PRId64
+                         ", for %s; export with padding, or prune no heads of this family", heads, c->head_dim, heads * c->head_dim,
+                         c->hidden, plan->architecture[0] == 'q' ? "qwen2" : "llama with attention biases");
+    return 0;
+}
+
+static int64_t planned_axis(const struct gguf_plan *plan, enum axis axis, int layer)
+{
+    const struct config *c = &plan->model->config;
+    switch (axis) {
+    case AXIS_HEADS: return plan->layer[layer].n_head * c->head_dim;
+    case AXIS_GROUPS: return plan->layer[layer].n_kv_head * c->head_dim;
+    case AXIS_FF: return plan->layer[layer].n_ff;
+    default: return axis_size(c, axis, layer);
+    }
+}
+
+static int by_layer_and_name(const void *a, const void *b)
+{
+    const struct gguf_plan_tensor *p = a, *q = b;
+    const int lp = p->source ? p->source->layer : -1, lq = q->source ? q->source->layer : -1;
+    return lp != lq ? lp - lq : strcmp(p->name, q->name);
+}
+
+// Factors by which the reader divides its own frequencies (those of rope_theta, and the linear factor) to get the model's.
+static void find_rope_factors(struct gguf_plan *plan)
+{
+    const struct model *m = plan->model;
+    const int64_t n = m->config.head_dim / 2;
+    struct config plain = m->config;
+    if (plain.rope.type == ROPE_LLAMA3)
+        plain.rope.type = ROPE_PLAIN;
+    double *own = xmalloc((size_t)n * sizeof *own, "rope");
+    config_rope_frequencies(&plain, own);
+    int differ = 0;
+    plan->rope_factor = xmalloc((size_t)n * sizeof *plan->rope_factor, "rope");
+    for (int64_t i = 0; i < n; i++) {
+        plan->rope_factor[i] = (float)(own[i] / m->rope[i]);
+        differ |= fabs(own[i] / m->rope[i] - 1) > 1e-6;
+    }
+    free(own);
+    if (!differ) {
+        free(plan->rope_factor);
+        plan->rope_factor = NULL;
+    }
+}
+
+static void list_tensors(struct gguf_plan *plan)
+{
+    const struct model *m = plan->model;
+    plan->tensor = xcalloc((size_t)m->n_parameter + 1, sizeof *plan->tensor, "GGUF plan");
+    for (int i = 0; i < m->n_parameter; i++) {
+        const struct parameter *p = &m->parameter[i];
+        struct gguf_plan_tensor *t = &plan->tensor[plan->n_tensor++];
+        t->source = p;
+        if (!gguf_parameter_name(p, t->name, &t->rotated))
+            BUG("gguf_plan: no GGUF name for %s", p->name);
+        t->rotated &= strcmp(plan->architecture, "llama") == 0;
+        t->n_dim = p->t.n_dim;
+        const int64_t columns = planned_axis(plan, p->spec->columns, p->layer);
+        t->dim[0] = t->n_dim == 1 ? columns : planned_axis(plan, p->spec->rows, p->layer);
+        t->dim[1] = t->n_dim == 1 ? 1 : columns;
+    }
+    find_rope_factors(plan);
+    if (plan->rope_factor) {
+        struct gguf_plan_tensor *t = &plan->tensor[plan->n_tensor++];
+        snprintf(t->name, sizeof t->name, "rope_freqs.weight");
+        t->n_dim = 1;
+        t->dim[0] = m->config.head_dim / 2;
+        t->dim[1] = 1;
+    }
+    qsort(plan->tensor, (size_t)plan->n_tensor, sizeof *plan->tensor, by_layer_and_name);
+}
+
+static void choose_formats(struct gguf_plan *plan, const struct mix *mix, int pure)
+{
+    const struct config *c = &plan->model->config;
+    const char *head = c->tie_embeddings ? "token_embd.weight" : "output.weight";
+    for (int64_t i = 0; i < plan->n_tensor; i++) {
+        struct gguf_plan_tensor *t = &plan->tensor[i];
+        const int64_t columns = t->dim[t->n_dim - 1], rows = t->n_dim == 1 ? 1 : t->dim[0];
+        t->wanted = wanted_format(mix, pure, t, strcmp(t->name, head) == 0, c->n_layer);
+        t->format = fitting_format(t->wanted, columns);
+        t->bytes = rows * block_row_bytes(t->format, columns);
+        plan->n_fallback += t->format != t->wanted;
+        if (t->source)
+            plan->padding_bytes += t->bytes - (int64_t)((double)t->bytes * (double)tensor_count(&t->source->t) / (double)(rows * columns));
+        gguf_put_tensor(&plan->writer, t->name, t->n_dim, t->dim, t->format);
+    }
+}
+
+static int refuse_fallback(const struct gguf_plan *plan, const char *type, struct error *err)
+{
+    const struct gguf_plan_tensor *t = plan->tensor;
+    while (t->format == t->wanted)
+        t++;
+    return error_set(err, "GGUF type %s: %s has rows of %" PRId64 " values, no multiple of %s's block of %" PRId64 "; it would become %s, "
+                     "and so would %" PRId64 " tensors of %" PRId64 "; choose %s, prune to a multiple, or allow it with --allow-fallback",
+                     type, t->name, t->dim[1], t->wanted->name, t->wanted->elements, t->format->name, plan->n_fallback, plan->n_tensor,
+                     t->dim[1] % 32 ? "F16" : "Q8_0 or Q4_0");
+}
+
+static void put_number(struct gguf_writer *w, const char *architecture, const char *name, int64_t v)
+{
+    char key[96];
+    snprintf(key, sizeof key, "%s.%s", architecture, name);
+    gguf_put_u32(w, key, v);
+}
+
+static void put_float(struct gguf_writer *w, const char *architecture, const char *name, double v)
+{
+    char key[96];
+    snprintf(key, sizeof key, "%s.%s", architecture, name);
+    gguf_put_f32(w, key, v);
+}
+
+static void put_model_keys(struct gguf_plan *plan)
+{
+    const struct config *c = &plan->model->config;
+    const char *a = plan->architecture;
+    struct gguf_writer *w = &plan->writer;
+    put_number(w, a, "block_count", c->n_layer);
+    put_number(w, a, "context_length", c->context);
+    put_number(w, a, "embedding_length", c->hidden);
+    put_number(w, a, "feed_forward_length", plan->layer[0].n_ff);
+    put_number(w, a, "attention.head_count", plan->layer[0].n_head);
+    put_number(w, a, "attention.head_count_kv", plan->layer[0].n_kv_head);
+    put_number(w, a, "attention.key_length", c->head_dim);
+    put_number(w, a, "attention.value_length", c->head_dim);
+    put_number(w, a, "rope.dimension_count", c->head_dim);
+    put_float(w, a, "rope.freq_base", c->rope_theta);
+    put_float(w, a, "attention.layer_norm_rms_epsilon", c->rms_eps);
+    put_number(w, a, "vocab_size", c->vocab);
+    if (c->rope.type == ROPE_LINEAR) {
+        char key[96];
+        snprintf(key, sizeof key, "%s.rope.scaling.type", a);
+        gguf_put_string(w, key, "linear");
+        put_float(w, a, "rope.scaling.factor", c->rope.factor);
+    }
+}
+
+static void put_general_keys(struct gguf_plan *plan, const struct mix *mix, const struct gguf_export_options *o)
+{
+    struct gguf_writer *w = &plan->writer;
+    gguf_put_string(w, "general.architecture", plan->architecture);
+    gguf_put_string(w, "general.type", "model");
+    if (o->name)
+        gguf_put_string(w, "general.name", o->name);
+    gguf_put_u32(w, "general.file_type", mix->file_type);
+    if (block_format_find(mix->base)->elements > 1)
+        gguf_put_u32(w, "general.quantization_version", QUANTIZATION_VERSION);
+    gguf_put_string(w, "pdq.version", PDQ_VERSION);
+    if (o->provenance) {
+        char *text = json_text(o->provenance, 0);
+        gguf_put_string(w, "pdq.provenance", text);
+        free(text);
+    }
+}
+
+static void put_vocab(struct gguf_writer *w, const struct vocab *v)
+{
+    gguf_put_string(w, "tokenizer.ggml.model", v->model);
+    gguf_put_string(w, "tokenizer.ggml.pre", v->pre ? v->pre : "default");
+    gguf_put_strings(w, "tokenizer.ggml.tokens", v->token, v->size);
+    if (v->score)
+        gguf_put_f32s(w, "tokenizer.ggml.scores", v->score, v->size);
+    if (v->type)
+        gguf_put_i32s(w, "tokenizer.ggml.token_type", v->type, v->size);
+    if (v->merge)
+        gguf_put_strings(w, "tokenizer.ggml.merges", v->merge, v->n_merges);
+    if (v->bos >= 0)
+        gguf_put_u32(w, "tokenizer.ggml.bos_token_id", v->bos);
+    if (v->eos >= 0)
+        gguf_put_u32(w, "tokenizer.ggml.eos_token_id", v->eos);
+    if (v->unk >= 0)
+        gguf_put_u32(w, "tokenizer.ggml.unknown_token_id", v->unk);
+    if (v->add_bos >= 0)
+        gguf_put_bool(w, "tokenizer.ggml.add_bos_token", v->add_bos);
+    if (v->add_eos >= 0)
+        gguf_put_bool(w, "tokenizer.ggml.add_eos_token", v->add_eos);
+    if (v->add_space_prefix >= 0)
+        gguf_put_bool(w, "tokenizer.ggml.add_space_prefix", v->add_space_prefix);
+}
+
+static int put_tokenizer_keys(struct gguf_plan *plan, const struct tokenizer *t, struct error *err)
+{
+    struct vocab v = {0};
+    const int64_t rows = plan->model->config.vocab;
+    if (!t) {
+        gguf_put_string(&plan->writer, "tokenizer.ggml.model", "no_vocab");
+        return 0;
+    }
+    if (tokenizer_to_vocab(t, rows, &v, err) < 0)
+        return -1;
+    int rc = 0;
+    if (v.size != rows)
+        rc = error_set(err, "%s: %" PRId64 " tokens, and the embedding has %" PRId64 " rows; expected no more tokens than rows",
+                       tokenizer_source(t), v.size, rows);
+    else
+        put_vocab(&plan->writer, &v);
+    vocab_release(&v);
+    return rc;
+}
+
+static int plan_all(struct gguf_plan *plan, const struct mix *mix, const struct tokenizer *t, const struct gguf_export_options *o,
+                    struct error *err)
+{
+    TRY(choose_shape(plan, &plan->model->config, o->padded, err));
+    list_tensors(plan);
+    choose_formats(plan, mix, o->pure);
+    if (plan->n_fallback && !o->allow_fallback)
+        return refuse_fallback(plan, mix->name, err);
+    put_general_keys(plan, mix, o);
+    put_model_keys(plan);
+    TRY(put_tokenizer_keys(plan, t, err));
+    plan->file_bytes = gguf_writer_size(&plan->writer);
+    return 0;
+}
+
+int gguf_plan_make(struct gguf_plan *plan, const struct model *m, const struct tokenizer *t, const struct gguf_export_options *o,
+                   struct error *err)
+{
+    *plan = (struct gguf_plan){.model = m};
+    plan->architecture = strcmp(m->config.model_type, "qwen2") == 0 ? "qwen2" : "llama";
+    const struct mix *mix = mix_find(o->type);
+    if (!mix)
+        return error_set(err, "GGUF type \"%s\" is not known; expected F32, F16, BF16, Q8_0, Q4_0, Q4_K or Q6_K", o->type);
+    if (plan_all(plan, mix, t, o, err) == 0)
+        return 0;
+    gguf_plan_release(plan);
+    return -1;
+}
+
+void gguf_plan_release(struct gguf_plan *plan)
+{
+    gguf_writer_release(&plan->writer);
+    free(plan->layer);
+    free(plan->tensor);
+    free(plan->rope_factor);
+    *plan = (struct gguf_plan){0};
+}
