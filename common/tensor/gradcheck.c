@@ -122,7 +122,7 @@ static void check_directions(struct move *move, struct gradcheck_result *result)
                 direction[k][i] = (float)random_normal(&random);
                 found += (double)direction[k][i] * (double)g->input[k]->grad[i];
             }
-        note_error(result, slope(move), found, norm, "direction", d);
+        note_error(result, slope(move), found, fmax(norm, 1e-3), "direction", d);
     }
     move->direction = NULL;
     for (int k = 0; k < g->n_input; k++)
@@ -144,7 +144,7 @@ static void check_elements(struct move *move, struct gradcheck_result *result)
         move->input = k;
         for (int64_t i = 0; i < n; i++) {
             move->element = i;
-            // An input without any influence is compared with a gradient of one thousandth.
+            // Where nothing has any influence, errors are shares of one thousandth.
             note_error(result, slope(move), (double)t->grad[i], fmax(largest, 1e-3), t->name, i);
         }
     }

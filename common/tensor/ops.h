@@ -60,8 +60,9 @@ struct head_spec {
     const struct tensor *teacher_w;  // [V, Dt]
     double alpha, temperature, weight;
 };
-struct head_result {   // means over the counted rows, in double
-    double loss, ce, kl; // kl at the given temperature, without its square
+struct head_result {   // in double
+    double loss;       // the tensor's value, with its weight
+    double ce, kl;     // means over the counted rows; kl at the given temperature, without its square
     int64_t count;
 };
 int64_t head_chunk_rows(int64_t N, int64_t V); // rows whose logits are held at a time
