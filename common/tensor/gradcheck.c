@@ -9,16 +9,14 @@
 #include "common/base/error.h"
 #include "common/base/random.h"
 
-void gradcheck_weights(uint64_t seed, double *r, int64_t n)
-{
+void gradcheck_weights(uint64_t seed, double *r, int64_t n) {
     struct random random;
     random_init(&random, seed, "gradcheck_weights", 0);
     for (int64_t i = 0; i < n; i++)
         r[i] = 2 * random_uniform(&random) - 1;
 }
 
-static void project_backward(struct tape *tape, struct node *node)
-{
+static void project_backward(struct tape *tape, struct node *node) {
     const double *r = node->saved;
     double dout = (double)node->out->grad[0];
     float beta;
@@ -30,8 +28,7 @@ static void project_backward(struct tape *tape, struct node *node)
         dy[i] = (float)(r[i] * dout + (beta != 0 ? (double)dy[i] : 0));
 }
 
-double gradcheck_project(struct tape *tape, struct tensor *y, uint64_t seed, struct tensor **root)
-{
+double gradcheck_project(struct tape *tape, struct tensor *y, uint64_t seed, struct tensor **root) {
     int64_t n = tensor_count(y);
     double *r = arena_alloc(&tape->arena, (size_t)n * sizeof *r);
     gradcheck_weights(seed, r, n);
@@ -50,14 +47,13 @@ double gradcheck_project(struct tape *tape, struct tensor *y, uint64_t seed, str
 // The inputs moved by `by` along direction (NULL: along one element alone).
 struct move {
     const struct gradcheck *g;
-    float **origin;   // per input, its values
+    float **origin; // per input, its values
     float **direction;
-    int input;        // of the one element
+    int input; // of the one element
     int64_t element;
 };
 
-static double value_at(const struct move *move, double by)
-{
+static double value_at(const struct move *move, double by) {
     const struct gradcheck *g = move->g;
     for (int k = 0; k < g->n_input; k++) {
         float *x = g->input[k]->data;
@@ -79,8 +75,7 @@ static double value_at(const struct move *move, double by)
     return value;
 }
 
-static double slope(const struct move *move)
-{
+static double slope(const struct move *move) {
     double h = move->g->step;
     double near = value_at(move, h) - value_at(move, -h);
     double far = value_at(move, 2 * h) - value_at(move, -2 * h);
@@ -88,8 +83,7 @@ static double slope(const struct move *move)
 }
 
 static void note_error(struct gradcheck_result *r, double expected, double found, double scale, const char *name,
-                       int64_t i)
-{
+                       int64_t i) {
     double error = fabs(expected - found) / scale;
     if (isnan(error))
         error = INFINITY;
@@ -101,8 +95,7 @@ static void note_error(struct gradcheck_result *r, double expected, double found
     snprintf(r->where, sizeof r->where, "%s[%ld]", name, (long)i);
 }
 
-static void check_directions(struct move *move, struct gradcheck_result *result)
-{
+static void check_directions(struct move *move, struct gradcheck_result *result) {
     const struct gradcheck *g = move->g;
     double norm = 0;
     for (int k = 0; k < g->n_input; k++)
@@ -130,8 +123,7 @@ static void check_directions(struct move *move, struct gradcheck_result *result)
     free(direction);
 }
 
-static void check_elements(struct move *move, struct gradcheck_result *result)
-{
+static void check_elements(struct move *move, struct gradcheck_result *result) {
     const struct gradcheck *g = move->g;
     for (int k = 0; k < g->n_input; k++) {
         struct tensor *t = g->input[k];
@@ -150,8 +142,7 @@ static void check_elements(struct move *move, struct gradcheck_result *result)
     }
 }
 
-void gradcheck_run(const struct gradcheck *g, struct gradcheck_result *result)
-{
+void gradcheck_run(const struct gradcheck *g, struct gradcheck_result *result) {
     memset(result, 0, sizeof *result);
     struct move move = {g, xmalloc((size_t)g->n_input * sizeof(float *), "gradcheck's inputs"), NULL, 0, 0};
     for (int k = 0; k < g->n_input; k++) {

@@ -23,9 +23,9 @@ struct op_case {
     // y from inputs x[k]; and dx[k] += ... from dy (dx[k] is zero before). Doubles of the f32 inputs.
     void (*forward)(const struct op_case *c, double *const *x, double *y);
     void (*backward)(const struct op_case *c, double *const *x, const double *dy, double *const *dx);
-    double f32, bf16; // largest error as a share of the largest value
-    double floor;     // or of this, where values that cancel are smaller; 0: none
-    int is_root;      // the output is a loss: the backward pass starts there
+    double f32, bf16;  // largest error as a share of the largest value
+    double floor;      // or of this, where values that cancel are smaller; 0: none
+    int is_root;       // the output is a loss: the backward pass starts there
     int one_precision; // the op has no matrix product, so bf16 must give the same bits as f32
     int n_in;
     struct tensor *in[INPUTS];
@@ -41,8 +41,7 @@ struct op_case {
 
 // ---- Tensors and comparisons -------------------------------------------------------------------------------------
 
-static struct tensor *tensor_make(const char *name, int64_t d0, int64_t d1, double scale)
-{
+static struct tensor *tensor_make(const char *name, int64_t d0, int64_t d1, double scale) {
     struct tensor *t = xcalloc(1, sizeof *t, "a test's tensor");
     t->name = name;
     t->n_dim = d1 ? 2 : 1;
@@ -59,15 +58,13 @@ static struct tensor *tensor_make(const char *name, int64_t d0, int64_t d1, doub
     return t;
 }
 
-static void tensor_drop(struct tensor *t)
-{
+static void tensor_drop(struct tensor *t) {
     free(t->data);
     free(t->grad);
     free(t);
 }
 
-static double *to_double(const float *x, int64_t n)
-{
+static double *to_double(const float *x, int64_t n) {
     double *to = xmalloc((size_t)n * sizeof *to, "a test's values");
     for (int64_t i = 0; i < n; i++)
         to[i] = (double)x[i];
@@ -78,8 +75,7 @@ static double *zeros(int64_t n) { return xcalloc((size_t)n, sizeof(double), "a t
 
 // Errors as shares of the largest wanted value, or of `floor` where all are smaller.
 static void compare(const char *what, const char *which, const float *found, const double *wanted, int64_t n,
-                    double tolerance, double floor)
-{
+                    double tolerance, double floor) {
     double largest = fmax(floor, 1e-30), worst = 0;
     int64_t at = 0;
     for (int64_t i = 0; i < n; i++)
@@ -103,8 +99,7 @@ struct outcome {
     struct head_result result;
 };
 
-static double build_root(void *context, struct tape *tape, struct tensor **root)
-{
+static double build_root(void *context, struct tape *tape, struct tensor **root) {
     struct op_case *c = context;
     struct tensor *y = c->build(c, tape);
     if (!c->is_root)
@@ -113,8 +108,7 @@ static double build_root(void *context, struct tape *tape, struct tensor **root)
     return c->head.targets ? c->result.loss : (double)y->data[0];
 }
 
-static void outcome_make(struct outcome *o, struct op_case *c, enum precision precision, int threads)
-{
+static void outcome_make(struct outcome *o, struct op_case *c, enum precision precision, int threads) {
     threads_set(threads);
     for (int k = 0; k < c->n_in; k++)
         memset(c->in[k]->grad, 0, (size_t)tensor_count(c->in[k]) * sizeof(float));
@@ -138,16 +132,16 @@ static void outcome_make(struct outcome *o, struct op_case *c, enum precision pr
     tape_release(&tape);
 }
 
-static void outcome_drop(struct outcome *o, const struct op_case *c)
-{
+static void outcome_drop(struct outcome *o, const struct op_case *c) {
     free(o->y);
     for (int k = 0; k < c->n_in; k++)
         free(o->grad[k]);
 }
 
-static void expect_same_bits(const struct outcome *a, const struct outcome *b, const struct op_case *c, const char *what)
-{
-    cr_expect(memcmp(a->y, b->y, (size_t)c->n_out * sizeof(float)) == 0, "%s: %s differ in the output", c->name, what);
+static void expect_same_bits(const struct outcome *a, const struct outcome *b, const struct op_case *c,
+                             const char *what) {
+    cr_expect(memcmp(a->y, b->y, (size_t)c->n_out * sizeof(float)) == 0, "%s: %s differ in the output", c->name,
+              what);
     for (int k = 0; k < c->n_in; k++)
         cr_expect(memcmp(a->grad[k], b->grad[k], (size_t)tensor_count(c->in[k]) * sizeof(float)) == 0,
                   "%s: %s differ in the gradient of %s", c->name, what, c->in[k]->name);
@@ -156,8 +150,7 @@ static void expect_same_bits(const struct outcome *a, const struct outcome *b, c
 
 // The naive gradients against central differences of the naive forward pass along one random direction: in double
 // with steps of 1e-5 both errors are near 1e-9.
-static void check_naive(const struct op_case *c, double *const *x, const double *dy, double *const *dx)
-{
+static void check_naive(const struct op_case *c, double *const *x, const double *dy, double *const *dx) {
     double *moved[INPUTS], slope = 0, expected = 0, norm = 0, *y = zeros(c->n_out);
     for (int sign = 1; sign >= -1; sign -= 2) {
         struct random random;
@@ -186,8 +179,7 @@ static void check_naive(const struct op_case *c, double *const *x, const double 
     free(y);
 }
 
-static void check_against_naive(struct op_case *c, const struct outcome *f32, const struct outcome *bf16)
-{
+static void check_against_naive(struct op_case *c, const struct outcome *f32, const struct outcome *bf16) {
     double *x[INPUTS], *dx[INPUTS], *y = zeros(c->n_out), *dy = zeros(c->n_out);
     for (int k = 0; k < c->n_in; k++) {
         x[k] = to_double(c->in[k]->data, tensor_count(c->in[k]));
@@ -222,8 +214,7 @@ static void check_against_naive(struct op_case *c, const struct outcome *f32, co
 // Pointwise work: a few roundings and exp with a relative error of 2e-7.
 #define POINTWISE_F32 2e-6
 
-static void check_op(struct op_case *c, int differences)
-{
+static void check_op(struct op_case *c, int differences) {
     struct outcome one, two, bf16_one, bf16_two;
     outcome_make(&one, c, PRECISION_F32, 1);
     outcome_make(&two, c, PRECISION_F32, 2);
@@ -257,18 +248,18 @@ TestSuite(ops, .init = setup);
 
 // ---- embed -------------------------------------------------------------------------------------------------------
 
-static struct tensor *embed_build(struct op_case *c, struct tape *tape) { return op_embed(tape, c->in[0], c->ids, c->T); }
+static struct tensor *embed_build(struct op_case *c, struct tape *tape) {
+    return op_embed(tape, c->in[0], c->ids, c->T);
+}
 
-static void embed_forward(const struct op_case *c, double *const *x, double *y)
-{
+static void embed_forward(const struct op_case *c, double *const *x, double *y) {
     int64_t D = tensor_columns(c->in[0]);
     for (int64_t n = 0; n < c->T; n++)
         for (int64_t d = 0; d < D; d++)
             y[n * D + d] = x[0][c->ids[n] * D + d];
 }
 
-static void embed_backward(const struct op_case *c, double *const *x, const double *dy, double *const *dx)
-{
+static void embed_backward(const struct op_case *c, double *const *x, const double *dy, double *const *dx) {
     (void)x;
     int64_t D = tensor_columns(c->in[0]);
     for (int64_t n = 0; n < c->T; n++)
@@ -276,17 +267,19 @@ static void embed_backward(const struct op_case *c, double *const *x, const doub
             dx[0][c->ids[n] * D + d] += dy[n * D + d];
 }
 
-Test(ops, embed)
-{
+Test(ops, embed) {
     enum { V = 37, N = 300 };
     int32_t ids[N];
     for (int i = 0; i < N; i++)
         ids[i] = (i * 7 + i * i) % V;
     ids[0] = V - 1;
     for (int64_t D = 1; D <= 33; D += 16) {
-        struct op_case c = {.name = "embed", .build = embed_build,
-                            .forward = embed_forward, .backward = embed_backward,
-                            .f32 = POINTWISE_F32, .bf16 = POINTWISE_F32};
+        struct op_case c = {.name = "embed",
+                            .build = embed_build,
+                            .forward = embed_forward,
+                            .backward = embed_backward,
+                            .f32 = POINTWISE_F32,
+                            .bf16 = POINTWISE_F32};
         c.one_precision = 1;
         c.n_in = 1;
         c.in[0] = tensor_make("table", V, D, 1);
@@ -299,24 +292,21 @@ Test(ops, embed)
 
 // ---- linear, with bias and hook ----------------------------------------------------------------------------------
 
-static struct tensor *linear_build(struct op_case *c, struct tape *tape)
-{
+static struct tensor *linear_build(struct op_case *c, struct tape *tape) {
     return op_linear(tape, c->in[0], c->in[1], c->n_in == 3 ? c->in[2] : NULL);
 }
 
 // The hook of these tests keeps three weights of four and doubles them.
 static double hook_factor(int64_t i) { return i % 4 == 1 ? 0 : 2; }
 
-static void hook_rows(void *context, const struct tensor *w, int64_t row0, int64_t n, float *to)
-{
+static void hook_rows(void *context, const struct tensor *w, int64_t row0, int64_t n, float *to) {
     const float *stored = context;
     int64_t columns = tensor_columns(w);
     for (int64_t i = 0; i < n * columns; i++)
         to[i] = (float)hook_factor(row0 * columns + i) * stored[row0 * columns + i];
 }
 
-static void hook_dot(void *context, const struct tensor *w, int64_t row0, int64_t n, const float *x, float *y)
-{
+static void hook_dot(void *context, const struct tensor *w, int64_t row0, int64_t n, const float *x, float *y) {
     const float *stored = context;
     int64_t columns = tensor_columns(w);
     for (int64_t r = 0; r < n; r++) {
@@ -329,16 +319,14 @@ static void hook_dot(void *context, const struct tensor *w, int64_t row0, int64_
     }
 }
 
-static void hook_backward(void *context, const struct tensor *w, int64_t row0, int64_t n, float *gradient)
-{
+static void hook_backward(void *context, const struct tensor *w, int64_t row0, int64_t n, float *gradient) {
     (void)context;
     int64_t columns = tensor_columns(w);
     for (int64_t i = 0; i < n * columns; i++)
         gradient[i] *= (float)hook_factor(row0 * columns + i);
 }
 
-static void linear_forward(const struct op_case *c, double *const *x, double *y)
-{
+static void linear_forward(const struct op_case *c, double *const *x, double *y) {
     int64_t N = tensor_rows(c->in[0]), I = tensor_columns(c->in[0]), O = c->in[1]->dim[0];
     for (int64_t n = 0; n < N; n++)
         for (int64_t o = 0; o < O; o++) {
@@ -349,8 +337,7 @@ static void linear_forward(const struct op_case *c, double *const *x, double *y)
         }
 }
 
-static void linear_backward(const struct op_case *c, double *const *x, const double *dy, double *const *dx)
-{
+static void linear_backward(const struct op_case *c, double *const *x, const double *dy, double *const *dx) {
     int64_t N = tensor_rows(c->in[0]), I = tensor_columns(c->in[0]), O = c->in[1]->dim[0];
     for (int64_t n = 0; n < N; n++)
         for (int64_t o = 0; o < O; o++) {
@@ -365,16 +352,19 @@ static void linear_backward(const struct op_case *c, double *const *x, const dou
         }
 }
 
-Test(ops, linear)
-{
-    static const int64_t shape[][3] = {{1, 1, 1}, {1, 40, 24}, {5, 7, 3}, {16, 33, 65}, {130, 48, 96}, {300, 20, 130}};
+Test(ops, linear) {
+    static const int64_t shape[][3] = {{1, 1, 1},    {1, 40, 24},   {5, 7, 3},
+                                       {16, 33, 65}, {130, 48, 96}, {300, 20, 130}};
     for (size_t s = 0; s < sizeof shape / sizeof shape[0]; s++)
         for (int bias = 0; bias < 2; bias++)
             for (int hooked = 0; hooked < 2; hooked++) {
                 int64_t N = shape[s][0], I = shape[s][1], O = shape[s][2];
-                struct op_case c = {.name = "linear", .build = linear_build,
-                                    .forward = linear_forward, .backward = linear_backward,
-                                    .f32 = PRODUCT_F32, .bf16 = PRODUCT_BF16};
+                struct op_case c = {.name = "linear",
+                                    .build = linear_build,
+                                    .forward = linear_forward,
+                                    .backward = linear_backward,
+                                    .f32 = PRODUCT_F32,
+                                    .bf16 = PRODUCT_BF16};
                 c.n_in = 2 + bias;
                 c.in[0] = tensor_make("x", N, I, 1);
                 c.in[1] = tensor_make("w", O, I, 0.5);
@@ -389,15 +379,17 @@ Test(ops, linear)
 }
 
 // Weights that only a hook knows, as in a quantized file: through rows() for many inputs, through dot() for few.
-Test(ops, linear_from_a_hook_alone)
-{
+Test(ops, linear_from_a_hook_alone) {
     static const int64_t rows[] = {1, 2, 3, 9, 64};
     for (size_t s = 0; s < sizeof rows / sizeof rows[0]; s++)
         for (int with_dot = 0; with_dot < 2; with_dot++) {
             int64_t N = rows[s], I = 40, O = 70;
-            struct op_case c = {.name = "linear from a hook", .build = linear_build,
-                                .forward = linear_forward, .backward = NULL,
-                                .f32 = PRODUCT_F32, .bf16 = PRODUCT_BF16};
+            struct op_case c = {.name = "linear from a hook",
+                                .build = linear_build,
+                                .forward = linear_forward,
+                                .backward = NULL,
+                                .f32 = PRODUCT_F32,
+                                .bf16 = PRODUCT_BF16};
             c.n_in = 3;
             c.in[0] = tensor_make("x", N, I, 1);
             c.in[1] = tensor_make("w", O, I, 0.5);
@@ -437,21 +429,18 @@ Test(ops, linear_from_a_hook_alone)
 
 // ---- rmsnorm -----------------------------------------------------------------------------------------------------
 
-static struct tensor *rmsnorm_build(struct op_case *c, struct tape *tape)
-{
+static struct tensor *rmsnorm_build(struct op_case *c, struct tape *tape) {
     return op_rmsnorm(tape, c->in[0], c->in[1], c->number);
 }
 
-static double inverse_rms(const double *x, int64_t D, double eps)
-{
+static double inverse_rms(const double *x, int64_t D, double eps) {
     double sum = 0;
     for (int64_t d = 0; d < D; d++)
         sum += x[d] * x[d];
     return 1 / sqrt(sum / (double)D + eps);
 }
 
-static void rmsnorm_forward(const struct op_case *c, double *const *x, double *y)
-{
+static void rmsnorm_forward(const struct op_case *c, double *const *x, double *y) {
     int64_t N = tensor_rows(c->in[0]), D = tensor_columns(c->in[0]);
     for (int64_t n = 0; n < N; n++) {
         double r = inverse_rms(x[0] + n * D, D, c->number);
@@ -460,8 +449,7 @@ static void rmsnorm_forward(const struct op_case *c, double *const *x, double *y
     }
 }
 
-static void rmsnorm_backward(const struct op_case *c, double *const *x, const double *dy, double *const *dx)
-{
+static void rmsnorm_backward(const struct op_case *c, double *const *x, const double *dy, double *const *dx) {
     int64_t N = tensor_rows(c->in[0]), D = tensor_columns(c->in[0]);
     for (int64_t n = 0; n < N; n++) {
         const double *row = x[0] + n * D, *g = dy + n * D;
@@ -475,16 +463,18 @@ static void rmsnorm_backward(const struct op_case *c, double *const *x, const do
     }
 }
 
-Test(ops, rmsnorm)
-{
+Test(ops, rmsnorm) {
     static const int64_t shape[][2] = {{1, 1}, {1, 64}, {7, 20}, {130, 33}, {70, 300}};
     for (size_t s = 0; s < sizeof shape / sizeof shape[0]; s++)
         for (int tiny = 0; tiny < 2; tiny++) {
             int64_t N = shape[s][0], D = shape[s][1];
             // eps 1e-5 on values of order 1, and a large one so that its place in the formula shows.
-            struct op_case c = {.name = "rmsnorm", .build = rmsnorm_build,
-                                .forward = rmsnorm_forward, .backward = rmsnorm_backward,
-                                .f32 = 4e-6, .bf16 = 4e-6};
+            struct op_case c = {.name = "rmsnorm",
+                                .build = rmsnorm_build,
+                                .forward = rmsnorm_forward,
+                                .backward = rmsnorm_backward,
+                                .f32 = 4e-6,
+                                .bf16 = 4e-6};
             c.one_precision = 1;
             c.number = tiny ? 0.7 : 1e-5;
             c.n_in = 2;
@@ -501,23 +491,20 @@ Test(ops, rmsnorm)
 
 // ---- rope --------------------------------------------------------------------------------------------------------
 
-static const double *rope_frequencies(int64_t E)
-{
+static const double *rope_frequencies(int64_t E) {
     static double f[64];
     for (int64_t i = 0; i < E / 2; i++)
         f[i] = pow(10000, -2 * (double)i / (double)E);
     return f;
 }
 
-static struct tensor *rope_build(struct op_case *c, struct tape *tape)
-{
+static struct tensor *rope_build(struct op_case *c, struct tape *tape) {
     const float *table = rope_table(tape, rope_frequencies(c->E), c->E, c->T, c->S);
     return op_rope(tape, c->in[0], table, c->E, c->T);
 }
 
 // y = R x with `way` 1, y = R^T x with -1; added to y.
-static void rotate(const struct op_case *c, const double *x, double *y, int way)
-{
+static void rotate(const struct op_case *c, const double *x, double *y, int way) {
     int64_t N = tensor_rows(c->in[0]), C = tensor_columns(c->in[0]), E = c->E;
     const double *f = rope_frequencies(E);
     for (int64_t n = 0; n < N; n++)
@@ -532,19 +519,25 @@ static void rotate(const struct op_case *c, const double *x, double *y, int way)
 
 static void rope_forward(const struct op_case *c, double *const *x, double *y) { rotate(c, x[0], y, 1); }
 
-static void rope_backward(const struct op_case *c, double *const *x, const double *dy, double *const *dx)
-{
+static void rope_backward(const struct op_case *c, double *const *x, const double *dy, double *const *dx) {
     (void)x;
     rotate(c, dy, dx[0], -1);
 }
 
-Test(ops, rope)
-{
+Test(ops, rope) {
     static const int64_t shape[][5] = {// B, T, heads, E, position0
-                                       {1, 1, 1, 2, 0}, {2, 5, 3, 8, 0}, {1, 70, 2, 12, 0}, {3, 33, 4, 32, 0}, {1, 4, 2, 64, 4000}};
+                                       {1, 1, 1, 2, 0},
+                                       {2, 5, 3, 8, 0},
+                                       {1, 70, 2, 12, 0},
+                                       {3, 33, 4, 32, 0},
+                                       {1, 4, 2, 64, 4000}};
     for (size_t s = 0; s < sizeof shape / sizeof shape[0]; s++) {
-        struct op_case c = {.name = "rope", .build = rope_build, .forward = rope_forward, .backward = rope_backward,
-                            .f32 = POINTWISE_F32, .bf16 = POINTWISE_F32};
+        struct op_case c = {.name = "rope",
+                            .build = rope_build,
+                            .forward = rope_forward,
+                            .backward = rope_backward,
+                            .f32 = POINTWISE_F32,
+                            .bf16 = POINTWISE_F32};
         c.one_precision = 1;
         c.B = shape[s][0];
         c.T = shape[s][1];
@@ -559,14 +552,13 @@ Test(ops, rope)
 
 // ---- attention ---------------------------------------------------------------------------------------------------
 
-static struct tensor *attention_build(struct op_case *c, struct tape *tape)
-{
+static struct tensor *attention_build(struct op_case *c, struct tape *tape) {
     return op_attention(tape, c->in[0], c->in[1], c->in[2], c->B, c->T, c->S, c->E);
 }
 
 // p[s], s = 0 .. last: the weights of query row n of head h.
-static int64_t attention_weights(const struct op_case *c, double *const *x, int64_t b, int64_t t, int64_t h, double *p)
-{
+static int64_t attention_weights(const struct op_case *c, double *const *x, int64_t b, int64_t t, int64_t h,
+                                 double *p) {
     int64_t H = tensor_columns(c->in[0]) / c->E, G = c->G, E = c->E, last = c->S - c->T + t;
     const double *q = x[0] + ((b * c->T + t) * H + h) * E;
     double sum = 0, largest = -INFINITY;
@@ -584,8 +576,7 @@ static int64_t attention_weights(const struct op_case *c, double *const *x, int6
     return last;
 }
 
-static void attention_forward(const struct op_case *c, double *const *x, double *y)
-{
+static void attention_forward(const struct op_case *c, double *const *x, double *y) {
     int64_t H = tensor_columns(c->in[0]) / c->E, G = c->G, E = c->E;
     double *p = zeros(c->S);
     for (int64_t b = 0; b < c->B; b++)
@@ -594,13 +585,13 @@ static void attention_forward(const struct op_case *c, double *const *x, double 
                 int64_t last = attention_weights(c, x, b, t, h, p);
                 for (int64_t s = 0; s <= last; s++)
                     for (int64_t e = 0; e < E; e++)
-                        y[((b * c->T + t) * H + h) * E + e] += p[s] * x[2][((b * c->S + s) * G + h / (H / G)) * E + e];
+                        y[((b * c->T + t) * H + h) * E + e] +=
+                            p[s] * x[2][((b * c->S + s) * G + h / (H / G)) * E + e];
             }
     free(p);
 }
 
-static void attention_backward(const struct op_case *c, double *const *x, const double *dy, double *const *dx)
-{
+static void attention_backward(const struct op_case *c, double *const *x, const double *dy, double *const *dx) {
     int64_t H = tensor_columns(c->in[0]) / c->E, G = c->G, E = c->E;
     double *p = zeros(c->S), *dp = zeros(c->S), scale = 1 / sqrt((double)E);
     for (int64_t b = 0; b < c->B; b++)
@@ -629,11 +620,13 @@ static void attention_backward(const struct op_case *c, double *const *x, const 
     free(dp);
 }
 
-static struct op_case attention_case(int64_t B, int64_t T, int64_t S, int64_t H, int64_t G, int64_t E, double scale)
-{
-    struct op_case c = {.name = "attention", .build = attention_build,
-                        .forward = attention_forward, .backward = attention_backward,
-                        .f32 = PRODUCT_F32, .bf16 = PRODUCT_BF16};
+static struct op_case attention_case(int64_t B, int64_t T, int64_t S, int64_t H, int64_t G, int64_t E, double scale) {
+    struct op_case c = {.name = "attention",
+                        .build = attention_build,
+                        .forward = attention_forward,
+                        .backward = attention_backward,
+                        .f32 = PRODUCT_F32,
+                        .bf16 = PRODUCT_BF16};
     c.B = B;
     c.T = T;
     c.S = S;
@@ -649,8 +642,7 @@ static struct op_case attention_case(int64_t B, int64_t T, int64_t S, int64_t H,
     return c;
 }
 
-Test(ops, attention)
-{
+Test(ops, attention) {
     static const int64_t positions[] = {1, 2, 17, 63, 64, 65, 130};
     for (size_t s = 0; s < sizeof positions / sizeof positions[0]; s++)
         for (int64_t group = 1; group <= 4; group *= 2) {
@@ -668,8 +660,7 @@ Test(ops, attention)
 }
 
 // Queries that go on after cached keys.
-Test(ops, attention_with_cached_keys)
-{
+Test(ops, attention_with_cached_keys) {
     static const int64_t shape[][2] = {{1, 2}, {1, 70}, {1, 64}, {3, 100}, {65, 130}, {1, 257}};
     for (size_t i = 0; i < sizeof shape / sizeof shape[0]; i++)
         for (int64_t group = 1; group <= 4; group *= 2) {
@@ -702,16 +693,16 @@ Test(ops, attention_with_cached_keys)
 
 // ---- pointwise ---------------------------------------------------------------------------------------------------
 
-static struct tensor *swiglu_build(struct op_case *c, struct tape *tape) { return op_swiglu(tape, c->in[0], c->in[1]); }
+static struct tensor *swiglu_build(struct op_case *c, struct tape *tape) {
+    return op_swiglu(tape, c->in[0], c->in[1]);
+}
 
-static void swiglu_forward(const struct op_case *c, double *const *x, double *y)
-{
+static void swiglu_forward(const struct op_case *c, double *const *x, double *y) {
     for (int64_t i = 0; i < c->n_out; i++)
         y[i] = x[0][i] / (1 + exp(-x[0][i])) * x[1][i];
 }
 
-static void swiglu_backward(const struct op_case *c, double *const *x, const double *dy, double *const *dx)
-{
+static void swiglu_backward(const struct op_case *c, double *const *x, const double *dy, double *const *dx) {
     for (int64_t i = 0; i < c->n_out; i++) {
         double sigmoid = 1 / (1 + exp(-x[0][i]));
         dx[0][i] += dy[i] * x[1][i] * (sigmoid + x[0][i] * sigmoid * (1 - sigmoid));
@@ -719,19 +710,16 @@ static void swiglu_backward(const struct op_case *c, double *const *x, const dou
     }
 }
 
-static struct tensor *add_build(struct op_case *c, struct tape *tape)
-{
+static struct tensor *add_build(struct op_case *c, struct tape *tape) {
     return op_add(tape, c->in[0], c->in[c->n_in - 1]);
 }
 
-static void add_forward(const struct op_case *c, double *const *x, double *y)
-{
+static void add_forward(const struct op_case *c, double *const *x, double *y) {
     for (int64_t i = 0; i < c->n_out; i++)
         y[i] = x[0][i] + x[c->n_in - 1][i];
 }
 
-static void add_backward(const struct op_case *c, double *const *x, const double *dy, double *const *dx)
-{
+static void add_backward(const struct op_case *c, double *const *x, const double *dy, double *const *dx) {
     (void)x;
     for (int64_t i = 0; i < c->n_out; i++) {
         dx[0][i] += dy[i];
@@ -741,15 +729,13 @@ static void add_backward(const struct op_case *c, double *const *x, const double
 
 static struct tensor *gate_build(struct op_case *c, struct tape *tape) { return op_gate(tape, c->in[0], c->in[1]); }
 
-static void gate_forward(const struct op_case *c, double *const *x, double *y)
-{
+static void gate_forward(const struct op_case *c, double *const *x, double *y) {
     int64_t C = tensor_columns(c->in[0]), W = C / tensor_count(c->in[1]);
     for (int64_t i = 0; i < c->n_out; i++)
         y[i] = x[0][i] * x[1][i % C / W];
 }
 
-static void gate_backward(const struct op_case *c, double *const *x, const double *dy, double *const *dx)
-{
+static void gate_backward(const struct op_case *c, double *const *x, const double *dy, double *const *dx) {
     int64_t C = tensor_columns(c->in[0]), W = C / tensor_count(c->in[1]);
     for (int64_t i = 0; i < c->n_out; i++) {
         dx[0][i] += dy[i] * x[1][i % C / W];
@@ -757,13 +743,15 @@ static void gate_backward(const struct op_case *c, double *const *x, const doubl
     }
 }
 
-Test(ops, swiglu)
-{
+Test(ops, swiglu) {
     static const int64_t shape[][2] = {{1, 1}, {3, 17}, {65, 40}, {200, 100}};
     for (size_t s = 0; s < sizeof shape / sizeof shape[0]; s++) {
-        struct op_case c = {.name = "swiglu", .build = swiglu_build,
-                            .forward = swiglu_forward, .backward = swiglu_backward,
-                            .f32 = POINTWISE_F32, .bf16 = POINTWISE_F32};
+        struct op_case c = {.name = "swiglu",
+                            .build = swiglu_build,
+                            .forward = swiglu_forward,
+                            .backward = swiglu_backward,
+                            .f32 = POINTWISE_F32,
+                            .bf16 = POINTWISE_F32};
         c.one_precision = 1;
         c.n_in = 2;
         c.in[0] = tensor_make("gate", shape[s][0], shape[s][1], 2);
@@ -779,12 +767,15 @@ Test(ops, swiglu)
     }
 }
 
-Test(ops, add)
-{
+Test(ops, add) {
     for (int same = 0; same < 2; same++)
         for (int64_t columns = 1; columns <= 700; columns += 233) {
-            struct op_case c = {.name = "add", .build = add_build, .forward = add_forward, .backward = add_backward,
-                                .f32 = POINTWISE_F32, .bf16 = POINTWISE_F32};
+            struct op_case c = {.name = "add",
+                                .build = add_build,
+                                .forward = add_forward,
+                                .backward = add_backward,
+                                .f32 = POINTWISE_F32,
+                                .bf16 = POINTWISE_F32};
             c.one_precision = 1;
             c.n_in = 2 - same; // a + a: both contributions arrive at one tensor
             c.in[0] = tensor_make("a", 30, columns, 1);
@@ -795,12 +786,15 @@ Test(ops, add)
         }
 }
 
-Test(ops, gate)
-{
+Test(ops, gate) {
     static const int64_t shape[][3] = {{1, 1, 1}, {5, 3, 8}, {65, 40, 1}, {130, 4, 16}}; // N, units, W
     for (size_t s = 0; s < sizeof shape / sizeof shape[0]; s++) {
-        struct op_case c = {.name = "gate", .build = gate_build, .forward = gate_forward, .backward = gate_backward,
-                            .f32 = 4e-6, .bf16 = 4e-6};
+        struct op_case c = {.name = "gate",
+                            .build = gate_build,
+                            .forward = gate_forward,
+                            .backward = gate_backward,
+                            .f32 = 4e-6,
+                            .bf16 = 4e-6};
         c.one_precision = 1;
         c.n_in = 2;
         c.in[0] = tensor_make("x", shape[s][0], shape[s][1] * shape[s][2], 1);
@@ -812,52 +806,49 @@ Test(ops, gate)
 
 // ---- mse and sum -------------------------------------------------------------------------------------------------
 
-static struct tensor *mse_build(struct op_case *c, struct tape *tape)
-{
+static struct tensor *mse_build(struct op_case *c, struct tape *tape) {
     return op_mse(tape, c->in[0], c->constant, c->number);
 }
 
-static void mse_forward(const struct op_case *c, double *const *x, double *y)
-{
+static void mse_forward(const struct op_case *c, double *const *x, double *y) {
     int64_t n = tensor_count(c->in[0]);
     for (int64_t i = 0; i < n; i++)
         y[0] += c->number / (double)n * (x[0][i] - (double)c->constant[i]) * (x[0][i] - (double)c->constant[i]);
 }
 
-static void mse_backward(const struct op_case *c, double *const *x, const double *dy, double *const *dx)
-{
+static void mse_backward(const struct op_case *c, double *const *x, const double *dy, double *const *dx) {
     int64_t n = tensor_count(c->in[0]);
     for (int64_t i = 0; i < n; i++)
         dx[0][i] += dy[0] * 2 * c->number / (double)n * (x[0][i] - (double)c->constant[i]);
 }
 
 // Two losses on one tensor, as the hidden states' losses are summed.
-static struct tensor *sum_build(struct op_case *c, struct tape *tape)
-{
+static struct tensor *sum_build(struct op_case *c, struct tape *tape) {
     struct tensor *a = op_mse(tape, c->in[0], c->constant, c->number);
     struct tensor *b = op_mse(tape, c->in[0], c->constant, 2 * c->number);
     return op_sum(tape, a, b);
 }
 
-static void sum_forward(const struct op_case *c, double *const *x, double *y)
-{
+static void sum_forward(const struct op_case *c, double *const *x, double *y) {
     mse_forward(c, x, y);
     y[0] *= 3;
 }
 
-static void sum_backward(const struct op_case *c, double *const *x, const double *dy, double *const *dx)
-{
+static void sum_backward(const struct op_case *c, double *const *x, const double *dy, double *const *dx) {
     double three = 3 * dy[0];
     mse_backward(c, x, &three, dx);
 }
 
-Test(ops, mse_and_sum)
-{
+Test(ops, mse_and_sum) {
     static const int64_t shape[][2] = {{1, 1}, {9, 20}, {130, 77}};
     for (size_t s = 0; s < sizeof shape / sizeof shape[0]; s++)
         for (int sum = 0; sum < 2; sum++) {
-            struct op_case c = {.name = "mse", .build = mse_build, .forward = mse_forward, .backward = mse_backward,
-                                .f32 = POINTWISE_F32, .bf16 = POINTWISE_F32};
+            struct op_case c = {.name = "mse",
+                                .build = mse_build,
+                                .forward = mse_forward,
+                                .backward = mse_backward,
+                                .f32 = POINTWISE_F32,
+                                .bf16 = POINTWISE_F32};
             if (sum) {
                 c.name = "sum of two mse";
                 c.build = sum_build;
@@ -879,14 +870,12 @@ Test(ops, mse_and_sum)
 
 // ---- the output head and its losses ------------------------------------------------------------------------------
 
-static struct tensor *head_build(struct op_case *c, struct tape *tape)
-{
+static struct tensor *head_build(struct op_case *c, struct tape *tape) {
     return op_head_loss(tape, c->in[0], c->in[1], &c->head, &c->result);
 }
 
 // z[V] = row of x times w; the weight's hook, where it has one, is the one above.
-static void naive_logits(const double *x, const double *w, const struct tensor *weight, double *z)
-{
+static void naive_logits(const double *x, const double *w, const struct tensor *weight, double *z) {
     int64_t V = weight->dim[0], D = weight->dim[1];
     for (int64_t v = 0; v < V; v++) {
         z[v] = 0;
@@ -896,8 +885,7 @@ static void naive_logits(const double *x, const double *w, const struct tensor *
 }
 
 // logp[v] = log softmax(z / temperature).
-static void naive_log_softmax(const double *z, int64_t V, double temperature, double *logp)
-{
+static void naive_log_softmax(const double *z, int64_t V, double temperature, double *logp) {
     double largest = -INFINITY, sum = 0;
     for (int64_t v = 0; v < V; v++)
         largest = fmax(largest, z[v] / temperature);
@@ -911,8 +899,7 @@ struct head_scratch {
     double *z, *logp, *log_student, *log_teacher, *teacher_w, *teacher_row;
 };
 
-static void head_scratch_init(struct head_scratch *s, const struct op_case *c)
-{
+static void head_scratch_init(struct head_scratch *s, const struct op_case *c) {
     int64_t V = c->in[1]->dim[0];
     s->z = zeros(V);
     s->logp = zeros(V);
@@ -922,8 +909,7 @@ static void head_scratch_init(struct head_scratch *s, const struct op_case *c)
     s->teacher_row = c->head.teacher_w ? zeros(c->head.teacher_w->dim[1]) : NULL;
 }
 
-static void head_scratch_drop(struct head_scratch *s)
-{
+static void head_scratch_drop(struct head_scratch *s) {
     free(s->z);
     free(s->logp);
     free(s->log_student);
@@ -933,8 +919,8 @@ static void head_scratch_drop(struct head_scratch *s)
 }
 
 // CE and KL of row n; leaves the log probabilities in s.
-static void naive_row(const struct op_case *c, double *const *x, int64_t n, struct head_scratch *s, double *ce, double *kl)
-{
+static void naive_row(const struct op_case *c, double *const *x, int64_t n, struct head_scratch *s, double *ce,
+                      double *kl) {
     int64_t V = c->in[1]->dim[0], D = c->in[1]->dim[1];
     const struct tensor *teacher = c->head.teacher_w;
     if (teacher) {
@@ -956,8 +942,7 @@ static void naive_row(const struct op_case *c, double *const *x, int64_t n, stru
 
 static double effective_alpha(const struct op_case *c) { return c->head.teacher_w ? c->head.alpha : 0; }
 
-static struct head_result naive_head(const struct op_case *c, double *const *x)
-{
+static struct head_result naive_head(const struct op_case *c, double *const *x) {
     struct head_result r = {0, 0, 0, 0};
     struct head_scratch s;
     head_scratch_init(&s, c);
@@ -978,13 +963,11 @@ static struct head_result naive_head(const struct op_case *c, double *const *x)
     return r;
 }
 
-static void head_forward(const struct op_case *c, double *const *x, double *y)
-{
+static void head_forward(const struct op_case *c, double *const *x, double *y) {
     y[0] = c->head.weight * naive_head(c, x).loss;
 }
 
-static void head_backward(const struct op_case *c, double *const *x, const double *dy, double *const *dx)
-{
+static void head_backward(const struct op_case *c, double *const *x, const double *dy, double *const *dx) {
     int64_t V = c->in[1]->dim[0], D = c->in[1]->dim[1], N = tensor_rows(c->in[0]), count = 0;
     struct head_scratch s;
     head_scratch_init(&s, c);
@@ -1017,10 +1000,13 @@ struct head_shape {
     int masked, hooked;
 };
 
-static void check_head(const struct head_shape *s, int differences)
-{
-    struct op_case c = {.name = "head loss", .build = head_build, .forward = head_forward, .backward = head_backward,
-                        .f32 = PRODUCT_F32, .bf16 = PRODUCT_BF16};
+static void check_head(const struct head_shape *s, int differences) {
+    struct op_case c = {.name = "head loss",
+                        .build = head_build,
+                        .forward = head_forward,
+                        .backward = head_backward,
+                        .f32 = PRODUCT_F32,
+                        .bf16 = PRODUCT_BF16};
     int32_t *targets = xmalloc((size_t)s->N * sizeof *targets, "a test's targets");
     for (int64_t n = 0; n < s->N; n++)
         targets[n] = s->masked && n % 3 == 1 ? -1 : (int32_t)((n * 31 + n * n) % s->V);
@@ -1053,8 +1039,8 @@ static void check_head(const struct head_shape *s, int differences)
     // Kept in double: what is left is the rounding of the f32 logits, averaged over rows.
     cr_expect(fabs(o.result.ce - wanted.ce) <= 2e-6 * wanted.ce, "ce %.12g, wanted %.12g", o.result.ce, wanted.ce);
     wanted.loss *= s->weight;
-    cr_expect(fabs(o.result.loss - wanted.loss) <= 2e-6 * (wanted.loss + 1e-3), "loss %.12g, wanted %.12g", o.result.loss,
-              wanted.loss);
+    cr_expect(fabs(o.result.loss - wanted.loss) <= 2e-6 * (wanted.loss + 1e-3), "loss %.12g, wanted %.12g",
+              o.result.loss, wanted.loss);
     if (s->teacher_D)
         cr_expect(fabs(o.result.kl - wanted.kl) <= 2e-6 * (wanted.kl + 0.1), "kl %.12g, wanted %.12g", o.result.kl,
                   wanted.kl);
@@ -1069,8 +1055,7 @@ static void check_head(const struct head_shape *s, int differences)
     free(targets);
 }
 
-Test(ops, head_loss)
-{
+Test(ops, head_loss) {
     static const double alphas[] = {0, 0.7, 1}, temperatures[] = {1, 2, 4};
     for (int a = 0; a < 3; a++)
         for (int t = 0; t < 3; t++)
@@ -1078,16 +1063,17 @@ Test(ops, head_loss)
                 struct head_shape s = {13, 12, 29, 20, alphas[a], temperatures[t], 1, masked, 0};
                 check_head(&s, 1);
             }
-    struct head_shape plain[] = {{1, 4, 2, 0, 0, 1, 1, 0, 0},         {13, 12, 29, 0, 0.7, 2, 0.25, 1, 0},
-                                 {40, 8, 257, 8, 0.7, 2, 0.5, 1, 0},  {13, 12, 29, 20, 0.7, 2, 1, 1, 1},
+    struct head_shape plain[] = {{1, 4, 2, 0, 0, 1, 1, 0, 0},
+                                 {13, 12, 29, 0, 0.7, 2, 0.25, 1, 0},
+                                 {40, 8, 257, 8, 0.7, 2, 0.5, 1, 0},
+                                 {13, 12, 29, 20, 0.7, 2, 1, 1, 1},
                                  {30, 16, 64, 0, 0, 1, 1, 0, 1}};
     for (size_t i = 0; i < sizeof plain / sizeof plain[0]; i++)
         check_head(&plain[i], 1);
 }
 
 // More rows than one chunk holds, the last chunk not full, and vocabularies beyond any block size.
-Test(ops, head_loss_in_chunks)
-{
+Test(ops, head_loss_in_chunks) {
     static const int64_t vocabularies[] = {1021, 4099};
     for (size_t i = 0; i < sizeof vocabularies / sizeof vocabularies[0]; i++) {
         int64_t V = vocabularies[i], chunk = head_chunk_rows(1 << 20, V), N = chunk + chunk / 2 + 3;
@@ -1099,8 +1085,7 @@ Test(ops, head_loss_in_chunks)
 }
 
 // Accumulation: two half batches weighted by a half add up to the gradient of the whole, and parameters' gradients add.
-Test(ops, head_loss_accumulates)
-{
+Test(ops, head_loss_accumulates) {
     enum { N = 20, D = 8, V = 30 };
     int32_t targets[N];
     for (int i = 0; i < N; i++)
@@ -1135,8 +1120,7 @@ Test(ops, head_loss_accumulates)
 
 // ---- evaluation on the head --------------------------------------------------------------------------------------
 
-static void check_head_eval(int64_t N, int64_t D, int64_t V, int64_t against_D, enum precision precision)
-{
+static void check_head_eval(int64_t N, int64_t D, int64_t V, int64_t against_D, enum precision precision) {
     struct op_case c = {.name = "head eval", .n_in = 2};
     c.in[0] = tensor_make("x", N, D, 1);
     c.in[1] = tensor_make("w", V, D, 0.5);
@@ -1172,8 +1156,13 @@ static void check_head_eval(int64_t N, int64_t D, int64_t V, int64_t against_D, 
         struct tape tape;
         tape_init(&tape, precision);
         tape.recording = 0;
-        struct head_eval eval = {targets, against_x ? against_x->data : NULL, against_w, nll[i],
-                                 against_D ? against_nll[i] : NULL, against_D ? kl[i] : NULL, against_D ? agree[i] : NULL};
+        struct head_eval eval = {targets,
+                                 against_x ? against_x->data : NULL,
+                                 against_w,
+                                 nll[i],
+                                 against_D ? against_nll[i] : NULL,
+                                 against_D ? kl[i] : NULL,
+                                 against_D ? agree[i] : NULL};
         op_head_eval(&tape, c.in[0], c.in[1], &eval);
         tape_release(&tape);
     }
@@ -1193,7 +1182,8 @@ static void check_head_eval(int64_t N, int64_t D, int64_t V, int64_t against_D, 
         }
         double ce, wanted_kl;
         naive_row(&c, x, n, &s, &ce, &wanted_kl);
-        cr_expect(fabs(nll[0][n] - ce) <= tolerance * (1 + ce), "nll[%ld] is %.12g, wanted %.12g", (long)n, nll[0][n], ce);
+        cr_expect(fabs(nll[0][n] - ce) <= tolerance * (1 + ce), "nll[%ld] is %.12g, wanted %.12g", (long)n, nll[0][n],
+                  ce);
         if (!against_D)
             continue;
         double wanted_against = -s.log_teacher[targets[n]];
@@ -1202,8 +1192,8 @@ static void check_head_eval(int64_t N, int64_t D, int64_t V, int64_t against_D, 
             best = s.logp[v] > s.logp[best] ? v : best;
             against_best = s.log_teacher[v] > s.log_teacher[against_best] ? v : against_best;
         }
-        cr_expect(fabs(kl[0][n] - wanted_kl) <= tolerance * (1 + wanted_kl), "kl[%ld] is %.12g, wanted %.12g", (long)n,
-                  kl[0][n], wanted_kl);
+        cr_expect(fabs(kl[0][n] - wanted_kl) <= tolerance * (1 + wanted_kl), "kl[%ld] is %.12g, wanted %.12g",
+                  (long)n, kl[0][n], wanted_kl);
         cr_expect(kl[0][n] >= -1e-6, "kl[%ld] is %g, below zero", (long)n, kl[0][n]);
         cr_expect(fabs(against_nll[0][n] - wanted_against) <= tolerance * (1 + wanted_against));
         if (precision == PRECISION_F32)
@@ -1225,8 +1215,7 @@ static void check_head_eval(int64_t N, int64_t D, int64_t V, int64_t against_D, 
     free(targets);
 }
 
-Test(ops, head_eval)
-{
+Test(ops, head_eval) {
     int64_t chunk = head_chunk_rows(1 << 20, 1021);
     for (int precision = 0; precision < 2; precision++) {
         enum precision p = precision ? PRECISION_BF16 : PRECISION_F32;
@@ -1244,8 +1233,7 @@ struct block {
     struct tensor *w1, *w2, *norm;
 };
 
-static struct tensor *block_run(void *context, struct tape *tape, struct tensor *x)
-{
+static struct tensor *block_run(void *context, struct tape *tape, struct tensor *x) {
     struct block *b = context;
     struct tensor *n = op_rmsnorm(tape, x, b->norm, 1e-5);
     struct tensor *up = op_linear(tape, n, b->w1, NULL);
@@ -1255,15 +1243,15 @@ static struct tensor *block_run(void *context, struct tape *tape, struct tensor 
 }
 
 // Three blocks, once plain and once with everything inside them thrown away and computed again: equal bits.
-Test(ops, checkpoint)
-{
+Test(ops, checkpoint) {
     enum { N = 70, D = 24, F = 40, BLOCKS = 3 };
     struct block block[BLOCKS];
     struct tensor *in[1 + 3 * BLOCKS];
     int n_in = 0;
     in[n_in++] = tensor_make("x", N, D, 1);
     for (int i = 0; i < BLOCKS; i++) {
-        block[i] = (struct block){tensor_make("w1", F, D, 0.2), tensor_make("w2", D, F, 0.2), tensor_make("norm", D, 0, 1)};
+        block[i] =
+            (struct block){tensor_make("w1", F, D, 0.2), tensor_make("w2", D, F, 0.2), tensor_make("norm", D, 0, 1)};
         in[n_in++] = block[i].w1;
         in[n_in++] = block[i].w2;
         in[n_in++] = block[i].norm;
@@ -1291,7 +1279,8 @@ Test(ops, checkpoint)
                 size_t bytes = (size_t)tensor_count(in[k]) * sizeof(float);
                 if (!checkpoint)
                     kept[k] = memcpy(xmalloc(bytes, "a test's values"), in[k]->grad, bytes);
-                cr_expect(memcmp(kept[k], in[k]->grad, bytes) == 0, "gradients of input %d (%s) differ", k, in[k]->name);
+                cr_expect(memcmp(kept[k], in[k]->grad, bytes) == 0, "gradients of input %d (%s) differ", k,
+                          in[k]->name);
                 if (checkpoint)
                     free(kept[k]);
             }
@@ -1302,8 +1291,7 @@ Test(ops, checkpoint)
 }
 
 // Not recording, a checkpointed block leaves only its output in the arena.
-Test(ops, checkpoint_drops_inner_values)
-{
+Test(ops, checkpoint_drops_inner_values) {
     enum { N = 70, D = 24, F = 400 };
     struct block block = {tensor_make("w1", F, D, 0.2), tensor_make("w2", D, F, 0.2), tensor_make("norm", D, 0, 1)};
     struct tensor *x = tensor_make("x", N, D, 1);
@@ -1314,7 +1302,8 @@ Test(ops, checkpoint_drops_inner_values)
         size_t before = arena_mark(&tape.arena);
         tape_checkpoint(&tape, block_run, &block, x);
         size_t left = arena_mark(&tape.arena) - before;
-        cr_expect(left < 3 * N * D * sizeof(float), "%zu bytes stay for an output of %zu", left, N * D * sizeof(float));
+        cr_expect(left < 3 * N * D * sizeof(float), "%zu bytes stay for an output of %zu", left,
+                  N * D * sizeof(float));
     }
     tape_release(&tape);
     tensor_drop(block.w1);
@@ -1324,8 +1313,7 @@ Test(ops, checkpoint_drops_inner_values)
 }
 
 // Nothing is recorded, and no gradient is written, where no input wants one.
-Test(ops, no_gradient_wanted)
-{
+Test(ops, no_gradient_wanted) {
     struct tensor *x = tensor_make("x", 5, 8, 1), *w = tensor_make("w", 8, 8, 1);
     struct tape tape;
     tape_init(&tape, PRECISION_F32);
