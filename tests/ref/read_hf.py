@@ -1,0 +1,269 @@
+#!/usr/bin/python3
+"""An independent reader of Hugging Face model directories (Llama, Mistral, Qwen2).
+
+It builds the model that transformers would build from config.json and the safetensors, with json, struct and torch
+alone, and prints losses and logits for given token ids as JSON. It was written from the formats and from the models'
+definitions, without sight of pdq's own reader and writer, so that the two cannot share a mistake.
+
+    read_hf.py FOLDER --ids 1,2,3 [--seq-len N] [--tokens N] [--logits] [--greedy N] [--float64]
+
+The ids are cut into windows of seq_len; every token but a window's first is predicted; --tokens stops after N predictions.
+"""
+import argparse
+import json
+import math
+import os
+import struct
+import sys
+
+import torch
+import torch.nn.functional as F
+
+FLOATS = {"F32": (torch.float32, 4), "F16": (torch.float16, 2), "BF16": (torch.bfloat16, 2)}
+
+
+def fail(message):
+    raise SystemExit("read_hf.py: " + message)
+
+
+def read_safetensors(path):
+    """{name: tensor}, metadata of one file, every offset checked."""
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        if 8 + length > size:
+            fail(f"{path}: a header of {length} bytes in a file of {size}")
+        header = json.loads(file.read(length).decode("utf-8"))
+        body = bytearray(file.read())
+    metadata = header.pop("__metadata__", {})
+    tensors, covered = {}, 0
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        begin, end = entry["data_offsets"]
+        dtype, width = FLOATS[entry["dtype"]]
+        count = math.prod(entry["shape"])
+        if begin != covered or end > len(body) or end - begin != count * width:
+            fail(f"{path}: {name}: offsets {begin}..{end} after {covered}, {count} values, {len(body)} bytes of data")
+        covered = end
+        tensors[name] = torch.frombuffer(body, dtype=dtype, count=count, offset=begin).reshape(entry["shape"]).clone()
+    if covered != len(body):
+        fail(f"{path}: {len(body) - covered} bytes after the last tensor")
+    return tensors, metadata
+
+
+def read_tensors(folder):
+    index = os.path.join(folder, "model.safetensors.index.json")
+    single = os.path.join(folder, "model.safetensors")
+    if os.path.exists(single):
+        return read_safetensors(single)
+    with open(index, encoding="utf-8") as file:
+        place = json.load(file)
+    tensors, metadata, shards = {}, {}, {}
+    for name, shard in place["weight_map"].items():
+        if shard not in shards:
+            shards[shard], more = read_safetensors(os.path.join(folder, shard))
+            metadata.update(more)
+        tensors[name] = shards[shard].pop(name)
+    left = [name for shard in shards.values() for name in shard]
+    if left:
+        fail(f"{index}: not in the weight map: {left}")
+    total = sum(t.numel() * t.element_size() for t in tensors.values())
+    if place["metadata"]["total_size"] != total:
+        fail(f"{index}: total_size {place['metadata']['total_size']}, the shards hold {total}")
+    return tensors, metadata
+
+
+class Config:
+    """The keys that matter, with transformers' defaults for the model type."""
+
+    def __init__(self, source):
+        kind = source["model_type"]
+        if kind not in ("llama", "mistral", "qwen2"):
+            fail(f"model_type {kind}")
+        self.hidden = source["hidden_size"]
+        self.layers = source["num_hidden_layers"]
+        self.heads = source["num_attention_heads"]
+        default_groups = {"llama": self.heads, "mistral": 8, "qwen2": 32}[kind]
+        self.groups = source.get("num_key_value_heads") or default_groups
+        self.head_dim = source.get("head_dim") or self.hidden // self.heads
+        self.feed_forward = source["intermediate_size"]
+        self.vocab = source["vocab_size"]
+        self.eps = source.get("rms_norm_eps", 1e-6)
+        self.tied = source.get("tie_word_embeddings", False)
+        self.qkv_bias = kind == "qwen2" or (kind == "llama" and source.get("attention_bias", False))
+        self.out_bias = kind == "llama" and source.get("attention_bias", False)
+        self.mlp_bias = kind == "llama" and source.get("mlp_bias", False)
+        if source.get("hidden_act", "silu") != "silu":
+            fail(f"hidden_act {source['hidden_act']}")
+        rope = dict(source.get("rope_scaling") or {})
+        rope.update(source.get("rope_parameters") or {})
+        self.theta = rope.get("rope_theta", source.get("rope_theta", 10000.0))
+        self.rope = rope
+        window = source.get("sliding_window")
+        used = source.get("use_sliding_window", False) if kind == "qwen2" else kind == "mistral"
+        self.window = window if used else None
+
+    def frequencies(self):
+        """Inverse frequencies [head_dim / 2], scaled as the rope type says."""
+        half = torch.arange(0, self.head_dim, 2, dtype=torch.float64)
+        inverse = 1.0 / self.theta ** (half / self.head_dim)
+        kind = self.rope.get("rope_type", self.rope.get("type", "default"))
+        if kind == "default":
+            return inverse
+        factor = self.rope["factor"]
+        if kind == "linear":
+            return inverse / factor
+        if kind != "llama3":
+            fail(f"rope type {kind}")
+        low, high = self.rope["low_freq_factor"], self.rope["high_freq_factor"]
+        context = self.rope["original_max_position_embeddings"]
+        scaled = []
+        for f in inverse.tolist():
+            wavelength = 2 * math.pi / f
+            if wavelength < context / high:
+                scaled.append(f)
+            elif wavelength > context / low:
+                scaled.append(f / factor)
+            else:
+                smooth = (context / wavelength - low) / (high - low)
+                scaled.append((1 - smooth) * f / factor + smooth * f)
+        return torch.tensor(scaled, dtype=torch.float64)
+
+
+def expected_shapes(c):
+    """Every tensor that the model has, by name."""
+    q, kv = c.heads * c.head_dim, c.groups * c.head_dim
+    shapes = {"model.embed_tokens.weight": (c.vocab, c.hidden), "model.norm.weight": (c.hidden,)}
+    if not c.tied:
+        shapes["lm_head.weight"] = (c.vocab, c.hidden)
+    for layer in range(c.layers):
+        at = f"model.layers.{layer}."
+        shapes[at + "input_layernorm.weight"] = shapes[at + "post_attention_layernorm.weight"] = (c.hidden,)
+        for part, rows, columns, bias in (("self_attn.q_proj", q, c.hidden, c.qkv_bias),
+                                          ("self_attn.k_proj", kv, c.hidden, c.qkv_bias),
+                                          ("self_attn.v_proj", kv, c.hidden, c.qkv_bias),
+                                          ("self_attn.o_proj", c.hidden, q, c.out_bias),
+                                          ("mlp.gate_proj", c.feed_forward, c.hidden, c.mlp_bias),
+                                          ("mlp.up_proj", c.feed_forward, c.hidden, c.mlp_bias),
+                                          ("mlp.down_proj", c.hidden, c.feed_forward, c.mlp_bias)):
+            shapes[at + part + ".weight"] = (rows, columns)
+            if bias:
+                shapes[at + part + ".bias"] = (rows,)
+    return shapes
+
+
+def rms_norm(x, weight, eps):
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight
+
+
+def rotate(x, cos, sin):
+    """x [B, heads, T, head_dim]: pairs (i, i + head_dim / 2)."""
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+
+
+class Model:
+    def __init__(self, config, weights):
+        self.c, self.w = config, weights
+
+    def linear(self, x, name):
+        return F.linear(x, self.w[name + ".weight"], self.w.get(name + ".bias"))
+
+    def attention(self, x, at):
+        c = self.c
+        B, T, _ = x.shape
+        q = self.linear(x, at + "q_proj").view(B, T, c.heads, c.head_dim).transpose(1, 2)
+        k = self.linear(x, at + "k_proj").view(B, T, c.groups, c.head_dim).transpose(1, 2)
+        v = self.linear(x, at + "v_proj").view(B, T, c.groups, c.head_dim).transpose(1, 2)
+        angles = torch.outer(torch.arange(T, dtype=torch.float64), c.frequencies())
+        cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        k = k.repeat_interleave(c.heads // c.groups, dim=1)
+        v = v.repeat_interleave(c.heads // c.groups, dim=1)
+        distance = torch.arange(T)[:, None] - torch.arange(T)[None, :]
+        hidden = distance < 0 if c.window is None else (distance < 0) | (distance >= c.window)
+        scores = (q @ k.transpose(2, 3) / math.sqrt(c.head_dim)).masked_fill(hidden, -math.inf)
+        y = torch.softmax(scores, dim=-1) @ v
+        return self.linear(y.transpose(1, 2).reshape(B, T, c.heads * c.head_dim), at + "o_proj")
+
+    def block(self, x, at):
+        c = self.c
+        x = x + self.attention(rms_norm(x, self.w[at + "input_layernorm.weight"], c.eps), at + "self_attn.")
+        y = rms_norm(x, self.w[at + "post_attention_layernorm.weight"], c.eps)
+        y = F.silu(self.linear(y, at + "mlp.gate_proj")) * self.linear(y, at + "mlp.up_proj")
+        return x + self.linear(y, at + "mlp.down_proj")
+
+    def hidden(self, ids):
+        """ids [B, T] -> normalised hidden states [B, T, D]."""
+        x = self.w["model.embed_tokens.weight"][ids]
+        for layer in range(self.c.layers):
+            x = self.block(x, f"model.layers.{layer}.")
+        return rms_norm(x, self.w["model.norm.weight"], self.c.eps)
+
+    def logits(self, ids):
+        head = self.w["model.embed_tokens.weight" if self.c.tied else "lm_head.weight"]
+        return F.linear(self.hidden(ids), head)
+
+
+def open_model(folder, dtype=torch.float32):
+    with open(os.path.join(folder, "config.json"), encoding="utf-8") as file:
+        config = Config(json.load(file))
+    tensors, metadata = read_tensors(folder)
+    for name, other in metadata.items():
+        if name not in tensors and other in tensors:
+            tensors[name] = tensors[other]
+    if config.tied:
+        tensors.pop("lm_head.weight", None)
+    shapes = expected_shapes(config)
+    for name in shapes.keys() - tensors.keys():
+        fail(f"{folder}: {name} is missing")
+    for name, tensor in tensors.items():
+        if tuple(tensor.shape) != shapes.get(name):
+            fail(f"{folder}: {name} is {tuple(tensor.shape)}, config.json wants {shapes.get(name, 'no such tensor')}")
+    return Model(config, {name: tensor.to(dtype) for name, tensor in tensors.items()})
+
+
+def losses(model, ids, seq_len, limit):
+    """Natural-log losses of every token but a window's first."""
+    out = []
+    for begin in range(0, len(ids), seq_len):
+        window = torch.tensor([ids[begin:begin + seq_len]])
+        if window.shape[1] < 2 or len(out) >= limit:
+            break
+        logp = F.log_softmax(model.logits(window)[0].double(), dim=-1)
+        picked = logp[:-1].gather(1, window[0, 1:, None])[:, 0]
+        out += (-picked).tolist()
+    return out[:limit]
+
+
+def greedy(model, ids, count):
+    ids = list(ids)
+    for _ in range(count):
+        ids.append(int(model.logits(torch.tensor([ids]))[0, -1].argmax()))
+    return ids[-count:] if count else []
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder")
+    parser.add_argument("--ids", required=True, help="comma-separated, or @FILE")
+    parser.add_argument("--seq-len", type=int, default=256)
+    parser.add_argument("--tokens", type=int, default=sys.maxsize)
+    parser.add_argument("--logits", action="store_true", help="logits of the last position of the first window")
+    parser.add_argument("--greedy", type=int, default=0, metavar="N", help="the N most likely next ids, one by one")
+    parser.add_argument("--float64", action="store_true")
+    args = parser.parse_args()
+    text = open(args.ids[1:], encoding="utf-8").read() if args.ids.startswith("@") else args.ids
+    ids = [int(word) for word in text.replace(",", " ").split()]
+    torch.set_grad_enabled(False)
+    model = open_model(args.folder, torch.float64 if args.float64 else torch.float32)
+    nll = losses(model, ids, args.seq_len, args.tokens)
+    result = {"tokens": len(nll), "nll": math.fsum(nll) / len(nll) if nll else None, "nll_sum": math.fsum(nll)}
+    if args.logits:
+        result["logits"] = model.logits(torch.tensor([ids[:args.seq_len]]))[0, -1].tolist()
+    if args.greedy:
+        result["greedy"] = greedy(model, ids, args.greedy)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
