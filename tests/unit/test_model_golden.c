@@ -1,0 +1,182 @@
+// test_model_golden.c: whole small models, read from Hugging Face directories that tests/ref/make_golden.py wrote, against
+// PyTorch: logits, losses and the gradient of every parameter. Between them the models have tied and untied heads,
+// grouped queries with a head_dim of their own, biases, three rope rules, three dtypes and shards.
+#include "tests/unit/golden.h"
+
+#include "common/base/threads.h"
+#include "common/model/load.h"
+#include "common/tensor/gradcheck.h"
+
+// PyTorch computed in float64 on the same weights; two layers in f32 leave some 1e-6 of the largest value.
+#define LOGITS_TOLERANCE 5e-6
+#define LOSS_TOLERANCE 1e-6
+#define GRADIENT_TOLERANCE 2e-5
+
+static struct model *open_model(const char *name) {
+    char path[512];
+    snprintf(path, sizeof path, "%s/tests/golden/model-%s", PDQ_SOURCE_DIR, name);
+    struct error err;
+    gemm_init();
+    struct model *m = model_load(path, &err);
+    cr_assert(m, "%s", err.text);
+    return m;
+}
+
+static struct golden open_golden(const char *name, const char *kind) {
+    char relative[128];
+    snprintf(relative, sizeof relative, "model-%s/%s.txt", name, kind);
+    return golden_open(relative);
+}
+
+struct setting {
+    int threads, checkpoint;
+};
+
+static void compare_gradients(struct model *m, const struct golden *g) {
+    int seen = 0;
+    for (int i = 0; i < m->n_parameter; i++) {
+        const struct parameter *p = &m->parameter[i];
+        const struct golden_tensor *wanted = golden_get(g, NULL, p->name);
+        cr_assert_eq(tensor_count(&p->t), wanted->count, "%s has %ld values", p->name, (long)tensor_count(&p->t));
+        golden_expect(wanted, p->t.grad, GRADIENT_TOLERANCE, g->path);
+        seen++;
+    }
+    int parameters = 0;
+    for (int i = 0; i < g->n; i++)
+        parameters += strstr(g->tensor[i].name, ".weight") || strstr(g->tensor[i].name, ".bias");
+    cr_expect_eq(seen, parameters, "%s: %d parameters, the model has %d", g->path, parameters, seen);
+}
+
+static void compare_logits(struct model *m, const struct golden *g, const struct tensor *x) {
+    struct tape tape;
+    tape_init(&tape, PRECISION_F32);
+    tape.recording = 0;
+    struct tensor hidden = *x;
+    hidden.needs_grad = 0;
+    golden_expect(golden_get(g, NULL, "logits"), op_linear(&tape, &hidden, model_head(m), NULL)->data,
+                  LOGITS_TOLERANCE, g->path);
+    tape_release(&tape);
+}
+
+// The student's loss, with CE alone or, with a teacher, as the golden file was made.
+static void check_model(const char *name, const char *teacher_name, struct setting setting) {
+    struct golden g = open_golden(name, teacher_name ? "loss-kd" : "loss-ce");
+    struct model *m = open_model(name), *teacher = teacher_name ? open_model(teacher_name) : NULL;
+    model_want_gradients(m);
+    threads_set(setting.threads);
+    int32_t *ids = golden_ids(&g, NULL, "ids"), *targets = golden_ids(&g, NULL, "targets");
+    const struct golden_tensor *shape = golden_get(&g, NULL, "ids");
+    struct forward f = {.ids = ids, .B = shape->dim[0], .T = shape->dim[1]};
+    struct head_spec spec = {targets, NULL, NULL, 0.7, 2, 1};
+    struct tape tape;
+    tape_init(&tape, PRECISION_F32);
+    if (teacher) {
+        tape.recording = 0;
+        spec.teacher_x = model_forward(teacher, &tape, &f)->data;
+        spec.teacher_w = model_head(teacher);
+    }
+    tape.recording = 1;
+    f.checkpoint = setting.checkpoint;
+    struct tensor *x = model_forward(m, &tape, &f);
+    compare_logits(m, &g, x);
+    struct head_result result;
+    struct tensor *loss = op_head_loss(&tape, x, model_head(m), &spec, &result);
+    double wanted = golden_number(&g, NULL, "loss");
+    cr_expect(fabs(result.loss / wanted - 1) < LOSS_TOLERANCE, "%s: loss %.9g, PyTorch %.9g", name, result.loss,
+              wanted);
+    if (teacher)
+        cr_expect(fabs(result.kl / golden_number(&g, NULL, "kl") - 1) < LOSS_TOLERANCE, "%s: kl %.9g", name,
+                  result.kl);
+    tape_backward(&tape, loss);
+    compare_gradients(m, &g);
+    tape_release(&tape);
+    free(ids);
+    free(targets);
+    model_free(m);
+    model_free(teacher);
+    golden_close(&g);
+}
+
+static const struct setting settings[] = {{1, 0}, {2, 0}, {2, 1}};
+#define SETTINGS (sizeof settings / sizeof settings[0])
+
+Test(model_golden, llama_tied_llama3_rope) {
+    for (size_t i = 0; i < SETTINGS; i++)
+        check_model("llama", NULL, settings[i]);
+}
+
+Test(model_golden, llama_untied_biases_linear_rope_f16) {
+    for (size_t i = 0; i < SETTINGS; i++)
+        check_model("biases", NULL, settings[i]);
+}
+
+Test(model_golden, mistral_untied_bf16_shards) {
+    for (size_t i = 0; i < SETTINGS; i++)
+        check_model("mistral", NULL, settings[i]);
+}
+
+Test(model_golden, qwen2_tied) {
+    for (size_t i = 0; i < SETTINGS; i++)
+        check_model("qwen2", NULL, settings[i]);
+}
+
+Test(model_golden, distillation) {
+    for (size_t i = 0; i < SETTINGS; i++)
+        check_model("llama", "mistral", settings[i]);
+}
+
+// The whole model against finite differences of itself, gates included: what Taylor scores differentiate.
+struct whole {
+    struct model *m;
+    const int32_t *ids, *targets;
+};
+
+static double whole_loss(void *context, struct tape *tape, struct tensor **root) {
+    struct whole *w = context;
+    struct forward f = {.ids = w->ids, .B = 2, .T = 9};
+    struct head_spec spec = {w->targets, NULL, NULL, 0, 1, 1};
+    struct head_result result;
+    struct tensor *x = model_forward(w->m, tape, &f);
+    *root = op_head_loss(tape, x, model_head(w->m), &spec, &result);
+    return result.loss;
+}
+
+Test(model_golden, finite_differences_with_gates) {
+    struct golden g = open_golden("qwen2", "loss-ce");
+    struct model *m = open_model("qwen2");
+    model_want_gradients(m);
+    model_add_gates(m, 1);
+    int32_t *ids = golden_ids(&g, NULL, "ids"), *targets = golden_ids(&g, NULL, "targets");
+    struct whole whole = {m, ids, targets};
+    struct tensor *input[64];
+    int n = 0;
+    for (int i = 0; i < m->n_parameter; i++)
+        input[n++] = &m->parameter[i].t;
+    for (int64_t l = 0; l < m->config.n_layer; l++) {
+        input[n++] = m->gate[l].heads;
+        input[n++] = m->gate[l].ff;
+    }
+    // Short steps, because a direction moves every parameter at once and the loss bends. It is near 4 and its f32 parts
+    // round at some 1e-8 of it, so that differences over 2^-10 are good to 1e-4 of the slope, which is of order 1.
+    threads_set(1);
+    struct gradcheck all = {whole_loss, &whole, input, n, PRECISION_F32, 1.0 / 1024, 5, 0, 1};
+    struct gradcheck_result r;
+    gradcheck_run(&all, &r);
+    cr_expect(r.worst < 5e-4, "%s: finite differences %.7g, the tape %.7g", r.where, r.expected, r.found);
+    struct gradcheck gates = {whole_loss,
+                              &whole,
+                              input + n - 2 * m->config.n_layer,
+                              (int)(2 * m->config.n_layer),
+                              PRECISION_F32,
+                              1.0 / 256,
+                              3,
+                              100,
+                              1};
+    gradcheck_run(&gates, &r);
+    cr_expect(r.worst < 2e-3, "%s: finite differences %.7g, the tape %.7g", r.where, r.expected, r.found);
+    model_drop_gates(m);
+    free(ids);
+    free(targets);
+    model_free(m);
+    golden_close(&g);
+}
