@@ -2,8 +2,7 @@
 #include "common/text/added_tokens.h"
 
 // The text without white space at its end.
-static size_t trim_end(const char *text, size_t len)
-{
+static size_t trim_end(const char *text, size_t len) {
     size_t end = 0;
     uint32_t code;
     for (size_t i = 0, step; i < len; i += step) {
@@ -14,8 +13,7 @@ static size_t trim_end(const char *text, size_t len)
     return end;
 }
 
-static size_t leading_space(const char *text, size_t len)
-{
+static size_t leading_space(const char *text, size_t len) {
     uint32_t code;
     for (size_t i = 0, step; i < len; i += step) {
         step = utf8_next(text + i, len - i, &code);
@@ -25,8 +23,7 @@ static size_t leading_space(const char *text, size_t len)
     return len;
 }
 
-static int ends_with_word(const char *text, size_t len)
-{
+static int ends_with_word(const char *text, size_t len) {
     size_t i = len;
     uint32_t code = 0;
     while (i > 0 && ((unsigned char)text[--i] & 0xC0) == 0x80)
@@ -36,8 +33,7 @@ static int ends_with_word(const char *text, size_t len)
     return len && code_is_word(code);
 }
 
-static int starts_with_word(const char *text, size_t len)
-{
+static int starts_with_word(const char *text, size_t len) {
     uint32_t code = 0;
     if (len)
         utf8_next(text, len, &code);
@@ -45,8 +41,7 @@ static int starts_with_word(const char *text, size_t len)
 }
 
 void split_added_tokens(const struct tokenizer *t, const struct matcher *m, const char *text, size_t len, int flags,
-                        added_token_sink *sink, void *context)
-{
+                        added_token_sink *sink, void *context) {
     size_t done = 0; // handed out so far
     for (size_t i = 0; m->count && i < len;) {
         const struct matcher_item *item = matcher_at(m, text + i, len - i);

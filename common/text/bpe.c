@@ -26,13 +26,11 @@ struct bpe_scratch {
     struct merge_table unused; // (result, 0) -> rank and result hold the left and the right half
 };
 
-struct bpe_scratch *bpe_scratch_new(void)
-{
+struct bpe_scratch *bpe_scratch_new(void) {
     return xcalloc(1, sizeof(struct bpe_scratch), "tokenizer");
 }
 
-void bpe_scratch_free(struct bpe_scratch *s)
-{
+void bpe_scratch_free(struct bpe_scratch *s) {
     if (!s)
         return;
     free(s->symbol);
@@ -41,8 +39,7 @@ void bpe_scratch_free(struct bpe_scratch *s)
     free(s);
 }
 
-void token_list_push(struct token_list *list, int32_t id)
-{
+void token_list_push(struct token_list *list, int32_t id) {
     if (list->count == list->capacity) {
         list->capacity = list->capacity ? list->capacity * 2 : 256;
         list->id = xrealloc(list->id, list->capacity * sizeof *list->id, "token ids");
@@ -52,8 +49,7 @@ void token_list_push(struct token_list *list, int32_t id)
 
 // --- building the tables
 
-static void bpe_index_symbols(struct bpe *b)
-{
+static void bpe_index_symbols(struct bpe *b) {
     for (int byte = 0; byte < 256; byte++) {
         char name[8];
         int n = snprintf(name, sizeof name, "<0x%02X>", byte);
@@ -68,8 +64,7 @@ static void bpe_index_symbols(struct bpe *b)
 
 // The symbols that a symbol's text can begin and end with: its first and last character, and, when it is a byte
 // token, itself. -1 fills up.
-static void symbol_edges(const struct bpe *b, int32_t id, int last, int32_t edge[2])
-{
+static void symbol_edges(const struct bpe *b, int32_t id, int last, int32_t edge[2]) {
     const char *text = b->symbols->text[id];
     size_t len = (size_t)b->symbols->len[id], from = last ? len - 1 : 0;
     while (from > 0 && last && ((unsigned char)text[from] & 0xC0) == 0x80)
@@ -81,8 +76,7 @@ static void symbol_edges(const struct bpe *b, int32_t id, int last, int32_t edge
     edge[1] = id < b->size && len == 6 && memcmp(text, "<0x", 3) == 0 ? id : -1;
 }
 
-static void bpe_add_joint(struct bpe *b, int32_t left, int32_t right)
-{
+static void bpe_add_joint(struct bpe *b, int32_t left, int32_t right) {
     int32_t ends[2], begins[2];
     symbol_edges(b, left, 1, ends);
     symbol_edges(b, right, 0, begins);
@@ -94,8 +88,7 @@ static void bpe_add_joint(struct bpe *b, int32_t left, int32_t right)
     }
 }
 
-void bpe_finish_ranks(struct bpe *b, const struct merge_rule *rule, size_t n)
-{
+void bpe_finish_ranks(struct bpe *b, const struct merge_rule *rule, size_t n) {
     bpe_index_symbols(b);
     for (size_t i = 0; i < n; i++) {
         merge_put(&b->rules, rule[i].left, rule[i].right, (int32_t)i, rule[i].result);
@@ -108,8 +101,7 @@ struct scored {
     int32_t id;
 };
 
-static int compare_scored(const void *a, const void *b)
-{
+static int compare_scored(const void *a, const void *b) {
     const struct scored *x = a, *y = b;
     if (x->score != y->score)
         return x->score > y->score ? -1 : 1;
@@ -117,8 +109,7 @@ static int compare_scored(const void *a, const void *b)
 }
 
 // Gives every character inside a piece a symbol, so that a rule can name it.
-static void bpe_add_characters(struct bpe *b, const uint8_t *takes_part)
-{
+static void bpe_add_characters(struct bpe *b, const uint8_t *takes_part) {
     for (int32_t id = 0; id < b->size; id++) {
         if (!takes_part[id] || !b->symbols->text[id])
             continue;
@@ -133,8 +124,7 @@ static void bpe_add_characters(struct bpe *b, const uint8_t *takes_part)
     }
 }
 
-void bpe_finish_scores(struct bpe *b, const float *score, const uint8_t *takes_part)
-{
+void bpe_finish_scores(struct bpe *b, const float *score, const uint8_t *takes_part) {
     bpe_add_characters(b, takes_part);
     bpe_index_symbols(b);
     struct scored *order = xmalloc((size_t)b->size * sizeof *order + 1, "merges");
@@ -166,21 +156,16 @@ void bpe_finish_scores(struct bpe *b, const float *score, const uint8_t *takes_p
     free(order);
 }
 
-void bpe_release(struct bpe *b)
-{
+void bpe_release(struct bpe *b) {
     merge_table_release(&b->rules);
     merge_table_release(&b->joint);
 }
 
 // --- merging
 
-static int candidate_before(struct candidate a, struct candidate b)
-{
-    return a.order < b.order;
-}
+static int candidate_before(struct candidate a, struct candidate b) { return a.order < b.order; }
 
-static void heap_push(struct bpe_scratch *s, struct candidate c)
-{
+static void heap_push(struct bpe_scratch *s, struct candidate c) {
     if (s->n_heap == s->heap_capacity) {
         s->heap_capacity = s->heap_capacity ? s->heap_capacity * 2 : 256;
         s->heap = xrealloc(s->heap, s->heap_capacity * sizeof *s->heap, "tokenizer");
@@ -193,8 +178,7 @@ static void heap_push(struct bpe_scratch *s, struct candidate c)
     s->heap[i] = c;
 }
 
-static struct candidate heap_pop(struct bpe_scratch *s)
-{
+static struct candidate heap_pop(struct bpe_scratch *s) {
     struct candidate top = s->heap[0], last = s->heap[--s->n_heap];
     size_t i = 0;
     for (size_t child = 1; child < s->n_heap; child = 2 * i + 1) {
@@ -210,8 +194,7 @@ static struct candidate heap_pop(struct bpe_scratch *s)
     return top;
 }
 
-static void propose(const struct bpe *b, struct bpe_scratch *s, int32_t left, int32_t right)
-{
+static void propose(const struct bpe *b, struct bpe_scratch *s, int32_t left, int32_t right) {
     if (left < 0 || right < 0)
         return;
     int32_t x = s->symbol[left].id, y = s->symbol[right].id;
@@ -223,8 +206,7 @@ static void propose(const struct bpe *b, struct bpe_scratch *s, int32_t left, in
         merge_put(&s->unused, m->result, 0, x, y);
 }
 
-static void merge_stretch(const struct bpe *b, struct bpe_scratch *s)
-{
+static void merge_stretch(const struct bpe *b, struct bpe_scratch *s) {
     struct symbol *sym = s->symbol;
     int32_t n = (int32_t)s->n_symbols;
     s->n_heap = 0;
@@ -256,16 +238,14 @@ static void merge_stretch(const struct bpe *b, struct bpe_scratch *s)
 
 // --- symbols in, ids out
 
-static int has_byte_tokens(const struct bpe *b, const char *text, size_t len)
-{
+static int has_byte_tokens(const struct bpe *b, const char *text, size_t len) {
     int all = b->byte_fallback;
     for (size_t i = 0; all && i < len; i++)
         all = b->byte_id[(unsigned char)text[i]] >= 0;
     return all;
 }
 
-static void emit_unknown(const struct bpe *b, const char *text, size_t len, struct token_list *out, size_t first)
-{
+static void emit_unknown(const struct bpe *b, const char *text, size_t len, struct token_list *out, size_t first) {
     if (has_byte_tokens(b, text, len)) {
         for (size_t i = 0; i < len; i++)
             token_list_push(out, b->byte_id[(unsigned char)text[i]]);
@@ -275,8 +255,7 @@ static void emit_unknown(const struct bpe *b, const char *text, size_t len, stru
 }
 
 static void emit_symbol(const struct bpe *b, const struct bpe_scratch *s, int32_t id, struct token_list *out,
-                        size_t first, int depth)
-{
+                        size_t first, int depth) {
     if (id >= b->size) {
         emit_unknown(b, b->symbols->text[id], (size_t)b->symbols->len[id], out, first);
         return;
@@ -292,8 +271,7 @@ static void emit_symbol(const struct bpe *b, const struct bpe_scratch *s, int32_
     token_list_push(out, id);
 }
 
-static void flush_stretch(const struct bpe *b, struct bpe_scratch *s, struct token_list *out, size_t first)
-{
+static void flush_stretch(const struct bpe *b, struct bpe_scratch *s, struct token_list *out, size_t first) {
     if (s->n_symbols > 1) {
         merge_stretch(b, s);
         for (int32_t i = 0; i >= 0; i = s->symbol[i].next)
@@ -304,8 +282,8 @@ static void flush_stretch(const struct bpe *b, struct bpe_scratch *s, struct tok
     s->n_symbols = 0;
 }
 
-static void push_symbol(const struct bpe *b, struct bpe_scratch *s, int32_t id, struct token_list *out, size_t first)
-{
+static void push_symbol(const struct bpe *b, struct bpe_scratch *s, int32_t id, struct token_list *out,
+                        size_t first) {
     if (s->n_symbols && (s->n_symbols >= STRETCH_MAX || !merge_find(&b->joint, s->symbol[s->n_symbols - 1].id, id)))
         flush_stretch(b, s, out, first);
     if (s->n_symbols == s->symbol_capacity) {
@@ -317,8 +295,7 @@ static void push_symbol(const struct bpe *b, struct bpe_scratch *s, int32_t id, 
 
 // A character that is no symbol: its byte tokens take part in merging as Hugging Face's do; else it is unknown.
 static void push_unknown(const struct bpe *b, struct bpe_scratch *s, const char *text, size_t len,
-                         struct token_list *out, size_t first)
-{
+                         struct token_list *out, size_t first) {
     if (!has_byte_tokens(b, text, len)) {
         flush_stretch(b, s, out, first);
         emit_unknown(b, text, len, out, first);
@@ -328,8 +305,7 @@ static void push_unknown(const struct bpe *b, struct bpe_scratch *s, const char 
         push_symbol(b, s, b->byte_id[(unsigned char)text[i]], out, first);
 }
 
-void bpe_encode(const struct bpe *b, struct bpe_scratch *s, const char *text, size_t len, struct token_list *out)
-{
+void bpe_encode(const struct bpe *b, struct bpe_scratch *s, const char *text, size_t len, struct token_list *out) {
     if (len == 0)
         return;
     if (b->ignore_merges) {

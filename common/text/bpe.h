@@ -28,7 +28,7 @@ struct bpe {
     int32_t size;
     int32_t unk; // -1: none
     int byte_fallback, fuse_unk, ignore_merges;
-    int resegment_unused; // SentencePiece: a piece of type unused is undone into the two that made it
+    int resegment_unused;         // SentencePiece: a piece of type unused is undone into the two that made it
     const struct matcher *frozen; // SentencePiece: user-defined pieces, found in the text and never merged; or NULL
     // Made by bpe_finish.
     struct merge_table rules, joint;

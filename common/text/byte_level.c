@@ -2,13 +2,9 @@
 #include "common/text/byte_level.h"
 
 // Bytes that print as themselves in Latin-1 keep their number; the 68 others follow from U+0100 on, in order.
-static int byte_prints(unsigned int byte)
-{
-    return (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte != 0xAD);
-}
+static int byte_prints(unsigned int byte) { return (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte != 0xAD); }
 
-uint32_t byte_level_code(unsigned char byte)
-{
+uint32_t byte_level_code(unsigned char byte) {
     if (byte_prints(byte))
         return byte;
     if (byte <= 0x20)
@@ -16,8 +12,7 @@ uint32_t byte_level_code(unsigned char byte)
     return byte == 0xAD ? 0x143 : 0x100u + 0x21 + (byte - 0x7Fu);
 }
 
-static int byte_of_code(uint32_t code)
-{
+static int byte_of_code(uint32_t code) {
     if (code < 0x100)
         return byte_prints(code) ? (int)code : -1;
     if (code <= 0x120)
@@ -27,8 +22,7 @@ static int byte_of_code(uint32_t code)
     return code == 0x143 ? 0xAD : -1;
 }
 
-void byte_level_encode(const char *text, size_t len, struct text *out)
-{
+void byte_level_encode(const char *text, size_t len, struct text *out) {
     uint32_t code;
     for (size_t i = 0, step; i < len; i += step) {
         step = utf8_next(text + i, len - i, &code);
@@ -42,8 +36,7 @@ void byte_level_encode(const char *text, size_t len, struct text *out)
     }
 }
 
-int byte_level_decode(const char *text, size_t len, struct text *out)
-{
+int byte_level_decode(const char *text, size_t len, struct text *out) {
     size_t before = out->len;
     uint32_t code;
     for (size_t i = 0, step; i < len; i += step) {

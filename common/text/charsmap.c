@@ -6,18 +6,13 @@
 
 #include "common/text/utf8.h"
 
-static int is_inside(char c)
-{
-    return ((unsigned char)c & 0xC0) == 0x80;
-}
+static int is_inside(char c) { return ((unsigned char)c & 0xC0) == 0x80; }
 
-static uint32_t read_u32(const unsigned char *p)
-{
+static uint32_t read_u32(const unsigned char *p) {
     return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
 }
 
-struct charsmap *charsmap_new(const void *blob, size_t bytes, const char *where, struct error *err)
-{
+struct charsmap *charsmap_new(const void *blob, size_t bytes, const char *where, struct error *err) {
     const unsigned char *p = blob;
     const char *why = NULL;
     size_t trie = bytes >= 4 ? read_u32(p) : 0;
@@ -26,7 +21,8 @@ struct charsmap *charsmap_new(const void *blob, size_t bytes, const char *where,
     else if (!utf8_valid((const char *)p + 4 + trie, bytes - 4 - trie))
         why = "its replacements are not UTF-8";
     if (why) {
-        error_set(err, "%s: the precompiled_charsmap of %zu bytes is damaged: %s; copy the file again", where, bytes, why);
+        error_set(err, "%s: the precompiled_charsmap of %zu bytes is damaged: %s; copy the file again", where, bytes,
+                  why);
         return NULL;
     }
     struct charsmap *m = xcalloc(1, sizeof *m, "normalizer");
@@ -41,8 +37,7 @@ struct charsmap *charsmap_new(const void *blob, size_t bytes, const char *where,
     return m;
 }
 
-void charsmap_free(struct charsmap *m)
-{
+void charsmap_free(struct charsmap *m) {
     if (!m)
         return;
     free(m->unit);
@@ -52,13 +47,9 @@ void charsmap_free(struct charsmap *m)
 
 // A unit of the double array: bit 31 marks a value, bits 10..30 the offset (shifted by 8 when bit 9 is set), bit 8
 // whether a value hangs below it, bits 0..7 its label.
-static size_t unit_offset(uint32_t unit)
-{
-    return (size_t)(unit >> 10) << ((unit & (1u << 9)) >> 6);
-}
+static size_t unit_offset(uint32_t unit) { return (size_t)(unit >> 10) << ((unit & (1u << 9)) >> 6); }
 
-size_t charsmap_longest(const struct charsmap *m, const char *text, size_t len, const char **replacement)
-{
+size_t charsmap_longest(const struct charsmap *m, const char *text, size_t len, const char **replacement) {
     size_t longest = 0, node = unit_offset(m->unit[0]);
     for (size_t i = 0; i < len; i++) {
         unsigned char byte = (unsigned char)text[i];

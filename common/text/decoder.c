@@ -6,8 +6,7 @@
 #include "common/text/byte_level.h"
 #include "common/text/steps.h"
 
-static int hex_digit(char c)
-{
+static int hex_digit(char c) {
     if (c >= '0' && c <= '9')
         return c - '0';
     if (c >= 'A' && c <= 'F')
@@ -15,8 +14,7 @@ static int hex_digit(char c)
     return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
-static void decode_byte(const struct text *in, struct text *out)
-{
+static void decode_byte(const struct text *in, struct text *out) {
     const char *p = in->data;
     int high = in->len == 6 && memcmp(p, "<0x", 3) == 0 && p[5] == '>' ? hex_digit(p[3]) : -1;
     int low = high >= 0 ? hex_digit(p[4]) : -1;
@@ -27,8 +25,7 @@ static void decode_byte(const struct text *in, struct text *out)
         text_append(out, in->data, in->len);
 }
 
-static void decode_strip(const struct step *s, const struct text *in, struct text *out)
-{
+static void decode_strip(const struct step *s, const struct text *in, struct text *out) {
     size_t n = strlen(s->from), start = 0, end = in->len;
     for (int i = 0; i < s->left && n && end - start >= n && memcmp(in->data + start, s->from, n) == 0; i++)
         start += n;
@@ -38,8 +35,7 @@ static void decode_strip(const struct step *s, const struct text *in, struct tex
 }
 
 // Every occurrence of `from` by `to`.
-static void substitute(const struct text *in, const char *from, const char *to, struct text *out)
-{
+static void substitute(const struct text *in, const char *from, const char *to, struct text *out) {
     size_t n = strlen(from);
     for (size_t i = 0; i < in->len;) {
         if (n && in->len - i >= n && memcmp(in->data + i, from, n) == 0) {
@@ -51,18 +47,11 @@ static void substitute(const struct text *in, const char *from, const char *to, 
     }
 }
 
-static void decode_step(const struct step *s, const struct text *in, int first, int inner, struct text *out)
-{
+static void decode_step(const struct step *s, const struct text *in, int first, int inner, struct text *out) {
     switch (s->kind) {
-    case STEP_REPLACE:
-        substitute(in, s->from, s->to, out);
-        break;
-    case STEP_METASPACE:
-        substitute(in, s->to, first && !inner && s->scheme != PREPEND_NEVER ? "" : " ", out);
-        break;
-    case STEP_BYTE_FALLBACK:
-        decode_byte(in, out);
-        break;
+    case STEP_REPLACE: substitute(in, s->from, s->to, out); break;
+    case STEP_METASPACE: substitute(in, s->to, first && !inner && s->scheme != PREPEND_NEVER ? "" : " ", out); break;
+    case STEP_BYTE_FALLBACK: decode_byte(in, out); break;
     case STEP_BYTES:
         if (!byte_level_decode(in->data, in->len, out))
             text_append(out, in->data, in->len);
@@ -73,16 +62,11 @@ static void decode_step(const struct step *s, const struct text *in, int first, 
         else
             decode_strip(s, in, out);
         break;
-    default:
-        BUG("decoder: step %d is no decoder", (int)s->kind);
+    default: BUG("decoder: step %d is no decoder", (int)s->kind);
     }
 }
 
-void decode_pieces(const struct steps *s, const struct text *pieces, size_t n, int inner, struct text *out)
-{
-    struct text *piece = xcalloc(n + 1, sizeof *piece, "decoder");
-    for (size_t i = 0; i < n; i++)
-        text_append(&piece[i], pieces[i].data, pieces[i].len);
+void decode_pieces(const struct steps *s, struct text *piece, size_t n, int inner, struct text *out) {
     for (int k = 0; k < s->count; k++) {
         const struct step *step = &s->item[k];
         if (step->kind == STEP_FUSE) {
@@ -105,5 +89,4 @@ void decode_pieces(const struct steps *s, const struct text *pieces, size_t n, i
         text_append(out, piece[i].data, piece[i].len);
         text_release(&piece[i]);
     }
-    free(piece);
 }

@@ -11,8 +11,7 @@
 #include "common/base/log.h"
 #include "common/text/tokenizer_parts.h"
 
-void vocab_release(struct vocab *v)
-{
+void vocab_release(struct vocab *v) {
     for (int64_t i = 0; v->token && i < v->size; i++)
         free(v->token[i]);
     for (int64_t i = 0; v->merge && i < v->n_merges; i++)
@@ -28,8 +27,7 @@ void vocab_release(struct vocab *v)
 
 // --- from a GGUF file
 
-static int take_tokens(struct tokenizer *t, const struct vocab *v, struct error *err)
-{
+static int take_tokens(struct tokenizer *t, const struct vocab *v, struct error *err) {
     if (v->size <= 0 || v->size > PIECES_MAX)
         return error_set(err, "%s: %lld tokens; expected 1 to %d", t->source, (long long)v->size, PIECES_MAX);
     for (int64_t i = 0; i < v->size; i++) {
@@ -58,8 +56,7 @@ static int take_tokens(struct tokenizer *t, const struct vocab *v, struct error 
     return 0;
 }
 
-static int take_merge(struct tokenizer *t, const char *merge, int64_t place, struct error *err)
-{
+static int take_merge(struct tokenizer *t, const char *merge, int64_t place, struct error *err) {
     const char *space = *merge ? strchr(merge + 1, ' ') : NULL;
     struct merge_rule *rule = &t->rule[t->n_rules];
     if (!space)
@@ -79,8 +76,7 @@ static int take_merge(struct tokenizer *t, const char *merge, int64_t place, str
     return 0;
 }
 
-static int fill_gpt2(struct tokenizer *t, const struct vocab *v, struct error *err)
-{
+static int fill_gpt2(struct tokenizer *t, const struct vocab *v, struct error *err) {
     const struct pre_rule *pre = pre_rule_by_name(v->pre ? v->pre : "default");
     if (!pre)
         return error_set(err, "%s: the pre-tokenizer \"%s\" is not supported", t->source, v->pre);
@@ -96,8 +92,7 @@ static int fill_gpt2(struct tokenizer *t, const struct vocab *v, struct error *e
     return 0;
 }
 
-static int fill_llama(struct tokenizer *t, const struct vocab *v, struct error *err)
-{
+static int fill_llama(struct tokenizer *t, const struct vocab *v, struct error *err) {
     if (!v->score)
         return error_set(err, "%s: no tokenizer.ggml.scores; a \"llama\" tokenizer merges by them", t->source);
     int prefix = v->add_space_prefix != 0;
@@ -113,6 +108,7 @@ static int fill_llama(struct tokenizer *t, const struct vocab *v, struct error *
             return error_set(err, "%s: tokenizer.ggml.scores[%d] is not a number", t->source, i);
     }
     t->bpe.byte_fallback = 1;
+    t->bpe.fuse_unk = 1; // only without byte tokens, where llama.cpp stops
     tokenizer_sentencepiece_decoder(t, prefix);
     tokenizer_set_ends(t, v->add_bos != 0, v->add_eos > 0);
     uint8_t *all = xmalloc((size_t)t->size, "merges"); // llama.cpp merges to tokens of every type
@@ -122,8 +118,7 @@ static int fill_llama(struct tokenizer *t, const struct vocab *v, struct error *
     return 0;
 }
 
-struct tokenizer *tokenizer_from_vocab(const struct vocab *v, struct error *err)
-{
+struct tokenizer *tokenizer_from_vocab(const struct vocab *v, struct error *err) {
     struct tokenizer *t = tokenizer_new(ORIGIN_GGUF, "GGUF metadata");
     const char *model = v->model ? v->model : "none";
     int rc = take_tokens(t, v, err);
@@ -142,25 +137,25 @@ struct tokenizer *tokenizer_from_vocab(const struct vocab *v, struct error *err)
 
 // --- for a GGUF file
 
-static int refuse(const struct tokenizer *t, struct error *err, const char *why)
-{
-    return error_set(err, "%s: this tokenizer cannot go into GGUF: %s; llama.cpp would split text otherwise", t->source,
-                     why);
+static int refuse(const struct tokenizer *t, struct error *err, const char *why) {
+    return error_set(err, "%s: this tokenizer cannot go into GGUF: %s; llama.cpp would split text otherwise",
+                     t->source, why);
 }
 
 // "llama": which steps become add_space_prefix, and whether words are cut at U+2581. -1 with the reason.
-static int check_llama_steps(const struct tokenizer *t, int *prefix, int *split, struct error *err)
-{
+static int check_llama_steps(const struct tokenizer *t, int *prefix, int *split, struct error *err) {
     int escaped = 0;
     *prefix = *split = 0;
     for (int i = 0; i < t->normalizer.count; i++) {
         const struct step *s = &t->normalizer.item[i];
         if (s->kind == STEP_SENTENCEPIECE) {
             if (s->map)
-                return refuse(t, err, "its model has a normalizer of its own, and llama.cpp applies none "
-                                      "(train it with --normalization_rule_name=identity)");
+                return refuse(t, err,
+                              "its model has a normalizer of its own, and llama.cpp applies none "
+                              "(train it with --normalization_rule_name=identity)");
             if (s->squeeze)
-                return refuse(t, err, "it makes one space of several (train it with --remove_extra_whitespaces=false)");
+                return refuse(t, err,
+                              "it makes one space of several (train it with --remove_extra_whitespaces=false)");
             escaped = s->escape;
             *prefix = s->dummy_prefix;
         } else if (s->kind == STEP_PREPEND && (strcmp(s->to, META) == 0 || strcmp(s->to, " ") == 0)) {
@@ -183,8 +178,7 @@ static int check_llama_steps(const struct tokenizer *t, int *prefix, int *split,
 }
 
 // Scores from ranks: minus the place, in the order of the merges, of the piece that they make.
-static int rank_scores(const struct tokenizer *t, int split, float *score, struct error *err)
-{
+static int rank_scores(const struct tokenizer *t, int split, float *score, struct error *err) {
     char why[256];
     int32_t groups = 0;
     for (int32_t i = 0; i < t->size; i++)
@@ -195,8 +189,8 @@ static int rank_scores(const struct tokenizer *t, int split, float *score, struc
         if (k > 0 && t->rule[k - 1].result == id)
             continue;
         if (score[id] <= 0) {
-            snprintf(why, sizeof why, "the merges that make '%.60s' are apart, and one score per piece cannot say that",
-                     text);
+            snprintf(why, sizeof why,
+                     "the merges that make '%.60s' are apart, and one score per piece cannot say that", text);
             return refuse(t, err, why);
         }
         if (split && strstr(text + 1, META)) {
@@ -212,8 +206,7 @@ static int rank_scores(const struct tokenizer *t, int split, float *score, struc
     return 0;
 }
 
-static void put_tokens(const struct tokenizer *t, int64_t rows, struct vocab *out)
-{
+static void put_tokens(const struct tokenizer *t, int64_t rows, struct vocab *out) {
     out->size = rows;
     out->token = xcalloc((size_t)rows, sizeof *out->token, "vocabulary");
     out->type = xcalloc((size_t)rows, sizeof *out->type, "vocabulary");
@@ -238,8 +231,7 @@ static void put_tokens(const struct tokenizer *t, int64_t rows, struct vocab *ou
     }
 }
 
-static int put_llama(const struct tokenizer *t, struct vocab *out, struct error *err)
-{
+static int put_llama(const struct tokenizer *t, struct vocab *out, struct error *err) {
     int prefix, split;
     TRY(check_llama_steps(t, &prefix, &split, err));
     if (t->bpe.ignore_merges)
@@ -265,8 +257,7 @@ static int put_llama(const struct tokenizer *t, struct vocab *out, struct error 
     return 0;
 }
 
-static int put_gpt2(const struct tokenizer *t, struct vocab *out, struct error *err)
-{
+static int put_gpt2(const struct tokenizer *t, struct vocab *out, struct error *err) {
     for (int i = 0; i < t->normalizer.count; i++) {
         if (t->normalizer.item[i].kind != STEP_NFC) // nearly all text is in this form already
             return refuse(t, err, "it has a normalizer other than NFC, and llama.cpp applies none");
@@ -274,8 +265,10 @@ static int put_gpt2(const struct tokenizer *t, struct vocab *out, struct error *
     const struct pre_rule *pre = pre_rule_by_steps(&t->pretokenizer, t->bpe.ignore_merges);
     if (!pre) {
         const struct step *s = t->pretokenizer.count ? &t->pretokenizer.item[0] : NULL;
-        return error_set(err, "%s: this tokenizer cannot go into GGUF: llama.cpp has no name for its pre-tokenizer (it "
-                         "begins with '%.200s'%s)", t->source, s && s->from ? s->from : "no regular expression",
+        return error_set(err,
+                         "%s: this tokenizer cannot go into GGUF: llama.cpp has no name for its pre-tokenizer (it "
+                         "begins with '%.200s'%s)",
+                         t->source, s && s->from ? s->from : "no regular expression",
                          t->bpe.ignore_merges ? ", with ignore_merges" : "");
     }
     out->model = xstrdup("gpt2");
@@ -288,8 +281,7 @@ static int put_gpt2(const struct tokenizer *t, struct vocab *out, struct error *
 }
 
 // llama.cpp can put BOS in front and EOS behind, and nothing else.
-static int put_ends(const struct tokenizer *t, struct vocab *out, struct error *err)
-{
+static int put_ends(const struct tokenizer *t, struct vocab *out, struct error *err) {
     out->bos = t->bos;
     out->eos = t->eos;
     out->unk = t->bpe.unk;
@@ -300,14 +292,15 @@ static int put_ends(const struct tokenizer *t, struct vocab *out, struct error *
     return 0;
 }
 
-int tokenizer_to_vocab(const struct tokenizer *t, int64_t rows, struct vocab *out, struct error *err)
-{
+int tokenizer_to_vocab(const struct tokenizer *t, int64_t rows, struct vocab *out, struct error *err) {
     memset(out, 0, sizeof *out);
     if (rows == 0)
         rows = t->size;
     if (rows < t->size)
-        return error_set(err, "%s: the tokenizer has %d ids and the model's embedding %lld rows; they belong to "
-                         "different models", t->source, t->size, (long long)rows);
+        return error_set(err,
+                         "%s: the tokenizer has %d ids and the model's embedding %lld rows; they belong to "
+                         "different models",
+                         t->source, t->size, (long long)rows);
     put_tokens(t, rows, out);
     int rc = put_ends(t, out, err);
     if (rc == 0)

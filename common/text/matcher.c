@@ -6,8 +6,7 @@
 
 #include "common/base/error.h"
 
-void matcher_add(struct matcher *m, const char *text, size_t len, int32_t value)
-{
+void matcher_add(struct matcher *m, const char *text, size_t len, int32_t value) {
     if (len == 0)
         return;
     if (m->count == m->capacity) {
@@ -20,8 +19,7 @@ void matcher_add(struct matcher *m, const char *text, size_t len, int32_t value)
     m->item[m->count++] = (struct matcher_item){copy, len, value};
 }
 
-static int compare_items(const void *a, const void *b)
-{
+static int compare_items(const void *a, const void *b) {
     const struct matcher_item *x = a, *y = b;
     if (x->text[0] != y->text[0])
         return (unsigned char)x->text[0] < (unsigned char)y->text[0] ? -1 : 1;
@@ -30,8 +28,7 @@ static int compare_items(const void *a, const void *b)
     return (x->value > y->value) - (x->value < y->value);
 }
 
-void matcher_finish(struct matcher *m)
-{
+void matcher_finish(struct matcher *m) {
     if (m->count)
         qsort(m->item, (size_t)m->count, sizeof *m->item, compare_items);
     int32_t i = 0;
@@ -42,8 +39,7 @@ void matcher_finish(struct matcher *m)
     }
 }
 
-const struct matcher_item *matcher_at(const struct matcher *m, const char *text, size_t len)
-{
+const struct matcher_item *matcher_at(const struct matcher *m, const char *text, size_t len) {
     unsigned char byte = (unsigned char)text[0];
     for (int32_t i = m->first[byte]; i < m->first[byte + 1]; i++) {
         if (m->item[i].len <= len && memcmp(m->item[i].text, text, m->item[i].len) == 0)
@@ -52,8 +48,7 @@ const struct matcher_item *matcher_at(const struct matcher *m, const char *text,
     return NULL;
 }
 
-void matcher_release(struct matcher *m)
-{
+void matcher_release(struct matcher *m) {
     for (int32_t i = 0; i < m->count; i++)
         free(m->item[i].text);
     free(m->item);

@@ -6,8 +6,7 @@
 #include "common/base/error.h"
 #include "common/text/steps.h"
 
-struct step *steps_add(struct steps *s, enum step_kind kind)
-{
+struct step *steps_add(struct steps *s, enum step_kind kind) {
     s->item = xrealloc(s->item, (size_t)(s->count + 1) * sizeof *s->item, "tokenizer");
     struct step *step = &s->item[s->count++];
     memset(step, 0, sizeof *step);
@@ -15,8 +14,7 @@ struct step *steps_add(struct steps *s, enum step_kind kind)
     return step;
 }
 
-void steps_release(struct steps *s)
-{
+void steps_release(struct steps *s) {
     for (int i = 0; i < s->count; i++) {
         free(s->item[i].from);
         free(s->item[i].to);
@@ -27,8 +25,7 @@ void steps_release(struct steps *s)
     memset(s, 0, sizeof *s);
 }
 
-static void replace_all(const struct step *s, struct pattern_match *m, const char *in, size_t len, struct text *out)
-{
+static void replace_all(const struct step *s, struct pattern_match *m, const char *in, size_t len, struct text *out) {
     size_t from = 0, start = 0, end = 0, n_from = strlen(s->from), n_to = strlen(s->to);
     while (from < len) {
         if (s->pattern) {
@@ -48,8 +45,7 @@ static void replace_all(const struct step *s, struct pattern_match *m, const cha
     text_append(out, in + from, len - from);
 }
 
-static void trim_text(const struct step *s, const char *in, size_t len, struct text *out)
-{
+static void trim_text(const struct step *s, const char *in, size_t len, struct text *out) {
     size_t start = 0, end = 0;
     uint32_t code;
     if (s->left) {
@@ -68,16 +64,14 @@ static void trim_text(const struct step *s, const char *in, size_t len, struct t
     text_append(out, in + start, end - start);
 }
 
-static int is_ascii(const char *in, size_t len)
-{
+static int is_ascii(const char *in, size_t len) {
     unsigned char any = 0;
     for (size_t i = 0; i < len; i++)
         any |= (unsigned char)in[i];
     return any < 0x80;
 }
 
-static void unicode_form(enum step_kind kind, const char *in, size_t len, struct text *out)
-{
+static void unicode_form(enum step_kind kind, const char *in, size_t len, struct text *out) {
     static const utf8proc_option_t options[] = {
         [STEP_NFC] = UTF8PROC_STABLE | UTF8PROC_COMPOSE,
         [STEP_NFD] = UTF8PROC_STABLE | UTF8PROC_DECOMPOSE,
@@ -89,16 +83,14 @@ static void unicode_form(enum step_kind kind, const char *in, size_t len, struct
         return;
     }
     utf8proc_uint8_t *mapped = NULL;
-    utf8proc_ssize_t n =
-        utf8proc_map((const utf8proc_uint8_t *)in, (utf8proc_ssize_t)len, &mapped, options[kind]);
+    utf8proc_ssize_t n = utf8proc_map((const utf8proc_uint8_t *)in, (utf8proc_ssize_t)len, &mapped, options[kind]);
     if (n < 0)
         BUG("utf8proc_map: %s on %zu bytes of valid UTF-8", utf8proc_errmsg(n), len);
     text_append(out, mapped, (size_t)n);
     free(mapped);
 }
 
-static void lowercase(const char *in, size_t len, struct text *out)
-{
+static void lowercase(const char *in, size_t len, struct text *out) {
     uint32_t code;
     for (size_t i = 0, step; i < len; i += step) {
         step = utf8_next(in + i, len - i, &code);
@@ -110,8 +102,7 @@ static void lowercase(const char *in, size_t len, struct text *out)
 }
 
 // One unit of SentencePiece's normalizer: bytes taken; *to is what they become.
-static size_t sentencepiece_unit(const struct step *s, const char *in, size_t len, const char **to, size_t *n_to)
-{
+static size_t sentencepiece_unit(const struct step *s, const char *in, size_t len, const char **to, size_t *n_to) {
     const struct matcher_item *kept = s->untouched ? matcher_at(s->untouched, in, len) : NULL;
     uint32_t code;
     size_t n = kept ? kept->len : s->map ? charsmap_longest(s->map, in, len, to) : 0;
@@ -124,15 +115,13 @@ static size_t sentencepiece_unit(const struct step *s, const char *in, size_t le
     return *n_to;
 }
 
-static int ends_with(const struct text *t, const char *what)
-{
+static int ends_with(const struct text *t, const char *what) {
     size_t n = strlen(what);
     return t->len >= n && memcmp(t->data + t->len - n, what, n) == 0;
 }
 
 // As sentencepiece 0.1.97 does it: leading spaces go, runs become one, trailing ones go (all only with `squeeze`).
-static void sentencepiece_normalize(const struct step *s, const char *in, size_t len, struct text *out)
-{
+static void sentencepiece_normalize(const struct step *s, const char *in, size_t len, struct text *out) {
     const char *to = NULL, *space = s->escape ? META : " ";
     size_t n_to = 0, i = 0, n;
     for (; s->squeeze && i < len; i += n) {
@@ -165,39 +154,26 @@ static void sentencepiece_normalize(const struct step *s, const char *in, size_t
 }
 
 static void normalize_step(const struct step *s, struct pattern_match *m, const char *in, size_t len,
-                           struct text *out)
-{
+                           struct text *out) {
     switch (s->kind) {
     case STEP_PREPEND:
         if (len)
             text_append(out, s->to, strlen(s->to));
         text_append(out, in, len);
         break;
-    case STEP_REPLACE:
-        replace_all(s, m, in, len, out);
-        break;
-    case STEP_TRIM:
-        trim_text(s, in, len, out);
-        break;
+    case STEP_REPLACE: replace_all(s, m, in, len, out); break;
+    case STEP_TRIM: trim_text(s, in, len, out); break;
     case STEP_NFC:
     case STEP_NFD:
     case STEP_NFKC:
-    case STEP_NFKD:
-        unicode_form(s->kind, in, len, out);
-        break;
-    case STEP_LOWERCASE:
-        lowercase(in, len, out);
-        break;
-    case STEP_SENTENCEPIECE:
-        sentencepiece_normalize(s, in, len, out);
-        break;
-    default:
-        BUG("normalizer: step %d is no normalizer", (int)s->kind);
+    case STEP_NFKD: unicode_form(s->kind, in, len, out); break;
+    case STEP_LOWERCASE: lowercase(in, len, out); break;
+    case STEP_SENTENCEPIECE: sentencepiece_normalize(s, in, len, out); break;
+    default: BUG("normalizer: step %d is no normalizer", (int)s->kind);
     }
 }
 
-void normalize_text(const struct steps *s, struct pattern_match *m, const char *in, size_t len, struct text *out)
-{
+void normalize_text(const struct steps *s, struct pattern_match *m, const char *in, size_t len, struct text *out) {
     struct text other = {0};
     text_clear(out);
     text_append(out, in, len);

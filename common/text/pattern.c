@@ -16,12 +16,10 @@ struct pattern_match {
     pcre2_match_data *data;
 };
 
-struct pattern *pattern_new(const char *regex, const char *where, struct error *err)
-{
+struct pattern *pattern_new(const char *regex, const char *where, struct error *err) {
     int code = 0;
     PCRE2_SIZE at = 0;
-    pcre2_code *compiled = pcre2_compile((PCRE2_SPTR)regex, PCRE2_ZERO_TERMINATED,
-                                         REGEX_OPTIONS, &code, &at, NULL);
+    pcre2_code *compiled = pcre2_compile((PCRE2_SPTR)regex, PCRE2_ZERO_TERMINATED, REGEX_OPTIONS, &code, &at, NULL);
     if (!compiled) {
         char why[160];
         pcre2_get_error_message(code, (PCRE2_UCHAR *)why, sizeof why);
@@ -34,15 +32,13 @@ struct pattern *pattern_new(const char *regex, const char *where, struct error *
     return p;
 }
 
-void pattern_free(struct pattern *p)
-{
+void pattern_free(struct pattern *p) {
     if (p)
         pcre2_code_free(p->code);
     free(p);
 }
 
-struct pattern_match *pattern_match_new(void)
-{
+struct pattern_match *pattern_match_new(void) {
     struct pattern_match *m = xmalloc(sizeof *m, "regular expression");
     m->data = pcre2_match_data_create(32, NULL);
     if (!m->data)
@@ -50,19 +46,18 @@ struct pattern_match *pattern_match_new(void)
     return m;
 }
 
-void pattern_match_free(struct pattern_match *m)
-{
+void pattern_match_free(struct pattern_match *m) {
     if (m)
         pcre2_match_data_free(m->data);
     free(m);
 }
 
 int pattern_next(const struct pattern *p, struct pattern_match *m, const char *text, size_t len, size_t from,
-                 size_t *start, size_t *end)
-{
+                 size_t *start, size_t *end) {
     while (from < len) {
         int rc = pcre2_match(p->code, (PCRE2_SPTR)text, len, from, PCRE2_NO_UTF_CHECK, m->data, NULL);
-        if (rc < 0 && rc != PCRE2_ERROR_NOMATCH) // the compiled matcher has a small stack; the interpreter has the heap
+        if (rc < 0 &&
+            rc != PCRE2_ERROR_NOMATCH) // the compiled matcher has a small stack; the interpreter has the heap
             rc = pcre2_match(p->code, (PCRE2_SPTR)text, len, from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, m->data, NULL);
         if (rc < 0)
             return 0;

@@ -7,16 +7,14 @@
 #include "common/base/error.h"
 
 // FNV-1a: pieces are a few bytes long, so a hash without set-up wins.
-static uint64_t hash_piece(const char *text, size_t len)
-{
+static uint64_t hash_piece(const char *text, size_t len) {
     uint64_t h = 0xcbf29ce484222325u;
     for (size_t i = 0; i < len; i++)
         h = (h ^ (unsigned char)text[i]) * 0x100000001b3u;
     return h ^ h >> 29;
 }
 
-static size_t pieces_slot(const struct pieces *p, const char *text, size_t len)
-{
+static size_t pieces_slot(const struct pieces *p, const char *text, size_t len) {
     size_t i = hash_piece(text, len) & (p->n_slots - 1);
     while (p->slot[i]) {
         int32_t id = p->slot[i] - 1;
@@ -27,8 +25,7 @@ static size_t pieces_slot(const struct pieces *p, const char *text, size_t len)
     return i;
 }
 
-static void pieces_grow_slots(struct pieces *p)
-{
+static void pieces_grow_slots(struct pieces *p) {
     free(p->slot);
     p->n_slots = p->n_slots ? p->n_slots * 2 : 1024;
     p->slot = xcalloc(p->n_slots, sizeof *p->slot, "vocabulary");
@@ -42,8 +39,7 @@ static void pieces_grow_slots(struct pieces *p)
     }
 }
 
-void pieces_put(struct pieces *p, int32_t id, const char *text, size_t len)
-{
+void pieces_put(struct pieces *p, int32_t id, const char *text, size_t len) {
     if (id < 0 || id >= PIECES_MAX || (id < p->count && p->text[id]))
         BUG("pieces_put: id %d is out of range or taken", id);
     if (id >= p->capacity) {
@@ -73,13 +69,11 @@ void pieces_put(struct pieces *p, int32_t id, const char *text, size_t len)
     }
 }
 
-int32_t pieces_find(const struct pieces *p, const char *text, size_t len)
-{
+int32_t pieces_find(const struct pieces *p, const char *text, size_t len) {
     return p->n_slots ? p->slot[pieces_slot(p, text, len)] - 1 : -1;
 }
 
-void pieces_release(struct pieces *p)
-{
+void pieces_release(struct pieces *p) {
     for (int32_t id = 0; id < p->count; id++)
         free(p->text[id]);
     free(p->text);
@@ -88,13 +82,9 @@ void pieces_release(struct pieces *p)
     memset(p, 0, sizeof *p);
 }
 
-static uint64_t merge_key(int32_t left, int32_t right)
-{
-    return (uint64_t)(left + 1) << 32 | (uint32_t)(right + 1);
-}
+static uint64_t merge_key(int32_t left, int32_t right) { return (uint64_t)(left + 1) << 32 | (uint32_t)(right + 1); }
 
-static size_t merge_slot(const struct merge_table *t, uint64_t key)
-{
+static size_t merge_slot(const struct merge_table *t, uint64_t key) {
     uint64_t h = key * 0x9E3779B97F4A7C15u;
     size_t i = (h ^ h >> 32) & (t->n_slots - 1);
     while (t->slot[i].key && t->slot[i].key != key)
@@ -102,8 +92,7 @@ static size_t merge_slot(const struct merge_table *t, uint64_t key)
     return i;
 }
 
-void merge_put(struct merge_table *t, int32_t left, int32_t right, int32_t rank, int32_t result)
-{
+void merge_put(struct merge_table *t, int32_t left, int32_t right, int32_t rank, int32_t result) {
     if (2 * (t->used + 1) > t->n_slots) {
         struct merge_table bigger = {.n_slots = t->n_slots ? t->n_slots * 2 : 1024, .used = t->used};
         bigger.slot = xcalloc(bigger.n_slots, sizeof *bigger.slot, "merges");
@@ -120,16 +109,14 @@ void merge_put(struct merge_table *t, int32_t left, int32_t right, int32_t rank,
     *m = (struct merge){key, rank, result};
 }
 
-const struct merge *merge_find(const struct merge_table *t, int32_t left, int32_t right)
-{
+const struct merge *merge_find(const struct merge_table *t, int32_t left, int32_t right) {
     if (!t->n_slots)
         return NULL;
     const struct merge *m = &t->slot[merge_slot(t, merge_key(left, right))];
     return m->key ? m : NULL;
 }
 
-void merge_table_release(struct merge_table *t)
-{
+void merge_table_release(struct merge_table *t) {
     free(t->slot);
     memset(t, 0, sizeof *t);
 }

@@ -18,7 +18,8 @@ static const char *const gpt2[] = {gpt2_regex, NULL};
 static const char *const smollm[] = {"\\p{N}", gpt2_regex, NULL};
 static const char *const llama3[] = {llama3_regex, NULL};
 static const char *const qwen2[] = {qwen2_regex, NULL};
-static const char *const deepseek_coder[] = {"[\r\n]", "\\s?\\p{L}+", "\\s?\\p{P}+", "[一-龥ࠀ-一가-퟿]+", "\\p{N}", NULL};
+static const char *const deepseek_coder[] = {"[\r\n]", "\\s?\\p{L}+", "\\s?\\p{P}+", "[一-龥ࠀ-一가-퟿]+",
+                                             "\\p{N}", NULL};
 static const char *const fallback[] = {"[\\p{P}\\$\\+<=>\\^~\\|]+", gpt2_regex, "\\p{N}+", "[0-9][0-9][0-9]", NULL};
 
 // Of several names for one rule the first is written.
@@ -52,8 +53,7 @@ static const struct pre_rule table[] = {
     {"default", fallback, 0, 0},
 };
 
-const struct pre_rule *pre_rule_by_name(const char *name)
-{
+const struct pre_rule *pre_rule_by_name(const char *name) {
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         if (strcmp(table[i].name, name) == 0)
             return &table[i];
@@ -61,8 +61,7 @@ const struct pre_rule *pre_rule_by_name(const char *name)
     return NULL;
 }
 
-static int same_steps(const struct pre_rule *r, const struct steps *s)
-{
+static int same_steps(const struct pre_rule *r, const struct steps *s) {
     int i = 0;
     for (; i < s->count && s->item[i].kind == STEP_SPLIT; i++) {
         const struct step *step = &s->item[i];
@@ -73,8 +72,7 @@ static int same_steps(const struct pre_rule *r, const struct steps *s)
     return !r->regex[i] && i == s->count - 1 && s->item[i].kind == STEP_BYTES;
 }
 
-const struct pre_rule *pre_rule_by_steps(const struct steps *s, int ignore_merges)
-{
+const struct pre_rule *pre_rule_by_steps(const struct steps *s, int ignore_merges) {
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         if (table[i].ignore_merges == ignore_merges && same_steps(&table[i], s))
             return &table[i];
@@ -82,16 +80,14 @@ const struct pre_rule *pre_rule_by_steps(const struct steps *s, int ignore_merge
     return NULL;
 }
 
-void steps_add_split(struct steps *s, const char *regex, struct pattern *pattern)
-{
+void steps_add_split(struct steps *s, const char *regex, struct pattern *pattern) {
     struct step *step = steps_add(s, STEP_SPLIT);
     step->from = xstrdup(regex);
     step->pattern = pattern;
     step->behavior = SPLIT_ISOLATED;
 }
 
-int pre_rule_steps(const struct pre_rule *r, struct steps *out, struct error *err)
-{
+int pre_rule_steps(const struct pre_rule *r, struct steps *out, struct error *err) {
     for (const char *const *regex = r->regex; *regex; regex++) {
         struct pattern *p = pattern_new(*regex, r->name, err);
         if (!p)

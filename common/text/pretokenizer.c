@@ -17,8 +17,7 @@ struct span_list {
     size_t count, capacity;
 };
 
-static void span_push(struct span_list *l, size_t start, size_t end, int match)
-{
+static void span_push(struct span_list *l, size_t start, size_t end, int match) {
     if (l->count == l->capacity) {
         l->capacity = l->capacity ? l->capacity * 2 : 64;
         l->item = xrealloc(l->item, l->capacity * sizeof *l->item, "pre-tokenizer");
@@ -27,9 +26,8 @@ static void span_push(struct span_list *l, size_t start, size_t end, int match)
 }
 
 // The text as matches and what lies between them.
-static void find_spans(const struct step *s, struct pattern_match *m, const char *text, size_t len, const char *literal,
-                       struct span_list *out)
-{
+static void find_spans(const struct step *s, struct pattern_match *m, const char *text, size_t len,
+                       const char *literal, struct span_list *out) {
     size_t from = 0, start = 0, end = 0, n = literal ? strlen(literal) : 0;
     while (from < len) {
         if (literal) {
@@ -51,8 +49,7 @@ static void find_spans(const struct step *s, struct pattern_match *m, const char
 }
 
 // Joins neighbours as the behaviour says, in place; spans lie end to end before and after, except REMOVED.
-static void join_spans(enum split_behavior behavior, struct span_list *l)
-{
+static void join_spans(enum split_behavior behavior, struct span_list *l) {
     size_t n = 0;
     int previous = 0; // was the span before this one a match
     for (size_t i = 0; i < l->count; i++) {
@@ -80,8 +77,7 @@ struct run {
 
 static void run_steps(const struct run *r, int step, const char *text, size_t len, int first);
 
-static void run_spans(const struct run *r, int step, const char *text, struct span_list *l, int first)
-{
+static void run_spans(const struct run *r, int step, const char *text, struct span_list *l, int first) {
     for (size_t i = 0; i < l->count; i++) {
         struct span s = l->item[i];
         run_steps(r, step + 1, text + s.start, s.end - s.start, first && s.start == 0);
@@ -89,8 +85,7 @@ static void run_spans(const struct run *r, int step, const char *text, struct sp
     free(l->item);
 }
 
-static void run_metaspace(const struct run *r, int step, const char *text, size_t len, int first)
-{
+static void run_metaspace(const struct run *r, int step, const char *text, size_t len, int first) {
     const struct step *s = &r->steps->item[step];
     size_t n_to = strlen(s->to);
     struct text out = {0};
@@ -114,8 +109,7 @@ static void run_metaspace(const struct run *r, int step, const char *text, size_
     text_release(&out);
 }
 
-static void run_steps(const struct run *r, int step, const char *text, size_t len, int first)
-{
+static void run_steps(const struct run *r, int step, const char *text, size_t len, int first) {
     if (len == 0)
         return;
     if (step == r->steps->count) {
@@ -141,17 +135,13 @@ static void run_steps(const struct run *r, int step, const char *text, size_t le
         join_spans(s->behavior, &l);
         run_spans(r, step, text, &l, first);
         break;
-    case STEP_METASPACE:
-        run_metaspace(r, step, text, len, first);
-        break;
-    default:
-        BUG("pre-tokenizer: step %d is no pre-tokenizer", (int)s->kind);
+    case STEP_METASPACE: run_metaspace(r, step, text, len, first); break;
+    default: BUG("pre-tokenizer: step %d is no pre-tokenizer", (int)s->kind);
     }
     text_release(&out);
 }
 
 void pretokenize_text(const struct steps *s, struct pattern_match *m, const char *text, size_t len, int first,
-                      piece_sink *sink, void *context)
-{
+                      piece_sink *sink, void *context) {
     run_steps(&(struct run){s, m, sink, context}, 0, text, len, first);
 }

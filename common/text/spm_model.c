@@ -22,8 +22,7 @@ struct field {
     struct message bytes; // WIRE_BYTES
 };
 
-static int read_varint(struct message *m, uint64_t *out)
-{
+static int read_varint(struct message *m, uint64_t *out) {
     *out = 0;
     for (int shift = 0; shift < 64 && m->at < m->end; shift += 7) {
         unsigned char byte = *m->at++;
@@ -34,8 +33,7 @@ static int read_varint(struct message *m, uint64_t *out)
     return -1;
 }
 
-static int read_fixed(struct message *m, size_t n, uint64_t *out)
-{
+static int read_fixed(struct message *m, size_t n, uint64_t *out) {
     if ((size_t)(m->end - m->at) < n)
         return -1;
     *out = 0;
@@ -46,8 +44,7 @@ static int read_fixed(struct message *m, size_t n, uint64_t *out)
 }
 
 // 1: a field, 0: the message has ended, -1: damaged.
-static int next_field(struct message *m, struct field *f)
-{
+static int next_field(struct message *m, struct field *f) {
     if (m->at == m->end)
         return 0;
     uint64_t tag;
@@ -56,20 +53,16 @@ static int next_field(struct message *m, struct field *f)
     f->number = (uint32_t)(tag >> 3);
     f->wire = (enum wire)(tag & 7);
     switch (f->wire) {
-    case WIRE_VARINT:
-        return read_varint(m, &f->value) < 0 ? -1 : 1;
-    case WIRE_64:
-        return read_fixed(m, 8, &f->value) < 0 ? -1 : 1;
-    case WIRE_32:
-        return read_fixed(m, 4, &f->value) < 0 ? -1 : 1;
+    case WIRE_VARINT: return read_varint(m, &f->value) < 0 ? -1 : 1;
+    case WIRE_64: return read_fixed(m, 8, &f->value) < 0 ? -1 : 1;
+    case WIRE_32: return read_fixed(m, 4, &f->value) < 0 ? -1 : 1;
     case WIRE_BYTES:
         if (read_varint(m, &f->value) < 0 || f->value > (uint64_t)(m->end - m->at))
             return -1;
         f->bytes = (struct message){m->at, m->at + f->value};
         m->at += f->value;
         return 1;
-    default:
-        return -1;
+    default: return -1;
     }
 }
 
@@ -82,8 +75,7 @@ struct spm_reader {
     int dummy_prefix, squeeze, escape;
 };
 
-static int damaged(const struct spm_reader *r, const char *what)
-{
+static int damaged(const struct spm_reader *r, const char *what) {
     return error_set(r->err, "%s: %s is damaged or this is no SentencePiece model; copy the file again", r->t->source,
                      what);
 }
@@ -91,8 +83,7 @@ static int damaged(const struct spm_reader *r, const char *what)
 enum piece_type { PIECE_NORMAL = 1, PIECE_UNKNOWN, PIECE_CONTROL, PIECE_USER_DEFINED, PIECE_UNUSED, PIECE_BYTE };
 
 // The types have the numbers of enum token_type.
-static int read_piece(struct spm_reader *r, struct message m)
-{
+static int read_piece(struct spm_reader *r, struct message m) {
     struct tokenizer *t = r->t;
     struct message text = {0};
     float score = 0;
@@ -138,37 +129,24 @@ static int read_piece(struct spm_reader *r, struct message m)
     return rc;
 }
 
-static int read_trainer(struct spm_reader *r, struct message m)
-{
+static int read_trainer(struct spm_reader *r, struct message m) {
     struct field f;
     int more;
     while ((more = next_field(&m, &f)) > 0) {
         int64_t value = f.wire == WIRE_VARINT ? (int64_t)f.value : 0;
         switch (f.wire == WIRE_VARINT ? f.number : 0) {
-        case 3:
-            r->model_type = value;
-            break;
-        case 24:
-            r->suffix_space = value != 0;
-            break;
-        case 35:
-            r->byte_fallback = value != 0;
-            break;
-        case 41:
-            r->bos = value;
-            break;
-        case 42:
-            r->eos = value;
-            break;
-        default:
-            break;
+        case 3: r->model_type = value; break;
+        case 24: r->suffix_space = value != 0; break;
+        case 35: r->byte_fallback = value != 0; break;
+        case 41: r->bos = value; break;
+        case 42: r->eos = value; break;
+        default: break;
         }
     }
     return more < 0 ? damaged(r, "trainer_spec") : 0;
 }
 
-static int read_normalizer_spec(struct spm_reader *r, struct message m, int forward)
-{
+static int read_normalizer_spec(struct spm_reader *r, struct message m, int forward) {
     struct field f;
     int more;
     while ((more = next_field(&m, &f)) > 0) {
@@ -186,8 +164,7 @@ static int read_normalizer_spec(struct spm_reader *r, struct message m, int forw
     return more < 0 ? damaged(r, "normalizer_spec") : 0;
 }
 
-static int read_message(struct spm_reader *r, struct message m)
-{
+static int read_message(struct spm_reader *r, struct message m) {
     struct field f;
     int more;
     while ((more = next_field(&m, &f)) > 0) {
@@ -203,16 +180,17 @@ static int read_message(struct spm_reader *r, struct message m)
     return more < 0 || r->t->size == 0 ? damaged(r, "the file") : 0;
 }
 
-static int check_supported(const struct spm_reader *r)
-{
+static int check_supported(const struct spm_reader *r) {
     static const char *const types[] = {"unknown", "Unigram", "BPE", "Word", "Char"};
     const char *source = r->t->source;
     if (r->model_type != 2)
-        return error_set(r->err, "%s: SentencePiece model of type %s is not supported; expected BPE "
-                         "(spm_train --model_type=bpe)", source,
-                         types[r->model_type >= 1 && r->model_type <= 4 ? r->model_type : 0]);
+        return error_set(r->err,
+                         "%s: SentencePiece model of type %s is not supported; expected BPE "
+                         "(spm_train --model_type=bpe)",
+                         source, types[r->model_type >= 1 && r->model_type <= 4 ? r->model_type : 0]);
     if (r->suffix_space)
-        return error_set(r->err, "%s: treat_whitespace_as_suffix is not supported; train the model without it", source);
+        return error_set(r->err, "%s: treat_whitespace_as_suffix is not supported; train the model without it",
+                         source);
     if (r->denormalizer)
         return error_set(r->err, "%s: a denormalizer is not supported; train the model without it", source);
     if (r->t->bpe.unk < 0)
@@ -220,8 +198,7 @@ static int check_supported(const struct spm_reader *r)
     return 0;
 }
 
-static int set_normalizer(struct spm_reader *r)
-{
+static int set_normalizer(struct spm_reader *r) {
     struct tokenizer *t = r->t;
     struct step *s = steps_add(&t->normalizer, STEP_SENTENCEPIECE);
     s->dummy_prefix = r->dummy_prefix;
@@ -235,14 +212,12 @@ static int set_normalizer(struct spm_reader *r)
 }
 
 // A named end must be a control piece; SentencePiece itself names "<s>" and "</s>" even where they were left out.
-static int32_t control_piece(const struct tokenizer *t, int64_t id)
-{
+static int32_t control_piece(const struct tokenizer *t, int64_t id) {
     return id >= 0 && id < t->size && t->type[id] == TOKEN_CONTROL ? (int32_t)id : -1;
 }
 
 // Tokens that transformers put behind the model's own pieces.
-static int read_added_tokens(struct spm_reader *r, const struct json *config)
-{
+static int read_added_tokens(struct spm_reader *r, const struct json *config) {
     struct tokenizer *t = r->t;
     int32_t own = t->size;
     for (const struct json *v = member_first(config, "added_tokens_decoder"); v; v = json_next(v)) {
@@ -250,12 +225,16 @@ static int read_added_tokens(struct spm_reader *r, const struct json *config)
         char *end = NULL;
         long id = key ? strtol(key, &end, 10) : 0;
         if (!end || *end || !content)
-            return error_set(r->err, "%s: added_tokens_decoder of tokenizer_config.json is not understood at '%s'; "
-                             "expected {\"ID\": {\"content\": ..}}", t->source, key ? key : "a list");
+            return error_set(r->err,
+                             "%s: added_tokens_decoder of tokenizer_config.json is not understood at '%s'; "
+                             "expected {\"ID\": {\"content\": ..}}",
+                             t->source, key ? key : "a list");
         if (id < own)
             continue;
-        struct added_token a = {.id = (int32_t)id, .special = member_flag(v, "special", 0),
-                                .lstrip = member_flag(v, "lstrip", 0), .rstrip = member_flag(v, "rstrip", 0),
+        struct added_token a = {.id = (int32_t)id,
+                                .special = member_flag(v, "special", 0),
+                                .lstrip = member_flag(v, "lstrip", 0),
+                                .rstrip = member_flag(v, "rstrip", 0),
                                 .single_word = member_flag(v, "single_word", 0)};
         TRY(tokenizer_put(t, id, content, strlen(content), a.special ? TOKEN_CONTROL : TOKEN_USER_DEFINED, r->err));
         tokenizer_add(t, content, &a);
@@ -267,19 +246,18 @@ static int read_added_tokens(struct spm_reader *r, const struct json *config)
 }
 
 // What takes part in merging: SentencePiece keeps unknown, control and byte pieces apart.
-static uint8_t *merging_pieces(const struct tokenizer *t, int32_t own)
-{
+static uint8_t *merging_pieces(const struct tokenizer *t, int32_t own) {
     uint8_t *takes_part = xcalloc((size_t)t->size, 1, "merges");
     for (int32_t id = 0; id < own; id++)
-        takes_part[id] = t->type[id] == TOKEN_NORMAL || t->type[id] == TOKEN_USER_DEFINED || t->type[id] == TOKEN_UNUSED;
+        takes_part[id] =
+            t->type[id] == TOKEN_NORMAL || t->type[id] == TOKEN_USER_DEFINED || t->type[id] == TOKEN_UNUSED;
     return takes_part;
 }
 
 int tokenizer_read_model(struct tokenizer *t, const void *data, size_t len, const struct json *config,
-                         struct error *err)
-{
-    struct spm_reader r = {.t = t, .err = err, .model_type = 1, .bos = 1, .eos = 2, .dummy_prefix = 1, .squeeze = 1,
-                           .escape = 1};
+                         struct error *err) {
+    struct spm_reader r = {
+        .t = t, .err = err, .model_type = 1, .bos = 1, .eos = 2, .dummy_prefix = 1, .squeeze = 1, .escape = 1};
     const unsigned char *bytes = data;
     TRY(read_message(&r, (struct message){bytes, bytes + len}));
     TRY(check_supported(&r));

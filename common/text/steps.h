@@ -14,9 +14,9 @@
 #define META "\xE2\x96\x81" // U+2581, SentencePiece's visible space
 
 enum step_kind {
-    STEP_PREPEND,       // `to` in front of a text that is not empty
-    STEP_REPLACE,       // `from`, or what `pattern` matches, by `to`                      (also a decoder)
-    STEP_TRIM,          // white space on the left and on the right, where those are set
+    STEP_PREPEND, // `to` in front of a text that is not empty
+    STEP_REPLACE, // `from`, or what `pattern` matches, by `to`                      (also a decoder)
+    STEP_TRIM,    // white space on the left and on the right, where those are set
     STEP_NFC,
     STEP_NFD,
     STEP_NFKC,
@@ -66,7 +66,8 @@ typedef void piece_sink(void *context, const char *text, size_t len);
 void pretokenize_text(const struct steps *s, struct pattern_match *m, const char *text, size_t len, int first,
                       piece_sink *sink, void *context);
 
-// Appends the text of the pieces. With `inner`, rules for the first piece of a text and STEP_STRIP are left out.
-void decode_pieces(const struct steps *s, const struct text *pieces, size_t n, int inner, struct text *out);
+// Appends the text of the pieces, which are used up (released). With `inner`, rules for the first piece of a text and
+// STEP_STRIP are left out.
+void decode_pieces(const struct steps *s, struct text *piece, size_t n, int inner, struct text *out);
 
 #endif

@@ -9,10 +9,10 @@
 
 #include "common/base/file.h"
 #include "common/text/added_tokens.h"
+#include "common/text/byte_level.h"
 #include "common/text/tokenizer_parts.h"
 
-struct tokenizer *tokenizer_new(enum tokenizer_origin origin, const char *source)
-{
+struct tokenizer *tokenizer_new(enum tokenizer_origin origin, const char *source) {
     struct tokenizer *t = xcalloc(1, sizeof *t, "tokenizer");
     t->origin = origin;
     t->source = xstrdup(source);
@@ -20,8 +20,7 @@ struct tokenizer *tokenizer_new(enum tokenizer_origin origin, const char *source
     return t;
 }
 
-void tokenizer_free(struct tokenizer *t)
-{
+void tokenizer_free(struct tokenizer *t) {
     if (!t)
         return;
     pieces_release(&t->pieces);
@@ -45,8 +44,7 @@ void tokenizer_free(struct tokenizer *t)
 }
 
 int tokenizer_put(struct tokenizer *t, int64_t id, const char *text, size_t len, enum token_type type,
-                  struct error *err)
-{
+                  struct error *err) {
     if (id < 0 || id >= PIECES_MAX)
         return error_set(err, "%s: token '%s' has id %lld; expected 0 to %d", t->source, text, (long long)id,
                          PIECES_MAX - 1);
@@ -66,15 +64,13 @@ int tokenizer_put(struct tokenizer *t, int64_t id, const char *text, size_t len,
     return 0;
 }
 
-void tokenizer_add(struct tokenizer *t, const char *content, const struct added_token *like)
-{
+void tokenizer_add(struct tokenizer *t, const char *content, const struct added_token *like) {
     t->added = xrealloc(t->added, (size_t)(t->n_added + 1) * sizeof *t->added, "added tokens");
     t->added[t->n_added] = *like;
     t->added[t->n_added++].content = xstrdup(content);
 }
 
-void tokenizer_set_ends(struct tokenizer *t, int add_bos, int add_eos)
-{
+void tokenizer_set_ends(struct tokenizer *t, int add_bos, int add_eos) {
     t->prefix = xmalloc(sizeof *t->prefix, "tokenizer");
     t->suffix = xmalloc(sizeof *t->suffix, "tokenizer");
     t->prefix[0] = t->bos;
@@ -83,8 +79,7 @@ void tokenizer_set_ends(struct tokenizer *t, int add_bos, int add_eos)
     t->n_suffix = add_eos && t->eos >= 0;
 }
 
-void tokenizer_sentencepiece_decoder(struct tokenizer *t, int strip_first)
-{
+void tokenizer_sentencepiece_decoder(struct tokenizer *t, int strip_first) {
     struct step *s = steps_add(&t->decoder, STEP_REPLACE);
     s->from = xstrdup(META);
     s->to = xstrdup(" ");
@@ -97,8 +92,7 @@ void tokenizer_sentencepiece_decoder(struct tokenizer *t, int strip_first)
     }
 }
 
-void tokenizer_finish(struct tokenizer *t, const uint8_t *takes_part)
-{
+void tokenizer_finish(struct tokenizer *t, const uint8_t *takes_part) {
     struct pattern_match *m = pattern_match_new();
     struct text content = {0};
     matcher_finish(&t->user_defined); // the normalizer looks there
@@ -129,16 +123,14 @@ void tokenizer_finish(struct tokenizer *t, const uint8_t *takes_part)
 // --- opening
 
 // The id of a token that a configuration names, as a string or as an object with "content"; -1: not named.
-static int32_t named_token(const struct tokenizer *t, const struct json *config, const char *key)
-{
+static int32_t named_token(const struct tokenizer *t, const struct json *config, const char *key) {
     const struct json *v = json_get(config, key);
     const char *name = v && json_kind(v) == JSON_OBJECT ? member_string(v, "content") : member_string(config, key);
     return name ? tokenizer_token_to_id(t, name) : -1;
 }
 
 // The id that config.json gives; generation may stop at several, the first counts.
-static int32_t numbered_token(const struct tokenizer *t, const struct json *config, const char *key)
-{
+static int32_t numbered_token(const struct tokenizer *t, const struct json *config, const char *key) {
     const struct json *v = json_get(config, key);
     if (v && json_kind(v) == JSON_ARRAY)
         v = json_first(v);
@@ -146,8 +138,7 @@ static int32_t numbered_token(const struct tokenizer *t, const struct json *conf
     return id >= 0 && id < t->size && t->pieces.text[(int32_t)id] ? (int32_t)id : -1;
 }
 
-static int read_optional(const char *folder, const char *name, struct json **out, struct error *err)
-{
+static int read_optional(const char *folder, const char *name, struct json **out, struct error *err) {
     char *path = path_join(folder, name);
     *out = file_exists(path) ? json_read(path, err) : NULL;
     int failed = !*out && file_exists(path);
@@ -155,8 +146,7 @@ static int read_optional(const char *folder, const char *name, struct json **out
     return failed ? -1 : 0;
 }
 
-static int open_file(struct tokenizer *t, const struct json *tokenizer_config, struct error *err)
-{
+static int open_file(struct tokenizer *t, const struct json *tokenizer_config, struct error *err) {
     if (t->origin == ORIGIN_JSON) {
         char *text;
         size_t len;
@@ -179,8 +169,7 @@ static int open_file(struct tokenizer *t, const struct json *tokenizer_config, s
 }
 
 static void find_ends(struct tokenizer *t, const struct json *tokenizer_config, const struct json *special_map,
-                      const struct json *config)
-{
+                      const struct json *config) {
     const char *const name[2] = {"bos_token", "eos_token"}, *const number[2] = {"bos_token_id", "eos_token_id"};
     int32_t *const end[2] = {&t->bos, &t->eos};
     for (int i = 0; i < 2; i++) {
@@ -197,8 +186,7 @@ static void find_ends(struct tokenizer *t, const struct json *tokenizer_config, 
         t->eos = t->suffix[t->n_suffix - 1];
 }
 
-struct tokenizer *tokenizer_open(const char *folder, struct error *err)
-{
+struct tokenizer *tokenizer_open(const char *folder, struct error *err) {
     struct json *tokenizer_config = NULL, *special_map = NULL, *config = NULL;
     struct tokenizer *t = NULL;
     char *json_path = path_join(folder, "tokenizer.json"), *model_path = path_join(folder, "tokenizer.model");
@@ -239,14 +227,13 @@ struct encoder {
     struct text normalized;
 };
 
-static void encode_piece(void *context, const char *text, size_t len)
-{
+static void encode_piece(void *context, const char *text, size_t len) {
     struct encoder *e = context;
     bpe_encode(&e->t->bpe, e->scratch, text, len, e->out);
 }
 
-static void encode_normalized(void *context, const struct added_token *token, const char *text, size_t len, int first)
-{
+static void encode_normalized(void *context, const struct added_token *token, const char *text, size_t len,
+                              int first) {
     struct encoder *e = context;
     if (token)
         token_list_push(e->out, token->id);
@@ -254,8 +241,7 @@ static void encode_normalized(void *context, const struct added_token *token, co
         pretokenize_text(&e->t->pretokenizer, e->match, text, len, e->first && first, encode_piece, e);
 }
 
-static void encode_raw(void *context, const struct added_token *token, const char *text, size_t len, int first)
-{
+static void encode_raw(void *context, const struct added_token *token, const char *text, size_t len, int first) {
     struct encoder *e = context;
     if (token) {
         token_list_push(e->out, token->id);
@@ -263,12 +249,12 @@ static void encode_raw(void *context, const struct added_token *token, const cha
     }
     e->first = first;
     normalize_text(&e->t->normalizer, e->match, text, len, &e->normalized);
-    split_added_tokens(e->t, &e->t->normalized, e->normalized.data, e->normalized.len, e->flags, encode_normalized, e);
+    split_added_tokens(e->t, &e->t->normalized, e->normalized.data, e->normalized.len, e->flags, encode_normalized,
+                       e);
 }
 
 void tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, int flags, struct token_list *out,
-                      int64_t *invalid)
-{
+                      int64_t *invalid) {
     struct text escaped = {0};
     int changed = 0;
     size_t bad = utf8_escape(text, len, &escaped, &changed);
@@ -288,23 +274,28 @@ void tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, i
     text_release(&escaped);
 }
 
-void token_list_free(struct token_list *list)
-{
+void token_list_free(struct token_list *list) {
     free(list->id);
     memset(list, 0, sizeof *list);
 }
 
 // --- decoding
 
-static char *decode(const struct tokenizer *t, const int32_t *ids, size_t n, int inner, size_t *len)
-{
+// The text that the decoder sees for an id; a token added to a byte-level vocabulary is stored as plain text.
+static void append_piece(const struct tokenizer *t, int32_t id, struct text *out) {
+    if (t->byte_level && t->type[id] == TOKEN_USER_DEFINED)
+        byte_level_encode(t->pieces.text[id], (size_t)t->pieces.len[id], out);
+    else
+        text_append(out, t->pieces.text[id], (size_t)t->pieces.len[id]);
+}
+
+static char *decode(const struct tokenizer *t, const int32_t *ids, size_t n, int inner, size_t *len) {
     struct text *piece = xcalloc(n + 1, sizeof *piece, "decoder"), out = {0};
     size_t used = 0;
     for (size_t i = 0; i < n; i++) {
-        if (ids[i] < 0 || ids[i] >= t->size || !t->pieces.text[ids[i]] || t->type[ids[i]] == TOKEN_CONTROL ||
-            t->type[ids[i]] == TOKEN_UNKNOWN)
-            continue;
-        piece[used++] = (struct text){t->pieces.text[ids[i]], (size_t)t->pieces.len[ids[i]], 0};
+        if (ids[i] >= 0 && ids[i] < t->size && t->pieces.text[ids[i]] && t->type[ids[i]] != TOKEN_CONTROL &&
+            t->type[ids[i]] != TOKEN_UNKNOWN)
+            append_piece(t, ids[i], &piece[used++]);
     }
     decode_pieces(&t->decoder, piece, used, inner, &out);
     text_append(&out, "", 1);
@@ -314,55 +305,33 @@ static char *decode(const struct tokenizer *t, const int32_t *ids, size_t n, int
     return out.data;
 }
 
-char *tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n, size_t *len)
-{
+char *tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n, size_t *len) {
     return decode(t, ids, n, 0, len);
 }
 
-char *tokenizer_decode_next(const struct tokenizer *t, int32_t id, size_t *len)
-{
-    return decode(t, &id, 1, 1, len);
-}
+char *tokenizer_decode_next(const struct tokenizer *t, int32_t id, size_t *len) { return decode(t, &id, 1, 1, len); }
 
 // --- questions
 
-int64_t tokenizer_size(const struct tokenizer *t)
-{
-    return t->size;
-}
+int64_t tokenizer_size(const struct tokenizer *t) { return t->size; }
 
-int32_t tokenizer_bos(const struct tokenizer *t)
-{
-    return t->bos;
-}
+int32_t tokenizer_bos(const struct tokenizer *t) { return t->bos; }
 
-int32_t tokenizer_eos(const struct tokenizer *t)
-{
-    return t->eos;
-}
+int32_t tokenizer_eos(const struct tokenizer *t) { return t->eos; }
 
-int tokenizer_adds_bos(const struct tokenizer *t)
-{
-    return t->n_prefix > 0 && t->bos >= 0 && t->prefix[0] == t->bos;
-}
+int tokenizer_adds_bos(const struct tokenizer *t) { return t->n_prefix > 0 && t->bos >= 0 && t->prefix[0] == t->bos; }
 
-int tokenizer_adds_eos(const struct tokenizer *t)
-{
+int tokenizer_adds_eos(const struct tokenizer *t) {
     return t->n_suffix > 0 && t->eos >= 0 && t->suffix[t->n_suffix - 1] == t->eos;
 }
 
-const char *tokenizer_id_to_token(const struct tokenizer *t, int32_t id)
-{
+const char *tokenizer_id_to_token(const struct tokenizer *t, int32_t id) {
     return id >= 0 && id < t->size ? t->pieces.text[id] : NULL;
 }
 
-int32_t tokenizer_token_to_id(const struct tokenizer *t, const char *token)
-{
+int32_t tokenizer_token_to_id(const struct tokenizer *t, const char *token) {
     int32_t id = pieces_find(&t->pieces, token, strlen(token));
     return id < t->size ? id : -1;
 }
 
-const char *tokenizer_source(const struct tokenizer *t)
-{
-    return t->source;
-}
+const char *tokenizer_source(const struct tokenizer *t) { return t->source; }

@@ -23,8 +23,8 @@ struct vocab {
     float *score;  // llama only, else NULL
     int32_t *type; // enum token_type; NULL: all normal
     int64_t n_merges;
-    char **merge; // gpt2 only: "left right"
-    int32_t bos, eos, unk;                   // -1: none
+    char **merge;                           // gpt2 only: "left right"
+    int32_t bos, eos, unk;                  // -1: none
     int add_bos, add_eos, add_space_prefix; // -1 when the file does not say: llama.cpp's default is taken
 };
 
@@ -73,8 +73,8 @@ int32_t tokenizer_bos(const struct tokenizer *t);  // -1: none
 int32_t tokenizer_eos(const struct tokenizer *t);
 int tokenizer_adds_bos(const struct tokenizer *t);
 int tokenizer_adds_eos(const struct tokenizer *t);
-const char *tokenizer_id_to_token(const struct tokenizer *t, int32_t id); // NULL: no such id
+const char *tokenizer_id_to_token(const struct tokenizer *t, int32_t id);    // NULL: no such id
 int32_t tokenizer_token_to_id(const struct tokenizer *t, const char *token); // -1: none
-const char *tokenizer_source(const struct tokenizer *t); // path of the file, or "GGUF metadata"
+const char *tokenizer_source(const struct tokenizer *t);                     // path of the file, or "GGUF metadata"
 
 #endif

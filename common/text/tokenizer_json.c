@@ -12,27 +12,24 @@ struct reader {
     struct error *err;
 };
 
-static int refuse(const struct reader *r, const char *what, const char *type)
-{
-    return error_set(r->err, "%s: %s of type \"%s\" is not supported; convert the model with a tokenizer that does "
-                     "without it", r->t->source, what, type);
+static int refuse(const struct reader *r, const char *what, const char *type) {
+    return error_set(r->err,
+                     "%s: %s of type \"%s\" is not supported; convert the model with a tokenizer that does "
+                     "without it",
+                     r->t->source, what, type);
 }
 
-static int is_null(const struct json *v)
-{
-    return !v || json_kind(v) == JSON_NULL;
-}
+static int is_null(const struct json *v) { return !v || json_kind(v) == JSON_NULL; }
 
-static int read_type(const struct reader *r, const struct json *v, const char *what, const char **type)
-{
+static int read_type(const struct reader *r, const struct json *v, const char *what, const char **type) {
     TRY(json_get_string(v, r->t->source, "type", NULL, type, r->err));
     if (!*type)
         return error_set(r->err, "%s: %s has no \"type\"", r->t->source, what);
     return 0;
 }
 
-static int read_text(const struct reader *r, const struct json *v, const char *what, const char *key, const char **out)
-{
+static int read_text(const struct reader *r, const struct json *v, const char *what, const char *key,
+                     const char **out) {
     TRY(json_get_string(v, r->t->source, key, NULL, out, r->err));
     if (!*out)
         return error_set(r->err, "%s: %s has no \"%s\"; expected a string", r->t->source, what, key);
@@ -40,21 +37,19 @@ static int read_text(const struct reader *r, const struct json *v, const char *w
 }
 
 // "pattern": {"String": "..."} or {"Regex": "..."} into from and pattern.
-static int read_pattern(const struct reader *r, const struct json *v, const char *what, struct step *step)
-{
+static int read_pattern(const struct reader *r, const struct json *v, const char *what, struct step *step) {
     const struct json *p = json_get(v, "pattern");
     const char *literal = member_string(p, "String"), *regex = member_string(p, "Regex");
     if (!literal && !regex)
-        return error_set(r->err, "%s: the pattern of %s is neither {\"String\": ..} nor {\"Regex\": ..}", r->t->source,
-                         what);
+        return error_set(r->err, "%s: the pattern of %s is neither {\"String\": ..} nor {\"Regex\": ..}",
+                         r->t->source, what);
     step->from = xstrdup(regex ? regex : literal);
     if (regex && !(step->pattern = pattern_new(regex, r->t->source, r->err)))
         return -1;
     return 0;
 }
 
-static int read_replace(const struct reader *r, const struct json *v, const char *what, struct steps *out)
-{
+static int read_replace(const struct reader *r, const struct json *v, const char *what, struct steps *out) {
     const char *content;
     TRY(read_text(r, v, what, "content", &content));
     struct step *step = steps_add(out, STEP_REPLACE);
@@ -64,19 +59,20 @@ static int read_replace(const struct reader *r, const struct json *v, const char
 
 // The members of a Sequence, one after the other.
 static int read_sequence(const struct reader *r, const struct json *v, const char *key,
-                         int (*read)(const struct reader *, const struct json *))
-{
+                         int (*read)(const struct reader *, const struct json *)) {
     for (const struct json *item = member_first(v, key); item; item = json_next(item))
         TRY(read(r, item));
     return 0;
 }
 
-static int read_normalizer(const struct reader *r, const struct json *v)
-{
+static int read_normalizer(const struct reader *r, const struct json *v) {
     static const struct {
         const char *name;
         enum step_kind kind;
-    } plain[] = {{"NFC", STEP_NFC}, {"NFD", STEP_NFD}, {"NFKC", STEP_NFKC}, {"NFKD", STEP_NFKD},
+    } plain[] = {{"NFC", STEP_NFC},
+                 {"NFD", STEP_NFD},
+                 {"NFKC", STEP_NFKC},
+                 {"NFKD", STEP_NFKD},
                  {"Lowercase", STEP_LOWERCASE}};
     struct steps *out = &r->t->normalizer;
     const char *type, *text;
@@ -106,8 +102,7 @@ static int read_normalizer(const struct reader *r, const struct json *v)
 }
 
 // Metaspace is a pre-tokenizer and a decoder; older files say add_prefix_space where newer ones say prepend_scheme.
-static int read_metaspace(const struct reader *r, const struct json *v, struct steps *out)
-{
+static int read_metaspace(const struct reader *r, const struct json *v, struct steps *out) {
     const char *to, *scheme;
     int prefix = member_flag(v, "add_prefix_space", 1);
     TRY(json_get_string(v, r->t->source, "replacement", META, &to, r->err));
@@ -126,8 +121,7 @@ static int read_metaspace(const struct reader *r, const struct json *v, struct s
     return 0;
 }
 
-static int add_split(const struct reader *r, const char *regex)
-{
+static int add_split(const struct reader *r, const char *regex) {
     struct pattern *p = pattern_new(regex, r->t->source, r->err);
     if (!p)
         return -1;
@@ -135,8 +129,7 @@ static int add_split(const struct reader *r, const char *regex)
     return 0;
 }
 
-static int read_split(const struct reader *r, const struct json *v)
-{
+static int read_split(const struct reader *r, const struct json *v) {
     static const char *const names[] = {"Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"};
     const char *behavior;
     TRY(read_text(r, v, "pre-tokenizer Split", "behavior", &behavior));
@@ -153,8 +146,7 @@ static int read_split(const struct reader *r, const struct json *v)
     return read_pattern(r, v, "pre-tokenizer Split", step);
 }
 
-static int read_pretokenizer(const struct reader *r, const struct json *v)
-{
+static int read_pretokenizer(const struct reader *r, const struct json *v) {
     const char *type;
     TRY(read_type(r, v, "a pre-tokenizer", &type));
     if (strcmp(type, "Sequence") == 0)
@@ -177,8 +169,7 @@ static int read_pretokenizer(const struct reader *r, const struct json *v)
     return refuse(r, "a pre-tokenizer", type);
 }
 
-static int read_decoder(const struct reader *r, const struct json *v)
-{
+static int read_decoder(const struct reader *r, const struct json *v) {
     struct steps *out = &r->t->decoder;
     const char *type, *content;
     int64_t left, right;
@@ -212,15 +203,13 @@ static int read_decoder(const struct reader *r, const struct json *v)
     return 0;
 }
 
-static void push_end(int32_t **ids, int32_t *n, int32_t id)
-{
+static void push_end(int32_t **ids, int32_t *n, int32_t id) {
     *ids = xrealloc(*ids, (size_t)(*n + 1) * sizeof **ids, "post-processor");
     (*ids)[(*n)++] = id;
 }
 
 // The ids of one SpecialToken of a template, as "special_tokens" lists them.
-static int read_template_token(const struct reader *r, const struct json *v, const char *name, int after)
-{
+static int read_template_token(const struct reader *r, const struct json *v, const char *name, int after) {
     const struct json *ids = json_get(json_get(json_get(v, "special_tokens"), name), "ids");
     if (!ids || json_kind(ids) != JSON_ARRAY)
         return error_set(r->err, "%s: the post-processor's template names \"%s\", which special_tokens does not list",
@@ -238,8 +227,7 @@ static int read_template_token(const struct reader *r, const struct json *v, con
     return 0;
 }
 
-static int read_postprocessor(const struct reader *r, const struct json *v)
-{
+static int read_postprocessor(const struct reader *r, const struct json *v) {
     const char *type;
     TRY(read_type(r, v, "a post-processor", &type));
     if (strcmp(type, "Sequence") == 0)
@@ -261,11 +249,11 @@ static int read_postprocessor(const struct reader *r, const struct json *v)
 
 // --- model
 
-static int read_vocab(const struct reader *r, const struct json *model)
-{
+static int read_vocab(const struct reader *r, const struct json *model) {
     const struct json *vocab = json_get(model, "vocab");
     if (!vocab || json_kind(vocab) != JSON_OBJECT || json_count(vocab) == 0)
-        return error_set(r->err, "%s: model.vocab is missing or empty; expected an object of token: id", r->t->source);
+        return error_set(r->err, "%s: model.vocab is missing or empty; expected an object of token: id",
+                         r->t->source);
     for (const struct json *item = json_first(vocab); item; item = json_next(item)) {
         double id = json_kind(item) == JSON_NUMBER ? json_number(item) : -1;
         const char *text = json_key(item);
@@ -277,8 +265,7 @@ static int read_vocab(const struct reader *r, const struct json *model)
     return 0;
 }
 
-static int find_piece(const struct reader *r, const char *text, size_t len, int64_t place, int32_t *id)
-{
+static int find_piece(const struct reader *r, const char *text, size_t len, int64_t place, int32_t *id) {
     *id = pieces_find(&r->t->pieces, text, len);
     if (*id < 0)
         return error_set(r->err, "%s: merge %lld names '%.*s', which is not in the vocabulary", r->t->source,
@@ -287,8 +274,7 @@ static int find_piece(const struct reader *r, const char *text, size_t len, int6
 }
 
 // A merge is "left right" or ["left", "right"].
-static int read_merge(const struct reader *r, const struct json *v, int64_t place, struct text *joined)
-{
+static int read_merge(const struct reader *r, const struct json *v, int64_t place, struct text *joined) {
     const char *left = json_string(v), *right = NULL;
     size_t n_left = 0;
     if (left) {
@@ -314,8 +300,7 @@ static int read_merge(const struct reader *r, const struct json *v, int64_t plac
     return 0;
 }
 
-static int read_merges(const struct reader *r, const struct json *model)
-{
+static int read_merges(const struct reader *r, const struct json *model) {
     const struct json *merges = json_get(model, "merges");
     if (!merges || json_kind(merges) != JSON_ARRAY)
         return error_set(r->err, "%s: model.merges is missing; expected an array", r->t->source);
@@ -329,8 +314,7 @@ static int read_merges(const struct reader *r, const struct json *model)
     return rc;
 }
 
-static int read_model(const struct reader *r, const struct json *root)
-{
+static int read_model(const struct reader *r, const struct json *root) {
     const struct json *model = json_get(root, "model");
     if (!model || json_kind(model) != JSON_OBJECT)
         return error_set(r->err, "%s: no \"model\"; expected Hugging Face's tokenizer.json", r->t->source);
@@ -361,13 +345,11 @@ static int read_model(const struct reader *r, const struct json *root)
     return 0;
 }
 
-static int is_byte_name(const char *text, size_t len)
-{
+static int is_byte_name(const char *text, size_t len) {
     return len == 6 && memcmp(text, "<0x", 3) == 0 && strspn(text + 3, "0123456789ABCDEF") == 2 && text[5] == '>';
 }
 
-static void set_types(struct tokenizer *t)
-{
+static void set_types(struct tokenizer *t) {
     for (int32_t id = 0; t->bpe.byte_fallback && id < t->size; id++) {
         if (t->pieces.text[id] && is_byte_name(t->pieces.text[id], (size_t)t->pieces.len[id]))
             t->type[id] = TOKEN_BYTE;
@@ -376,8 +358,7 @@ static void set_types(struct tokenizer *t)
         t->type[t->bpe.unk] = TOKEN_UNKNOWN;
 }
 
-static int read_added_tokens(const struct reader *r, const struct json *root)
-{
+static int read_added_tokens(const struct reader *r, const struct json *root) {
     struct tokenizer *t = r->t;
     for (const struct json *v = member_first(root, "added_tokens"); v; v = json_next(v)) {
         const char *content;
@@ -397,8 +378,7 @@ static int read_added_tokens(const struct reader *r, const struct json *root)
     return 0;
 }
 
-int tokenizer_read_json(struct tokenizer *t, const struct json *root, struct error *err)
-{
+int tokenizer_read_json(struct tokenizer *t, const struct json *root, struct error *err) {
     const struct reader r = {t, err};
     const struct json *v;
     TRY(read_model(&r, root));

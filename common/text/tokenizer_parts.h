@@ -8,20 +8,17 @@
 #include "common/text/tokenizer.h"
 
 // Members that may be absent.
-static inline const struct json *member_first(const struct json *object, const char *key)
-{
+static inline const struct json *member_first(const struct json *object, const char *key) {
     const struct json *v = json_get(object, key);
     return v ? json_first(v) : NULL;
 }
 
-static inline const char *member_string(const struct json *object, const char *key)
-{
+static inline const char *member_string(const struct json *object, const char *key) {
     const struct json *v = json_get(object, key);
     return v ? json_string(v) : NULL;
 }
 
-static inline int member_flag(const struct json *object, const char *key, int fallback)
-{
+static inline int member_flag(const struct json *object, const char *key, int fallback) {
     const struct json *v = json_get(object, key);
     return v && json_kind(v) != JSON_NULL ? json_bool(v) : fallback;
 }
@@ -41,8 +38,8 @@ struct tokenizer {
     char *source;         // path for messages
     struct pieces pieces; // ids below size, then the symbols of bpe.h
     int32_t size;
-    uint8_t *type;        // [size] enum token_type
-    float *score;         // [size], NULL where merges are ranked
+    uint8_t *type;           // [size] enum token_type
+    float *score;            // [size], NULL where merges are ranked
     struct merge_rule *rule; // in order of rank; NULL where pieces are scored
     size_t n_rules;
     struct bpe bpe;
@@ -76,10 +73,10 @@ int tokenizer_read_model(struct tokenizer *t, const void *data, size_t len, cons
 
 // Pre-tokenizers that llama.cpp knows (pre_names.c).
 struct pre_rule {
-    const char *name;       // as tokenizer.ggml.pre has it
+    const char *name;         // as tokenizer.ggml.pre has it
     const char *const *regex; // applied one after the other, ended by NULL
-    int ignore_merges;      // llama.cpp takes a word that is a token as it is
-    int add_bos;            // llama.cpp's default when the file does not say
+    int ignore_merges;        // llama.cpp takes a word that is a token as it is
+    int add_bos;              // llama.cpp's default when the file does not say
 };
 extern const char gpt2_regex[];
 const struct pre_rule *pre_rule_by_name(const char *name); // NULL: unknown

@@ -11,13 +11,9 @@
 #include "common/base/file.h"
 #include "common/text/tokenizer_parts.h"
 
-static void put(struct text *out, const char *s)
-{
-    text_append(out, s, strlen(s));
-}
+static void put(struct text *out, const char *s) { text_append(out, s, strlen(s)); }
 
-static void put_string(struct text *out, const char *s)
-{
+static void put_string(struct text *out, const char *s) {
     put(out, "\"");
     for (; *s; s++) {
         char escape[8];
@@ -32,26 +28,20 @@ static void put_string(struct text *out, const char *s)
     put(out, "\"");
 }
 
-static void put_number(struct text *out, int64_t n)
-{
+static void put_number(struct text *out, int64_t n) {
     char digits[24];
     snprintf(digits, sizeof digits, "%lld", (long long)n);
     put(out, digits);
 }
 
-static int refuse(const struct tokenizer *t, struct error *err, const char *why)
-{
-    return error_set(err, "%s: cannot be written as tokenizer.json: %s; carry tokenizer.model over instead", t->source,
-                     why);
+static int refuse(const struct tokenizer *t, struct error *err, const char *why) {
+    return error_set(err, "%s: cannot be written as tokenizer.json: %s; carry tokenizer.model over instead",
+                     t->source, why);
 }
 
-static int is_merged(const struct tokenizer *t, int32_t id)
-{
-    return t->type[id] == TOKEN_NORMAL;
-}
+static int is_merged(const struct tokenizer *t, int32_t id) { return t->type[id] == TOKEN_NORMAL; }
 
-static int check_writable(const struct tokenizer *t, struct error *err)
-{
+static int check_writable(const struct tokenizer *t, struct error *err) {
     if (t->origin != ORIGIN_SENTENCEPIECE)
         return refuse(t, err, "it did not come from a SentencePiece model");
     const struct step *s = &t->normalizer.item[0];
@@ -73,8 +63,7 @@ struct cut {
     int32_t piece, left, right;
 };
 
-static int compare_cuts(const void *a, const void *b)
-{
+static int compare_cuts(const void *a, const void *b) {
     const struct cut *x = a, *y = b;
     if (x->score != y->score)
         return x->score > y->score ? -1 : 1;
@@ -85,8 +74,7 @@ static int compare_cuts(const void *a, const void *b)
     return (x->right > y->right) - (x->right < y->right);
 }
 
-static void cut_piece(const struct tokenizer *t, int32_t id, struct cut **cut, size_t *n, size_t *capacity)
-{
+static void cut_piece(const struct tokenizer *t, int32_t id, struct cut **cut, size_t *n, size_t *capacity) {
     const char *text = t->pieces.text[id];
     size_t len = (size_t)t->pieces.len[id];
     for (size_t at = 1; at < len; at++) {
@@ -103,8 +91,7 @@ static void cut_piece(const struct tokenizer *t, int32_t id, struct cut **cut, s
     }
 }
 
-static int put_merges(const struct tokenizer *t, struct text *out, struct error *err)
-{
+static int put_merges(const struct tokenizer *t, struct text *out, struct error *err) {
     struct cut *cut = NULL;
     size_t n = 0, capacity = 0;
     int rc = 0;
@@ -129,8 +116,7 @@ static int put_merges(const struct tokenizer *t, struct text *out, struct error 
     return rc;
 }
 
-static void put_added_tokens(const struct tokenizer *t, struct text *out)
-{
+static void put_added_tokens(const struct tokenizer *t, struct text *out) {
     int any = 0;
     put(out, "  \"added_tokens\": [");
     for (int32_t id = 0; id < t->size; id++) {
@@ -141,26 +127,27 @@ static void put_added_tokens(const struct tokenizer *t, struct text *out)
         put_number(out, id);
         put(out, ", \"content\": ");
         put_string(out, t->pieces.text[id]);
-        put(out, ", \"single_word\": false, \"lstrip\": false, \"rstrip\": false, \"normalized\": false, \"special\": ");
+        put(out,
+            ", \"single_word\": false, \"lstrip\": false, \"rstrip\": false, \"normalized\": false, \"special\": ");
         put(out, type == TOKEN_USER_DEFINED ? "false}" : "true}");
     }
     put(out, "\n  ],\n");
 }
 
-static void put_normalizer(const struct step *s, struct text *out)
-{
+static void put_normalizer(const struct step *s, struct text *out) {
     put(out, "  \"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [\n");
     if (s->squeeze) // \A and \z: Ruby's ^ and $ are ends of lines
-        put(out, "    {\"type\": \"Replace\", \"pattern\": {\"Regex\": \"\\\\A +| +\\\\z\"}, \"content\": \"\"},\n"
+        put(out, "    {\"type\": \"Replace\", \"pattern\": {\"Regex\": \"\\\\A +\"}, \"content\": \"\"},\n"
                  "    {\"type\": \"Replace\", \"pattern\": {\"Regex\": \" {2,}\"}, \"content\": \" \"},\n");
     if (s->dummy_prefix)
         put(out, "    {\"type\": \"Prepend\", \"prepend\": \"" META "\"},\n");
-    put(out, "    {\"type\": \"Replace\", \"pattern\": {\"String\": \" \"}, \"content\": \"" META "\"}\n  ]},\n"
-             "  \"pre_tokenizer\": null,\n");
+    put(out, "    {\"type\": \"Replace\", \"pattern\": {\"String\": \" \"}, \"content\": \"" META "\"}");
+    if (s->squeeze) // SentencePiece takes a U+2581 of the text's own for a space here
+        put(out, ",\n    {\"type\": \"Replace\", \"pattern\": {\"Regex\": \"" META "+\\\\z\"}, \"content\": \"\"}");
+    put(out, "\n  ]},\n  \"pre_tokenizer\": null,\n");
 }
 
-static void put_template_token(const struct tokenizer *t, int32_t id, const char *type_id, struct text *out)
-{
+static void put_template_token(const struct tokenizer *t, int32_t id, const char *type_id, struct text *out) {
     put(out, "{\"SpecialToken\": {\"id\": ");
     put_string(out, t->pieces.text[id]);
     put(out, ", \"type_id\": ");
@@ -168,8 +155,7 @@ static void put_template_token(const struct tokenizer *t, int32_t id, const char
     put(out, "}}");
 }
 
-static void put_template(const struct tokenizer *t, int pair, struct text *out)
-{
+static void put_template(const struct tokenizer *t, int pair, struct text *out) {
     static const char *const name[2] = {"{\"Sequence\": {\"id\": \"A\", \"type_id\": 0}}",
                                         "{\"Sequence\": {\"id\": \"B\", \"type_id\": 1}}"};
     static const char *const type_id[2] = {"0", "1"};
@@ -189,8 +175,7 @@ static void put_template(const struct tokenizer *t, int pair, struct text *out)
     put(out, "],\n");
 }
 
-static void put_postprocessor(const struct tokenizer *t, struct text *out)
-{
+static void put_postprocessor(const struct tokenizer *t, struct text *out) {
     put(out, "  \"post_processor\": {\n    \"type\": \"TemplateProcessing\",\n");
     put_template(t, 0, out);
     put_template(t, 1, out);
@@ -213,8 +198,7 @@ static void put_postprocessor(const struct tokenizer *t, struct text *out)
     put(out, "}\n  },\n");
 }
 
-static void put_decoder(const struct tokenizer *t, struct text *out)
-{
+static void put_decoder(const struct tokenizer *t, struct text *out) {
     const struct step *s = &t->normalizer.item[0];
     put(out, "  \"decoder\": {\"type\": \"Sequence\", \"decoders\": [\n"
              "    {\"type\": \"Replace\", \"pattern\": {\"String\": \"" META "\"}, \"content\": \" \"},\n"
@@ -224,13 +208,13 @@ static void put_decoder(const struct tokenizer *t, struct text *out)
     put(out, "\n  ]},\n");
 }
 
-static int put_model(const struct tokenizer *t, struct text *out, struct error *err)
-{
+static int put_model(const struct tokenizer *t, struct text *out, struct error *err) {
     int any = 0;
     put(out, "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": ");
     put_string(out, t->pieces.text[t->bpe.unk]);
-    put(out, ",\n    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n    \"fuse_unk\": true,\n"
-             "    \"byte_fallback\": ");
+    put(out,
+        ",\n    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n    \"fuse_unk\": true,\n"
+        "    \"byte_fallback\": ");
     put(out, t->bpe.byte_fallback ? "true" : "false");
     put(out, ",\n    \"ignore_merges\": false,\n    \"vocab\": {");
     for (int32_t id = 0; id < t->size; id++) {
@@ -247,8 +231,7 @@ static int put_model(const struct tokenizer *t, struct text *out, struct error *
     return 0;
 }
 
-int tokenizer_write_json(const struct tokenizer *t, const char *path, struct error *err)
-{
+int tokenizer_write_json(const struct tokenizer *t, const char *path, struct error *err) {
     TRY(check_writable(t, err));
     struct text out = {0};
     put(&out, "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n");
@@ -263,8 +246,7 @@ int tokenizer_write_json(const struct tokenizer *t, const char *path, struct err
     return rc;
 }
 
-int tokenizer_write_config(const struct tokenizer *t, const char *path, struct error *err)
-{
+int tokenizer_write_config(const struct tokenizer *t, const char *path, struct error *err) {
     struct json *o = json_object();
     json_set_bool(o, "add_bos_token", tokenizer_adds_bos(t));
     json_set_bool(o, "add_eos_token", tokenizer_adds_eos(t));

@@ -7,8 +7,7 @@
 
 #include "common/base/error.h"
 
-void text_append(struct text *s, const void *bytes, size_t n)
-{
+void text_append(struct text *s, const void *bytes, size_t n) {
     if (n > s->capacity - s->len || s->capacity == 0) {
         size_t capacity = s->capacity ? s->capacity : 64;
         while (capacity - s->len < n)
@@ -21,30 +20,21 @@ void text_append(struct text *s, const void *bytes, size_t n)
     s->len += n;
 }
 
-void text_append_code(struct text *s, uint32_t code)
-{
+void text_append_code(struct text *s, uint32_t code) {
     char bytes[4];
     text_append(s, bytes, utf8_put(bytes, code));
 }
 
-void text_clear(struct text *s)
-{
-    s->len = 0;
-}
+void text_clear(struct text *s) { s->len = 0; }
 
-void text_release(struct text *s)
-{
+void text_release(struct text *s) {
     free(s->data);
     memset(s, 0, sizeof *s);
 }
 
-static int is_continuation(char c)
-{
-    return ((unsigned char)c & 0xC0) == 0x80;
-}
+static int is_continuation(char c) { return ((unsigned char)c & 0xC0) == 0x80; }
 
-size_t utf8_decode(const char *s, size_t n, uint32_t *code)
-{
+size_t utf8_decode(const char *s, size_t n, uint32_t *code) {
     const unsigned char *p = (const unsigned char *)s;
     if (p[0] < 0x80) {
         *code = p[0];
@@ -66,8 +56,7 @@ size_t utf8_decode(const char *s, size_t n, uint32_t *code)
     return need;
 }
 
-int utf8_valid(const char *s, size_t n)
-{
+int utf8_valid(const char *s, size_t n) {
     uint32_t code;
     for (size_t i = 0, step; i < n; i += step) {
         step = utf8_decode(s + i, n - i, &code);
@@ -77,8 +66,7 @@ int utf8_valid(const char *s, size_t n)
     return 1;
 }
 
-size_t utf8_next(const char *s, size_t n, uint32_t *code)
-{
+size_t utf8_next(const char *s, size_t n, uint32_t *code) {
     if ((unsigned char)s[0] < 0x80) {
         *code = (unsigned char)s[0];
         return 1;
@@ -89,8 +77,7 @@ size_t utf8_next(const char *s, size_t n, uint32_t *code)
     return step;
 }
 
-size_t utf8_put(char out[4], uint32_t c)
-{
+size_t utf8_put(char out[4], uint32_t c) {
     if (c < 0x80) {
         out[0] = (char)c;
         return 1;
@@ -113,13 +100,11 @@ size_t utf8_put(char out[4], uint32_t c)
     return 4;
 }
 
-int utf8_escaped_byte(uint32_t code)
-{
+int utf8_escaped_byte(uint32_t code) {
     return code >= ESCAPE_BASE && code <= ESCAPE_BASE + 0xFF ? (int)(code - ESCAPE_BASE) : -1;
 }
 
-size_t utf8_escape(const char *s, size_t n, struct text *out, int *changed)
-{
+size_t utf8_escape(const char *s, size_t n, struct text *out, int *changed) {
     size_t invalid = 0, clean = 0; // clean: where the run that needs no escape began
     *changed = 0;
     for (size_t i = 0; i < n;) {
@@ -141,14 +126,12 @@ size_t utf8_escape(const char *s, size_t n, struct text *out, int *changed)
     return invalid;
 }
 
-int code_is_space(uint32_t c)
-{
-    return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) ||
-           c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
+int code_is_space(uint32_t c) {
+    return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
+           (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
 }
 
-int code_is_word(uint32_t c)
-{
+int code_is_word(uint32_t c) {
     switch (utf8proc_category((utf8proc_int32_t)c)) {
     case UTF8PROC_CATEGORY_LU:
     case UTF8PROC_CATEGORY_LL:
@@ -160,9 +143,7 @@ int code_is_word(uint32_t c)
     case UTF8PROC_CATEGORY_ME:
     case UTF8PROC_CATEGORY_ND:
     case UTF8PROC_CATEGORY_NL:
-    case UTF8PROC_CATEGORY_PC:
-        return 1;
-    default:
-        return c == 0x200C || c == 0x200D;
+    case UTF8PROC_CATEGORY_PC: return 1;
+    default: return c == 0x200C || c == 0x200D;
     }
 }
