@@ -17,7 +17,7 @@
 struct header {
     char magic[8];
     char identity[40]; // HASH_TEXT, NULs after it
-    int64_t n_element, step, optimizer_step, log_bytes;
+    int64_t n_element, step, evaluated, optimizer_step, log_bytes;
     double best_held_out;
     int64_t has_second, has_best;
 };
@@ -36,7 +36,8 @@ int snapshot_write(const char *path, const char *identity, const struct model *m
 {
     struct file_writer w;
     TRY(file_writer_open(&w, path, err));
-    struct header head = {.magic = MAGIC, .n_element = m->n_element, .step = s->step, .optimizer_step = o->step};
+    struct header head = {.magic = MAGIC, .n_element = m->n_element, .step = s->step, .evaluated = s->evaluated};
+    head.optimizer_step = o->step;
     snprintf(head.identity, sizeof head.identity, "%s", identity);
     head.log_bytes = (int64_t)s->log_bytes;
     head.best_held_out = s->best_held_out;
@@ -128,6 +129,7 @@ int snapshot_read(const char *path, const char *identity, struct model *m, struc
     take(at, s->log, s->log_bytes);
     s->log[s->log_bytes] = '\0';
     s->step = head.step;
+    s->evaluated = head.evaluated;
     s->best_held_out = head.best_held_out;
     o->step = head.optimizer_step;
     status = 1;

@@ -6,6 +6,7 @@
 
 struct snapshot { // lifetime: one training run
     int64_t step;
+    int64_t evaluated;    // the last step with a held-out evaluation
     double best_held_out; // NaN: none yet
     float *best;          // its weights [n_element], owned; NULL: not kept
     char *log; // run.jsonl so far, NUL-terminated; owned

@@ -189,31 +189,41 @@ static int train_step(struct run *r, struct error *err)
     return 0;
 }
 
-static void evaluate_held_out(struct run *r)
+// Returns 0 also when interrupted; then nothing is noted and the resumed run evaluates again.
+static int evaluate_held_out(struct run *r, struct error *err)
 {
     const struct trainer *t = r->trainer;
     const struct train_options *o = &t->options;
-    if (!t->held_out || !o->eval_every || (r->state.step % o->eval_every && r->state.step != r->steps))
-        return;
-    double loss = t->held_out(t->held_out_context);
-    log_line(r, "{\"step\":%lld,\"held_out\":%.9g}\n", (long long)r->state.step, loss);
     struct snapshot *s = &r->state;
+    int due = t->held_out && o->eval_every && s->step > s->evaluated &&
+              (s->step == r->steps || s->step % o->eval_every == 0);
+    if (!due)
+        return 0;
+    double loss;
+    if (t->held_out(t->held_out_context, &loss, err) < 0)
+        return interrupted() ? 0 : -1;
+    if (!isfinite(loss))
+        return error_set(err, "%s: the held-out loss at step %lld is %g; look at the evaluation text", t->title,
+                         (long long)s->step, loss);
+    log_line(r, "{\"step\":%lld,\"held_out\":%.9g}\n", (long long)s->step, loss);
+    s->evaluated = s->step;
     if (!isnan(s->best_held_out) && !(loss < s->best_held_out))
-        return;
+        return 0;
     s->best_held_out = loss;
     if (!o->keep_best)
-        return;
+        return 0;
     size_t bytes = (size_t)t->model->n_element * sizeof(float);
     if (!s->best)
         s->best = xmalloc(bytes, "the best weights so far");
     memcpy(s->best, t->model->data, bytes);
+    return 0;
 }
 
 static int snapshot_is_due(const struct run *r)
 {
     int64_t every = r->trainer->options.snapshot_every;
     if (every > 0)
-        return r->state.step % every == 0;
+        return r->state.step > 0 && r->state.step % every == 0;
     return timer_now() - r->snapshot_time >= SNAPSHOT_SECONDS;
 }
 
@@ -222,17 +232,19 @@ static int train_to_end(struct run *r, struct error *err)
     struct progress progress;
     progress_begin(&progress, r->trainer->title, "tokens", r->steps * r->step_tokens, r->state.step * r->step_tokens);
     r->snapshot_time = timer_now();
-    while (r->state.step < r->steps) {
-        TRY(train_step(r, err));
-        evaluate_held_out(r);
+    for (;;) {
+        TRY(evaluate_held_out(r, err));
         if (interrupted()) {
             TRY(take_snapshot(r, err));
             return error_set(err, "%s: interrupted after step %lld of %lld%s", r->trainer->title,
                              (long long)r->state.step, (long long)r->steps,
                              r->snapshot_path ? "; run the same command again to go on" : "");
         }
+        if (r->state.step == r->steps)
+            break;
         if (snapshot_is_due(r))
             TRY(take_snapshot(r, err));
+        TRY(train_step(r, err));
         progress_update(&progress, r->state.step * r->step_tokens, "loss %.4f", r->recent_loss);
     }
     progress_end(&progress, "loss %.4f", r->recent_loss);

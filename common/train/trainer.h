@@ -80,7 +80,7 @@ struct trainer {
                            double weight, int64_t step, struct loss_parts *parts);
     void *context;
     // Held-out loss in nats per token, for eval_every and keep_best; NULL: none.
-    double (*held_out)(void *held_out_context);
+    int (*held_out)(void *held_out_context, double *loss, struct error *err);
     void *held_out_context;
 };
 

@@ -1,0 +1,50 @@
+// Learning rates, by hand.
+#include <criterion/criterion.h>
+#include <math.h>
+
+#include "common/train/trainer.h"
+
+Test(schedule, cosine)
+{
+    // 4 steps of warm-up, then 9 from the peak down to a tenth: the fifth of them is half way.
+    cr_assert_float_eq(schedule_rate(SCHEDULE_COSINE, 2, 0.1, 4, 13, 0), 0.5, 1e-15);
+    cr_assert_float_eq(schedule_rate(SCHEDULE_COSINE, 2, 0.1, 4, 13, 3), 2, 1e-15);
+    cr_assert_float_eq(schedule_rate(SCHEDULE_COSINE, 2, 0.1, 4, 13, 4), 2, 1e-15);
+    cr_assert_float_eq(schedule_rate(SCHEDULE_COSINE, 2, 0.1, 4, 13, 8), 1.1, 1e-15);
+    cr_assert_float_eq(schedule_rate(SCHEDULE_COSINE, 2, 0.1, 4, 13, 10), 2 * (0.1 + 0.45 * (1 + cos(0.75 * M_PI))), 1e-15);
+    cr_assert_float_eq(schedule_rate(SCHEDULE_COSINE, 2, 0.1, 4, 13, 12), 0.2, 1e-15);
+}
+
+Test(schedule, linear_and_constant)
+{
+    cr_assert_float_eq(schedule_rate(SCHEDULE_LINEAR, 1, 0, 0, 5, 0), 1, 1e-15);
+    cr_assert_float_eq(schedule_rate(SCHEDULE_LINEAR, 1, 0, 0, 5, 1), 0.75, 1e-15);
+    cr_assert_float_eq(schedule_rate(SCHEDULE_LINEAR, 1, 0, 0, 5, 4), 0, 1e-15);
+    cr_assert_float_eq(schedule_rate(SCHEDULE_CONSTANT, 3, 0.1, 2, 5, 0), 1.5, 1e-15);
+    cr_assert_float_eq(schedule_rate(SCHEDULE_CONSTANT, 3, 0.1, 2, 5, 4), 3, 1e-15);
+    cr_assert_float_eq(schedule_rate(SCHEDULE_COSINE, 3, 0.1, 0, 1, 0), 3, 1e-15); // one step: at the peak
+}
+
+Test(schedule, steps_from_tokens)
+{
+    struct train_options o;
+    struct error err;
+    options_init(train_option_table, &o);
+    cr_assert_eq(o.batch, 8);
+    cr_assert_eq(o.schedule, SCHEDULE_COSINE);
+    cr_assert_eq(train_check(&o, "train", &err), -1);
+    cr_assert_not_null(strstr(err.text, "neither"), "%s", err.text);
+    o.tokens = 1000;
+    o.accumulate = 2;
+    cr_assert_eq(train_check(&o, "train", &err), 0);
+    cr_assert_eq(train_steps(&o, 16), 4); // 256 a step
+    o.steps = 3;
+    cr_assert_eq(train_check(&o, "train", &err), -1);
+    cr_assert_not_null(strstr(err.text, "both"), "%s", err.text);
+    cr_assert_eq(train_steps(&o, 16), 3);
+    o.tokens = 0;
+    o.keep_best = 1;
+    cr_assert_eq(train_check(&o, "train", &err), -1);
+    cr_assert_not_null(strstr(err.text, "eval_every"), "%s", err.text);
+    options_release(train_option_table, &o);
+}
