@@ -97,6 +97,28 @@ static int write_weights(const struct model *m, const char *folder, const struct
     return rc;
 }
 
+// transformers checks that these are floats, and a whole number read from JSON is none: "8" becomes "8.0".
+static void spell_floats(char **text)
+{
+    static const char *const keys[] = {"rope_theta",        "factor",          "low_freq_factor",
+                                       "high_freq_factor",  "rms_norm_eps",    "attention_dropout",
+                                       "initializer_range", "attention_factor"};
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        char *pattern = xasprintf("\"%s\": ", keys[i]);
+        for (char *at = strstr(*text, pattern); at; at = strstr(at + 1, pattern)) {
+            char *number = at + strlen(pattern);
+            size_t length = strspn(number, "-0123456789");
+            if (!length || strchr(".eE", number[length]))
+                continue;
+            char *longer = xasprintf("%.*s.0%s", (int)(number + length - *text), *text, number + length);
+            at = longer + (at - *text);
+            free(*text);
+            *text = longer;
+        }
+        free(pattern);
+    }
+}
+
 int model_save(const struct model *m, const char *folder, const struct save_options *o, struct error *err)
 {
     static const char *const names[] = {[DTYPE_F32] = "float32", [DTYPE_F16] = "float16", [DTYPE_BF16] = "bfloat16"};
@@ -106,6 +128,7 @@ int model_save(const struct model *m, const char *folder, const struct save_opti
     if (!config)
         return -1;
     char *text = json_text(config, 1), *path = path_join(folder, "config.json");
+    spell_floats(&text);
     int carry = o->carry_from && !same_folder(o->carry_from, folder);
     if (carry && carry_files(o->carry_from, NULL, &carried, err) < 0)
         goto out;

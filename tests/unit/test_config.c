@@ -56,9 +56,10 @@ Test(config, defaults)
 
 Test(config, given_keys)
 {
-    struct config c = accepted("{\"num_key_value_heads\": 2, \"head_dim\": 12, \"rope_theta\": 5e5, \"rms_norm_eps\": 1e-5,"
-                               "\"tie_word_embeddings\": true, \"attention_bias\": true, \"mlp_bias\": true,"
-                               "\"bos_token_id\": 1, \"eos_token_id\": [7, 8], \"hidden_act\": \"silu\"}");
+    struct config c =
+        accepted("{\"num_key_value_heads\": 2, \"head_dim\": 12, \"rope_theta\": 5e5, \"rms_norm_eps\": 1e-5,"
+                 "\"tie_word_embeddings\": true, \"attention_bias\": true, \"mlp_bias\": true,"
+                 "\"bos_token_id\": 1, \"eos_token_id\": [7, 8], \"hidden_act\": \"silu\"}");
     cr_assert(c.head_dim == 12 && c.layer[2].n_kv_head == 2 && c.rope_theta == 5e5 && c.rms_eps == 1e-5);
     cr_assert(c.tie_embeddings && c.qkv_bias && c.out_bias && c.mlp_bias && c.bos_id == 1 && c.eos_id == 7);
     // embedding, final norm; per layer q o k v, gate up down, norms; biases q k v o, gate up down
@@ -101,8 +102,8 @@ Test(config, rope_scaling_spellings)
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         struct config c = accepted(rows[i].text);
-        cr_assert(c.rope.type == rows[i].type && c.rope_theta == rows[i].theta && c.rope.factor == rows[i].factor, "%s",
-                  rows[i].text);
+        cr_assert(c.rope.type == rows[i].type && c.rope_theta == rows[i].theta && c.rope.factor == rows[i].factor,
+                  "%s", rows[i].text);
         config_release(&c);
     }
 }
@@ -120,8 +121,9 @@ Test(config, rope_frequencies)
     for (int i = 0; i < 32; i++)
         cr_assert_float_eq(g[i], f[i] / 2, 1e-15);
     config_release(&c);
-    c = accepted("{\"head_dim\": 64, \"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1,"
-                 "\"high_freq_factor\": 4, \"original_max_position_embeddings\": 8192}}");
+    c = accepted(
+        "{\"head_dim\": 64, \"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1,"
+        "\"high_freq_factor\": 4, \"original_max_position_embeddings\": 8192}}");
     config_rope_frequencies(&c, g);
     for (int i = 0; i < 32; i++) { // the rule as published, in wavelengths
         double wave = 2 * M_PI / f[i], smooth = (8192 / wave - 1) / (4 - 1);
@@ -177,7 +179,8 @@ Test(config, refusals)
         {"{\"model_type\": \"mistral\", \"sliding_window\": 256}", "sliding_window is 256"},
         {"{\"model_type\": \"mistral\", \"max_position_embeddings\": 32768}", "sliding_window is 4096 (the default"},
         {"{\"model_type\": \"qwen2\", \"use_sliding_window\": true}", "use_sliding_window"},
-        {"{\"model_type\": \"qwen2\", \"layer_types\": [\"full_attention\", \"sliding_attention\"]}", "sliding_attention"},
+        {"{\"model_type\": \"qwen2\", \"layer_types\": [\"full_attention\", \"sliding_attention\"]}",
+         "sliding_attention"},
         {"{\"tie_word_embeddings\": 1}", "tie_word_embeddings"},
         {"{\"attention_bias\": \"yes\"}", "attention_bias"},
         {"{\"eos_token_id\": \"</s>\"}", "eos_token_id"},
@@ -188,7 +191,8 @@ Test(config, refusals)
         struct config c;
         struct json *o = changed(rows[i].change);
         cr_assert(config_from_json(&c, o, "test.json", &err) < 0, "%s was accepted", rows[i].change);
-        cr_assert(strstr(err.text, rows[i].named) && strstr(err.text, "test.json"), "%s: %s", rows[i].change, err.text);
+        cr_assert(strstr(err.text, rows[i].named) && strstr(err.text, "test.json"), "%s: %s", rows[i].change,
+                  err.text);
         cr_assert(c.layer == NULL && c.source == NULL);
         json_free(o);
     }
@@ -232,8 +236,17 @@ Test(config, written_without_a_source)
     struct error err;
     static const char *const families[] = {"llama", "mistral", "qwen2"};
     for (int i = 0; i < 3; i++) {
-        struct config again, c = {.n_layer = 2, .hidden = 16, .head_dim = 4, .vocab = 50, .context = 64, .rms_eps = 1e-5,
-                                  .rope_theta = 2e4, .qkv_bias = i != 1, .out_bias = i == 0, .bos_id = 1, .eos_id = 2};
+        struct config again, c = {.n_layer = 2,
+                                  .hidden = 16,
+                                  .head_dim = 4,
+                                  .vocab = 50,
+                                  .context = 64,
+                                  .rms_eps = 1e-5,
+                                  .rope_theta = 2e4,
+                                  .qkv_bias = i != 1,
+                                  .out_bias = i == 0,
+                                  .bos_id = 1,
+                                  .eos_id = 2};
         struct layer_shape layers[2] = {{4, 2, 32}, {4, 2, 32}};
         c.layer = layers;
         c.rope = (struct rope_scaling){ROPE_LLAMA3, 8, 1, 4, 32};
@@ -241,8 +254,10 @@ Test(config, written_without_a_source)
         struct json *o = config_to_json(&c, "bfloat16", &err);
         cr_assert(o && config_from_json(&again, o, "again", &err) == 0, "%s", err.text);
         cr_assert(json_count(json_get(o, "architectures")) == 1);
-        cr_assert(again.qkv_bias == c.qkv_bias && again.out_bias == c.out_bias && again.bos_id == 1 && again.eos_id == 2);
-        cr_assert(again.rope.type == ROPE_LLAMA3 && again.rope.original_context == 32 && again.rope.high_freq_factor == 4);
+        cr_assert(again.qkv_bias == c.qkv_bias && again.out_bias == c.out_bias && again.bos_id == 1 &&
+                  again.eos_id == 2);
+        cr_assert(again.rope.type == ROPE_LLAMA3 && again.rope.original_context == 32 &&
+                  again.rope.high_freq_factor == 4);
         cr_assert(again.rms_eps == 1e-5 && again.context == 64);
         json_free(o);
         config_release(&again);

@@ -1,5 +1,5 @@
-// test_safetensors.c: what is written is read back in every dtype and sharding, and every hostile file is refused with a
-// message that names it. All files are made here.
+// test_safetensors.c: what is written is read back in every dtype and sharding, and every hostile file is refused
+// with a message that names it. All files are made here.
 #include <criterion/criterion.h>
 
 #include <math.h>
@@ -74,7 +74,8 @@ static struct safetensors_item *make_items(int64_t n, float **values)
         (*values)[i] = (float)random_normal(&r);
     for (int64_t i = 0; i < n; i++) {
         snprintf(names[i], sizeof names[i], "layer.%lld.weight", (long long)(n - 1 - i)); // not sorted
-        items[i] = (struct safetensors_item){.name = names[i], .n_dim = 2, .dim = {20, 30}, .data = *values + i * 600};
+        items[i] =
+            (struct safetensors_item){.name = names[i], .n_dim = 2, .dim = {20, 30}, .data = *values + i * 600};
     }
     items[0].n_dim = 1;
     items[0].dim[0] = 600;
@@ -91,7 +92,8 @@ static void check_items(enum dtype dtype, const struct safetensors_item *items, 
     for (int64_t i = 0; i < n; i++) {
         const struct safetensor *t = safetensors_find(&s, items[i].name);
         float got[600];
-        cr_assert(t && t->is_float && t->dtype == dtype && t->n_dim == items[i].n_dim && t->dim[0] == items[i].dim[0]);
+        cr_assert(t && t->is_float && t->dtype == dtype && t->n_dim == items[i].n_dim &&
+                  t->dim[0] == items[i].dim[0]);
         cr_assert((uintptr_t)t->data % dtype_size(dtype) == 0);
         dtype_to_f32(dtype, t->data, got, 600);
         for (int k = 0; k < 600; k++) {
@@ -114,14 +116,16 @@ Test(safetensors, round_trips)
     json_set_string(metadata, "pdq", "say \"so\"");
     for (int d = DTYPE_F32; d <= DTYPE_BF16; d++) {
         int64_t bytes = 600 * (int64_t)dtype_size((enum dtype)d);
-        // one file, three shards of up to three tensors, one shard for each, back to one file; each over the one before
+        // one file, three shards of up to three tensors, one shard for each, back to one file; each over the one
+        // before
         static const struct {
             int64_t tensors_in_shard;
             int files;
         } rows[] = {{0, 1}, {3, 3}, {1, 7}, {7, 1}};
         for (size_t i = 0; i < 4; i++) {
             cr_assert(safetensors_write(folder, items, 7, (enum dtype)d, rows[i].tensors_in_shard * bytes, metadata,
-                                        &err) == 0, "%s", err.text);
+                                        &err) == 0,
+                      "%s", err.text);
             check_items((enum dtype)d, items, 7, rows[i].files);
             char **names;
             size_t n;
@@ -286,7 +290,8 @@ Test(safetensors, hostile_headers)
 // Every possible place for a file to be cut off.
 Test(safetensors, truncated_anywhere)
 {
-    static const char header[] = "{\"__metadata__\":{\"format\":\"pt\"}," F32("a", "[2]", "[0,8]") "," F32("b", "[2]", "[8,16]") "}";
+    static const char header[] =
+        "{\"__metadata__\":{\"format\":\"pt\"}," F32("a", "[2]", "[0,8]") "," F32("b", "[2]", "[8,16]") "}";
     write_raw("whole", header, -1, 16);
     char *bytes;
     size_t len;
@@ -294,7 +299,8 @@ Test(safetensors, truncated_anywhere)
     cr_assert(file_read(in_folder("whole"), &bytes, &len, &err) == 0);
     for (size_t cut = 0; cut < len; cut++) {
         cr_assert(file_write(in_folder("cut.safetensors"), bytes, cut, &err) == 0);
-        cr_assert(safetensors_open(&s, in_folder("cut.safetensors"), &err) < 0, "%zu of %zu bytes accepted", cut, len);
+        cr_assert(safetensors_open(&s, in_folder("cut.safetensors"), &err) < 0, "%zu of %zu bytes accepted", cut,
+                  len);
     }
     free(bytes);
 }
@@ -316,7 +322,8 @@ Test(safetensors, folders_and_indexes)
         {"{\"weight_map\": {}}", "weight_map"},
         {"{\"weight_map\": {\"a\": 3}}", "names no file"},
         {"{\"weight_map\": {\"a\": \"../one.safetensors\"}}", "names no file"},
-        {"{\"weight_map\": {\"a\": \"one.safetensors\", \"b\": \"three.safetensors\"}}", "three.safetensors is missing"},
+        {"{\"weight_map\": {\"a\": \"one.safetensors\", \"b\": \"three.safetensors\"}}",
+         "three.safetensors is missing"},
         {"{\"weight_map\": {\"a\": \"one.safetensors\", \"c\": \"two.safetensors\"}}", "tensor c should be in two"},
         {"{\"weight_map\": {\"a\": \"two.safetensors\", \"b\": \"one.safetensors\"}}", "should be in"},
     };
