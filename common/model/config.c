@@ -34,8 +34,7 @@ static const struct family families[] = {
     {"qwen2", "Qwen2ForCausalLM", 32768, 0}, // has a window only with use_sliding_window, which is refused
 };
 
-static const struct family *family_find(const char *type)
-{
+static const struct family *family_find(const char *type) {
     for (size_t i = 0; i < sizeof families / sizeof families[0]; i++)
         if (strcmp(families[i].type, type) == 0)
             return &families[i];
@@ -43,8 +42,7 @@ static const struct family *family_find(const char *type)
 }
 
 static int read_size(const struct json *o, const char *where, const char *key, int64_t max, int64_t *out,
-                     struct error *err)
-{
+                     struct error *err) {
     TRY(json_get_int(o, where, key, 0, 1, max, out, err));
     if (*out == 0)
         return error_set(err, "%s: %s is missing; expected a whole number from 1 to %lld", where, key,
@@ -53,8 +51,7 @@ static int read_size(const struct json *o, const char *where, const char *key, i
 }
 
 // The same shape in every layer: config.json of these families knows no other.
-static int read_shape(struct config *c, const struct json *o, const char *where, struct error *err)
-{
+static int read_shape(struct config *c, const struct json *o, const char *where, struct error *err) {
     struct layer_shape s = {0};
     TRY(read_size(o, where, "num_hidden_layers", MAX_LAYERS, &c->n_layer, err));
     TRY(read_size(o, where, "hidden_size", MAX_WIDTH, &c->hidden, err));
@@ -86,8 +83,7 @@ static int read_shape(struct config *c, const struct json *o, const char *where,
     return 0;
 }
 
-static int read_rope_scaling(struct config *c, const struct json *s, const char *where, struct error *err)
-{
+static int read_rope_scaling(struct config *c, const struct json *s, const char *where, struct error *err) {
     const char *type = NULL;
     double share;
     TRY(json_get_string(s, where, "rope_type", NULL, &type, err));
@@ -122,8 +118,7 @@ static int read_rope_scaling(struct config *c, const struct json *s, const char 
 }
 
 // transformers 4 writes rope_theta and rope_scaling, transformers 5 one object rope_parameters with both inside.
-static int read_rope(struct config *c, const struct json *o, const char *where, struct error *err)
-{
+static int read_rope(struct config *c, const struct json *o, const char *where, struct error *err) {
     static const char *const keys[] = {"rope_scaling", "rope_parameters"};
     TRY(json_get_double(o, where, "rope_theta", 10000, 1, 1e12, &c->rope_theta, err));
     for (int i = 0; i < 2; i++) {
@@ -154,8 +149,7 @@ static int read_rope(struct config *c, const struct json *o, const char *where, 
 
 // Attention over a window is the same as full attention only where the window covers the whole context.
 static int check_window(const struct config *c, const struct family *family, const struct json *o, const char *where,
-                        struct error *err)
-{
+                        struct error *err) {
     int windowed;
     int64_t window = family->sliding_window;
     TRY(json_get_bool(o, where, "use_sliding_window", 0, &windowed, err));
@@ -182,8 +176,7 @@ static int check_window(const struct config *c, const struct family *family, con
     return 0;
 }
 
-static int read_biases(struct config *c, const struct json *o, const char *where, struct error *err)
-{
+static int read_biases(struct config *c, const struct json *o, const char *where, struct error *err) {
     if (strcmp(c->model_type, "qwen2") == 0) {
         c->qkv_bias = 1;
     } else if (strcmp(c->model_type, "llama") == 0) {
@@ -197,8 +190,7 @@ static int read_biases(struct config *c, const struct json *o, const char *where
 // A number, a list (the first counts), null or absent. An id outside the vocabulary cannot be embedded: as if not
 // given.
 static int read_token_id(const struct config *c, const struct json *o, const char *where, const char *key,
-                         int64_t *id, struct error *err)
-{
+                         int64_t *id, struct error *err) {
     const struct json *v = json_get(o, key);
     *id = -1;
     if (v && json_kind(v) == JSON_ARRAY)
@@ -217,8 +209,7 @@ static int read_token_id(const struct config *c, const struct json *o, const cha
     return 0;
 }
 
-static int read_all(struct config *c, const struct json *o, const char *where, struct error *err)
-{
+static int read_all(struct config *c, const struct json *o, const char *where, struct error *err) {
     const char *type, *activation;
     if (json_kind(o) != JSON_OBJECT)
         return error_set(err, "%s: found %s; expected an object", where, json_kind_name(json_kind(o)));
@@ -246,8 +237,7 @@ static int read_all(struct config *c, const struct json *o, const char *where, s
     return 0;
 }
 
-int config_from_json(struct config *c, const struct json *o, const char *where, struct error *err)
-{
+int config_from_json(struct config *c, const struct json *o, const char *where, struct error *err) {
     memset(c, 0, sizeof *c);
     if (read_all(c, o, where, err) < 0) {
         config_release(c);
@@ -256,8 +246,7 @@ int config_from_json(struct config *c, const struct json *o, const char *where, 
     return 0;
 }
 
-int config_read(struct config *c, const char *folder, struct error *err)
-{
+int config_read(struct config *c, const char *folder, struct error *err) {
     int rc = -1;
     struct json *o = NULL;
     char *path = path_join(folder, "config.json");
@@ -283,8 +272,7 @@ out:
 
 // Both transformers 4 and 5 read rope_theta and rope_scaling; only 5 reads rope_parameters, so these are written too
 // when the source had just that.
-static void set_rope(struct json *o, const struct config *c)
-{
+static void set_rope(struct json *o, const struct config *c) {
     json_set_number(o, "rope_theta", c->rope_theta);
     const struct json *given = json_get(o, "rope_scaling");
     if (given && json_kind(given) == JSON_OBJECT)
@@ -305,8 +293,7 @@ static void set_rope(struct json *o, const struct config *c)
 }
 
 // What a source would have said: only for a model that did not come from a config.json.
-static struct json *new_source(const struct config *c)
-{
+static struct json *new_source(const struct config *c) {
     const struct family *family = family_find(c->model_type);
     if (!family)
         BUG("config_to_json: model_type \"%s\"", c->model_type);
@@ -328,8 +315,7 @@ static struct json *new_source(const struct config *c)
     return o;
 }
 
-struct json *config_to_json(const struct config *c, const char *torch_dtype, struct error *err)
-{
+struct json *config_to_json(const struct config *c, const char *torch_dtype, struct error *err) {
     if (!config_uniform(c)) {
         error_set(err, "config.json: the layers differ in heads or FFN width; stock transformers, vLLM and llama.cpp "
                        "load such a model nowhere: prune the same count in every layer");
@@ -358,31 +344,27 @@ struct json *config_to_json(const struct config *c, const char *torch_dtype, str
     return o;
 }
 
-void config_copy(struct config *to, const struct config *from)
-{
+void config_copy(struct config *to, const struct config *from) {
     *to = *from;
     to->layer = xmalloc((size_t)from->n_layer * sizeof *to->layer, "layer shapes");
     memcpy(to->layer, from->layer, (size_t)from->n_layer * sizeof *to->layer);
     to->source = from->source ? json_copy(from->source) : NULL;
 }
 
-void config_release(struct config *c)
-{
+void config_release(struct config *c) {
     free(c->layer);
     json_free(c->source);
     memset(c, 0, sizeof *c);
 }
 
-int config_uniform(const struct config *c)
-{
+int config_uniform(const struct config *c) {
     for (int64_t l = 1; l < c->n_layer; l++)
         if (memcmp(&c->layer[l], &c->layer[0], sizeof c->layer[0]) != 0)
             return 0;
     return 1;
 }
 
-int64_t config_parameters(const struct config *c)
-{
+int64_t config_parameters(const struct config *c) {
     int64_t D = c->hidden, E = c->head_dim;
     int64_t n = c->vocab * D * (c->tie_embeddings ? 1 : 2) + D;
     for (int64_t l = 0; l < c->n_layer; l++) {
@@ -397,8 +379,7 @@ int64_t config_parameters(const struct config *c)
 
 // Llama 3.1's rule: wavelengths beyond original_context / low_freq_factor are stretched by factor, those below
 // original_context / high_freq_factor stay, and between them the two are blended.
-static double scale_llama3(const struct rope_scaling *r, double frequency)
-{
+static double scale_llama3(const struct rope_scaling *r, double frequency) {
     double turns = (double)r->original_context * frequency / (2 * M_PI); // in the original context
     if (turns < r->low_freq_factor)
         return frequency / r->factor;
@@ -408,8 +389,7 @@ static double scale_llama3(const struct rope_scaling *r, double frequency)
     return (1 - kept) * frequency / r->factor + kept * frequency;
 }
 
-void config_rope_frequencies(const struct config *c, double *inverse_frequency)
-{
+void config_rope_frequencies(const struct config *c, double *inverse_frequency) {
     for (int64_t i = 0; i < c->head_dim / 2; i++) {
         double f = pow(c->rope_theta, -2.0 * (double)i / (double)c->head_dim);
         if (c->rope.type == ROPE_LINEAR)

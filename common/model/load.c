@@ -17,8 +17,7 @@
 #define HEAD "lm_head.weight"
 #define SHAPE_TEXT 128
 
-static const char *shape_text(char text[SHAPE_TEXT], int n_dim, const int64_t *dim)
-{
+static const char *shape_text(char text[SHAPE_TEXT], int n_dim, const int64_t *dim) {
     size_t at = 0;
     text[at++] = '[';
     for (int i = 0; i < n_dim; i++)
@@ -28,23 +27,20 @@ static const char *shape_text(char text[SHAPE_TEXT], int n_dim, const int64_t *d
 }
 
 // By name, else by the name that __metadata__ says it is stored under (how shared tensors are saved).
-static const struct safetensor *find_stored(const struct safetensors *s, const char *name)
-{
+static const struct safetensor *find_stored(const struct safetensors *s, const char *name) {
     const struct safetensor *t = safetensors_find(s, name);
     const struct json *alias = t ? NULL : json_get(s->metadata, name);
     return alias && json_string(alias) ? safetensors_find(s, json_string(alias)) : t;
 }
 
 // With a tied head the one table may be stored under either name.
-static const struct safetensor *find_source(const struct safetensors *s, const struct config *c, const char *name)
-{
+static const struct safetensor *find_source(const struct safetensors *s, const struct config *c, const char *name) {
     const struct safetensor *t = find_stored(s, name);
     return !t && c->tie_embeddings && strcmp(name, EMBEDDING) == 0 ? find_stored(s, HEAD) : t;
 }
 
 static int check_parameter(const struct parameter *p, const struct safetensor *t, const struct config *c,
-                           const char *folder, struct error *err)
-{
+                           const char *folder, struct error *err) {
     char found[SHAPE_TEXT], expected[SHAPE_TEXT];
     shape_text(expected, p->t.n_dim, p->t.dim);
     if (!t)
@@ -65,14 +61,12 @@ static int check_parameter(const struct parameter *p, const struct safetensor *t
 
 // Buffers that old checkpoints carry: rotary frequencies are computed, and integers (position ids, masks) hold no
 // weights.
-static int is_buffer(const struct safetensor *t)
-{
+static int is_buffer(const struct safetensor *t) {
     return !t->is_float || path_ends_with(t->name, "rotary_emb.inv_freq");
 }
 
 static int check_leftover(const struct safetensor *t, const struct safetensors *s, const struct config *c,
-                          const char *folder, struct error *err)
-{
+                          const char *folder, struct error *err) {
     char shape[SHAPE_TEXT];
     if (is_buffer(t))
         return 0;
@@ -93,8 +87,7 @@ static int check_leftover(const struct safetensor *t, const struct safetensors *
 
 // shape: a model without storage. Fills source[parameter].
 static int match_tensors(const struct model *shape, const struct safetensors *s, const char *folder,
-                         const struct safetensor **source, struct error *err)
-{
+                         const struct safetensor **source, struct error *err) {
     int rc = -1;
     unsigned char *used = xcalloc((size_t)s->n_tensor + 1, 1, "tensors used");
     for (int i = 0; i < shape->n_parameter; i++) {
@@ -114,8 +107,7 @@ out:
 }
 
 // Offsets in a file need not be multiples of the element's size.
-static void copy_values(const struct safetensor *t, float *to, int64_t n)
-{
+static void copy_values(const struct safetensor *t, float *to, int64_t n) {
     if ((uintptr_t)t->data % dtype_size(t->dtype) == 0) {
         dtype_to_f32(t->dtype, t->data, to, n);
         return;
@@ -126,8 +118,7 @@ static void copy_values(const struct safetensor *t, float *to, int64_t n)
     free(aligned);
 }
 
-struct model *model_load(const char *folder, struct error *err)
-{
+struct model *model_load(const char *folder, struct error *err) {
     struct config config;
     struct safetensors s = {0};
     struct model *shape = NULL, *m = NULL;

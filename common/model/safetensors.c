@@ -30,8 +30,7 @@ static const struct type_row {
     {"F8_E8M0", 8, 0, 0},      {"F6_E2M3", 6, 0, 0},      {"F6_E3M2", 6, 0, 0},        {"F4", 4, 0, 0},
 };
 
-static const struct type_row *type_find(const char *name)
-{
+static const struct type_row *type_find(const char *name) {
     for (size_t i = 0; name && i < sizeof types / sizeof types[0]; i++)
         if (strcmp(types[i].name, name) == 0)
             return &types[i];
@@ -39,8 +38,7 @@ static const struct type_row *type_find(const char *name)
 }
 
 // A whole number from 0 to max.
-static int read_whole(const struct json *v, double max, int64_t *out)
-{
+static int read_whole(const struct json *v, double max, int64_t *out) {
     double n = v && json_kind(v) == JSON_NUMBER ? json_number(v) : -1;
     if (!(n >= 0 && n <= max) || n != floor(n))
         return -1;
@@ -48,13 +46,11 @@ static int read_whole(const struct json *v, double max, int64_t *out)
     return 0;
 }
 
-static int compare_names(const void *a, const void *b)
-{
+static int compare_names(const void *a, const void *b) {
     return strcmp(((const struct safetensor *)a)->name, ((const struct safetensor *)b)->name);
 }
 
-static int compare_places(const void *a, const void *b)
-{
+static int compare_places(const void *a, const void *b) {
     const struct safetensor *x = a, *y = b;
     if (x->data != y->data)
         return x->data < y->data ? -1 : 1;
@@ -63,8 +59,8 @@ static int compare_places(const void *a, const void *b)
 
 // ---- Reading ----
 
-static int read_shape(struct safetensor *t, const struct json *shape, int bits, const char *where, struct error *err)
-{
+static int read_shape(struct safetensor *t, const struct json *shape, int bits, const char *where,
+                      struct error *err) {
     int64_t need = bits;
     if (!shape || json_kind(shape) != JSON_ARRAY || json_count(shape) > SAFETENSORS_DIMS)
         return error_set(err, "%s: its shape is no list of at most %d whole numbers", where, SAFETENSORS_DIMS);
@@ -83,8 +79,7 @@ static int read_shape(struct safetensor *t, const struct json *shape, int bits, 
 
 // data: where the file's data begins; size: how many bytes of it there are.
 static int read_tensor(struct safetensor *t, const struct json *o, const char *where, const unsigned char *data,
-                       int64_t size, struct error *err)
-{
+                       int64_t size, struct error *err) {
     const struct json *dtype = json_get(o, "dtype"), *offsets = json_get(o, "data_offsets");
     const struct json *first = offsets && json_kind(offsets) == JSON_ARRAY ? json_first(offsets) : NULL;
     const struct type_row *row = type_find(dtype ? json_string(dtype) : NULL);
@@ -107,8 +102,7 @@ static int read_tensor(struct safetensor *t, const struct json *o, const char *w
     return read_shape(t, json_get(o, "shape"), row->bits, where, err);
 }
 
-static int merge_metadata(struct safetensors *s, const struct json *metadata, const char *path, struct error *err)
-{
+static int merge_metadata(struct safetensors *s, const struct json *metadata, const char *path, struct error *err) {
     if (json_kind(metadata) != JSON_OBJECT)
         return error_set(err, "%s: __metadata__ is %s; expected an object", path,
                          json_kind_name(json_kind(metadata)));
@@ -126,8 +120,7 @@ static int merge_metadata(struct safetensors *s, const struct json *metadata, co
 // The tensors must fill the data without overlaps, holes or a rest: the format says so, and anything else means that
 // the file is not what its header thinks. Sorts t by place.
 static int check_places(struct safetensor *t, int64_t n, const char *path, const unsigned char *data, int64_t size,
-                        struct error *err)
-{
+                        struct error *err) {
     int64_t at = 0;
     if (n) // qsort must not be given NULL
         qsort(t, (size_t)n, sizeof *t, compare_places);
@@ -149,8 +142,7 @@ static int check_places(struct safetensor *t, int64_t n, const char *path, const
     return 0;
 }
 
-static struct json *read_header(const struct file_map *map, uint64_t *length, struct error *err)
-{
+static struct json *read_header(const struct file_map *map, uint64_t *length, struct error *err) {
     uint64_t n = 0;
     if (map->size < 8) {
         error_set(err, "%s: %zu bytes; a safetensors file has at least 8 (cut off? fetch it again)", map->path,
@@ -181,8 +173,7 @@ static struct json *read_header(const struct file_map *map, uint64_t *length, st
 
 // Appends the tensors of one file to s, in the order in which they lie there.
 static int add_tensors(struct safetensors *s, const struct file_map *map, const struct json *header, uint64_t length,
-                       struct error *err)
-{
+                       struct error *err) {
     const unsigned char *data = map->data + 8 + length;
     int64_t size = (int64_t)(map->size - 8 - length), first = s->n_tensor, room = first + json_count(header);
     s->tensor = xrealloc(s->tensor, (size_t)(room + 1) * sizeof *s->tensor, "safetensors tensors");
@@ -203,8 +194,7 @@ static int add_tensors(struct safetensors *s, const struct file_map *map, const 
     return check_places(s->tensor + first, s->n_tensor - first, map->path, data, size, err);
 }
 
-static int add_file(struct safetensors *s, const char *path, struct error *err)
-{
+static int add_file(struct safetensors *s, const char *path, struct error *err) {
     uint64_t length;
     s->map = xrealloc(s->map, (size_t)(s->n_map + 1) * sizeof *s->map, "safetensors maps");
     struct file_map *map = &s->map[s->n_map];
@@ -218,8 +208,7 @@ static int add_file(struct safetensors *s, const char *path, struct error *err)
     return rc;
 }
 
-static const struct file_map *map_of(const struct safetensors *s, const struct safetensor *t)
-{
+static const struct file_map *map_of(const struct safetensors *s, const struct safetensor *t) {
     const unsigned char *p = t->data;
     for (int i = 0; i < s->n_map; i++)
         if (p >= s->map[i].data && p <= s->map[i].data + s->map[i].size)
@@ -227,8 +216,7 @@ static const struct file_map *map_of(const struct safetensors *s, const struct s
     BUG("safetensors: tensor %s lies in no map", t->name);
 }
 
-static int finish(struct safetensors *s, struct error *err)
-{
+static int finish(struct safetensors *s, struct error *err) {
     if (s->n_tensor)
         qsort(s->tensor, (size_t)s->n_tensor, sizeof *s->tensor, compare_names);
     for (int64_t i = 1; i < s->n_tensor; i++)
@@ -243,8 +231,7 @@ static int compare_texts(const void *a, const void *b) { return strcmp(*(char *c
 
 // Opens each file that the weight map names, once.
 static int add_shards(struct safetensors *s, const char *folder, const char *index, const struct json *weights,
-                      struct error *err)
-{
+                      struct error *err) {
     int rc = -1;
     int64_t n = 0;
     const char **file = xmalloc((size_t)(json_count(weights) + 1) * sizeof *file, "shard names");
@@ -275,8 +262,7 @@ out:
     return rc;
 }
 
-static int read_index(struct safetensors *s, const char *folder, const char *path, struct error *err)
-{
+static int read_index(struct safetensors *s, const char *folder, const char *path, struct error *err) {
     int rc = -1;
     struct json *index = json_read(path, err);
     if (!index)
@@ -302,8 +288,7 @@ out:
     return rc;
 }
 
-static int open_folder(struct safetensors *s, const char *folder, struct error *err)
-{
+static int open_folder(struct safetensors *s, const char *folder, struct error *err) {
     char *one = path_join(folder, "model.safetensors"), *index = path_join(folder, INDEX_NAME);
     char *pickled = path_join(folder, "pytorch_model.bin");
     int rc = -1;
@@ -320,8 +305,7 @@ static int open_folder(struct safetensors *s, const char *folder, struct error *
     return rc;
 }
 
-int safetensors_open(struct safetensors *s, const char *path, struct error *err)
-{
+int safetensors_open(struct safetensors *s, const char *path, struct error *err) {
     *s = (struct safetensors){0};
     int rc = file_is_directory(path) ? open_folder(s, path, err) : add_file(s, path, err) < 0 ? -1 : finish(s, err);
     if (rc < 0)
@@ -329,8 +313,7 @@ int safetensors_open(struct safetensors *s, const char *path, struct error *err)
     return rc;
 }
 
-void safetensors_close(struct safetensors *s)
-{
+void safetensors_close(struct safetensors *s) {
     for (int i = 0; i < s->n_map; i++)
         file_unmap(&s->map[i]);
     for (int64_t i = 0; i < s->n_tensor; i++)
@@ -341,8 +324,7 @@ void safetensors_close(struct safetensors *s)
     *s = (struct safetensors){0};
 }
 
-const struct safetensor *safetensors_find(const struct safetensors *s, const char *name)
-{
+const struct safetensor *safetensors_find(const struct safetensors *s, const char *name) {
     struct safetensor key = {.name = (char *)name};
     return s->n_tensor ? bsearch(&key, s->tensor, (size_t)s->n_tensor, sizeof key, compare_names) : NULL;
 }
@@ -360,28 +342,24 @@ struct write_job { // scratch
     struct file_writer *writer; // [n_shard]
 };
 
-static int64_t item_count(const struct safetensors_item *item)
-{
+static int64_t item_count(const struct safetensors_item *item) {
     int64_t n = 1;
     for (int i = 0; i < item->n_dim; i++)
         n *= item->dim[i];
     return n;
 }
 
-static int64_t item_bytes(const struct write_job *job, const struct safetensors_item *item)
-{
+static int64_t item_bytes(const struct write_job *job, const struct safetensors_item *item) {
     return item_count(item) * (int64_t)dtype_size(job->dtype);
 }
 
-static int compare_items(const void *a, const void *b)
-{
+static int compare_items(const void *a, const void *b) {
     return strcmp((*(const struct safetensors_item *const *)a)->name,
                   (*(const struct safetensors_item *const *)b)->name);
 }
 
 // Fills shards in the order of the names; a tensor larger than a shard gets one of its own.
-static void assign_shards(struct write_job *job, int64_t shard_bytes)
-{
+static void assign_shards(struct write_job *job, int64_t shard_bytes) {
     int64_t used = 0;
     job->n_shard = 1;
     for (int64_t i = 0; i < job->n; i++) {
@@ -396,15 +374,13 @@ static void assign_shards(struct write_job *job, int64_t shard_bytes)
 }
 
 // The caller frees. shard counts from 0.
-static char *shard_name(int shard, int n_shard)
-{
+static char *shard_name(int shard, int n_shard) {
     return n_shard == 1 ? xstrdup("model.safetensors")
                         : xasprintf("model-%05d-of-%05d.safetensors", shard + 1, n_shard);
 }
 
 // Padded with spaces to a multiple of 8, so that the data is aligned in a map. The caller frees.
-static char *make_header(const struct write_job *job, int shard)
-{
+static char *make_header(const struct write_job *job, int shard) {
     struct json *header = json_object(), *metadata = json_object();
     json_set_string(metadata, "format", "pt");
     if (job->metadata)
@@ -436,8 +412,7 @@ static char *make_header(const struct write_job *job, int shard)
 }
 
 static int put_values(struct file_writer *w, const char *name, const float *values, int64_t n, enum dtype dtype,
-                      void *buffer, struct error *err)
-{
+                      void *buffer, struct error *err) {
     if (dtype == DTYPE_F32)
         return file_writer_put(w, values, (size_t)n * 4, err);
     if (dtype == DTYPE_F16)
@@ -450,8 +425,7 @@ static int put_values(struct file_writer *w, const char *name, const float *valu
 }
 
 // Rows at a time where a hook gives the values, else chunks of any length.
-static int put_item(struct file_writer *w, const struct safetensors_item *item, enum dtype dtype, struct error *err)
-{
+static int put_item(struct file_writer *w, const struct safetensors_item *item, enum dtype dtype, struct error *err) {
     int64_t total = item_count(item), columns = item->hooked ? tensor_columns(item->hooked) : 1;
     int64_t step = CHUNK_ELEMENTS > columns ? CHUNK_ELEMENTS / columns * columns : columns;
     float *rows = item->hooked ? xmalloc((size_t)step * sizeof *rows, "rows to write") : NULL;
@@ -468,8 +442,7 @@ static int put_item(struct file_writer *w, const struct safetensors_item *item, 
     return rc;
 }
 
-static int write_shard(struct write_job *job, int shard, struct error *err)
-{
+static int write_shard(struct write_job *job, int shard, struct error *err) {
     struct file_writer *w = &job->writer[shard];
     char *name = shard_name(shard, job->n_shard), *path = path_join(job->folder, name);
     char *header = make_header(job, shard);
@@ -490,8 +463,7 @@ static int write_shard(struct write_job *job, int shard, struct error *err)
     return rc;
 }
 
-static int write_index(const struct write_job *job, struct error *err)
-{
+static int write_index(const struct write_job *job, struct error *err) {
     struct json *index = json_object(), *metadata = json_object(), *weights = json_object();
     int64_t total = 0;
     for (int64_t i = 0; i < job->n; i++) {
@@ -511,16 +483,14 @@ static int write_index(const struct write_job *job, struct error *err)
     return rc;
 }
 
-static void remove_from(const char *folder, const char *name)
-{
+static void remove_from(const char *folder, const char *name) {
     char *path = path_join(folder, name);
     unlink(path);
     free(path);
 }
 
 // Shards of an earlier save with another count (or, with one file now, of any).
-static int remove_stale_shards(const struct write_job *job, struct error *err)
-{
+static int remove_stale_shards(const struct write_job *job, struct error *err) {
     char **names;
     size_t n;
     TRY(directory_list(job->folder, &names, &n, err));
@@ -536,8 +506,7 @@ static int remove_stale_shards(const struct write_job *job, struct error *err)
 
 // A reader prefers model.safetensors to an index. So an index goes before the shards that it names are replaced, and
 // an old single file only after the new index is there: at every moment the folder shows one whole model, or none.
-static int publish(struct write_job *job, struct error *err)
-{
+static int publish(struct write_job *job, struct error *err) {
     if (job->n_shard > 1)
         remove_from(job->folder, INDEX_NAME);
     for (int i = 0; i < job->n_shard; i++)
@@ -552,8 +521,7 @@ static int publish(struct write_job *job, struct error *err)
 }
 
 int safetensors_write(const char *folder, const struct safetensors_item *items, int64_t n, enum dtype dtype,
-                      int64_t shard_bytes, const struct json *metadata, struct error *err)
-{
+                      int64_t shard_bytes, const struct json *metadata, struct error *err) {
     int rc = -1;
     struct write_job job = {.folder = folder, .n = n, .dtype = dtype, .metadata = metadata};
     if (n < 1)

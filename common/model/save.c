@@ -13,8 +13,7 @@
 #define SLACK ((int64_t)1 << 20) // headers, config, the file system's own needs
 
 // Tokenizer, generation defaults and licence go with the weights; a model card describes the parent and does not.
-static int is_carried(const char *name)
-{
+static int is_carried(const char *name) {
     static const char *const names[] = {
         "tokenizer.json",
         "tokenizer.model",
@@ -33,8 +32,7 @@ static int is_carried(const char *name)
 }
 
 // Calls for every file to carry; to NULL: only adds up their sizes.
-static int carry_files(const char *from, const char *to, int64_t *bytes, struct error *err)
-{
+static int carry_files(const char *from, const char *to, int64_t *bytes, struct error *err) {
     char **names;
     size_t n;
     int rc = 0;
@@ -54,8 +52,7 @@ static int carry_files(const char *from, const char *to, int64_t *bytes, struct 
 }
 
 // Two spellings of one folder: nothing needs carrying then.
-static int same_folder(const char *a, const char *b)
-{
+static int same_folder(const char *a, const char *b) {
     char *x = realpath(a, NULL), *y = realpath(b, NULL);
     int same = x && y && strcmp(x, y) == 0;
     free(x);
@@ -63,8 +60,8 @@ static int same_folder(const char *a, const char *b)
     return same;
 }
 
-static int check_disk(const struct model *m, const char *folder, enum dtype dtype, int64_t carried, struct error *err)
-{
+static int check_disk(const struct model *m, const char *folder, enum dtype dtype, int64_t carried,
+                      struct error *err) {
     int64_t need = m->n_element * (int64_t)dtype_size(dtype) + carried + SLACK, room = disk_free(folder);
     if (room >= 0 && room < need)
         return error_set(
@@ -73,8 +70,7 @@ static int check_disk(const struct model *m, const char *folder, enum dtype dtyp
     return 0;
 }
 
-static int write_weights(const struct model *m, const char *folder, const struct save_options *o, struct error *err)
-{
+static int write_weights(const struct model *m, const char *folder, const struct save_options *o, struct error *err) {
     struct json *metadata = NULL;
     struct safetensors_item *items = xcalloc((size_t)m->n_parameter, sizeof *items, "tensors to write");
     for (int i = 0; i < m->n_parameter; i++) {
@@ -98,8 +94,7 @@ static int write_weights(const struct model *m, const char *folder, const struct
 }
 
 // transformers checks that these are floats, and a whole number read from JSON is none: "8" becomes "8.0".
-static void spell_floats(char **text)
-{
+static void spell_floats(char **text) {
     static const char *const keys[] = {"rope_theta",        "factor",          "low_freq_factor",
                                        "high_freq_factor",  "rms_norm_eps",    "attention_dropout",
                                        "initializer_range", "attention_factor"};
@@ -119,8 +114,7 @@ static void spell_floats(char **text)
     }
 }
 
-int model_save(const struct model *m, const char *folder, const struct save_options *o, struct error *err)
-{
+int model_save(const struct model *m, const char *folder, const struct save_options *o, struct error *err) {
     static const char *const names[] = {[DTYPE_F32] = "float32", [DTYPE_F16] = "float16", [DTYPE_BF16] = "bfloat16"};
     int rc = -1;
     int64_t carried = 0;

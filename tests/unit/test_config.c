@@ -12,12 +12,12 @@
 #include "tests/unit/shared_path.h"
 
 static const char base_text[] =
-    "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"hidden_size\": 64, \"intermediate_size\": 96,"
+    "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"hidden_size\": 64, "
+    "\"intermediate_size\": 96,"
     " \"num_hidden_layers\": 3, \"num_attention_heads\": 8, \"vocab_size\": 100, \"max_position_embeddings\": 512}";
 
 // The base config with the keys of `change` (an object's text) put over it; a key set to "absent" is removed.
-static struct json *changed(const char *change)
-{
+static struct json *changed(const char *change) {
     struct error err;
     struct json *o = json_parse(base_text, strlen(base_text), "base", 0, &err);
     struct json *c = json_parse(change, strlen(change), "change", 0, &err);
@@ -32,8 +32,7 @@ static struct json *changed(const char *change)
     return o;
 }
 
-static struct config accepted(const char *change)
-{
+static struct config accepted(const char *change) {
     struct error err;
     struct config c;
     struct json *o = changed(change);
@@ -42,8 +41,7 @@ static struct config accepted(const char *change)
     return c;
 }
 
-Test(config, defaults)
-{
+Test(config, defaults) {
     struct config c = accepted("{}");
     cr_assert_str_eq(c.model_type, "llama");
     cr_assert(c.n_layer == 3 && c.hidden == 64 && c.head_dim == 8 && c.vocab == 100 && c.context == 512);
@@ -54,8 +52,7 @@ Test(config, defaults)
     config_release(&c);
 }
 
-Test(config, given_keys)
-{
+Test(config, given_keys) {
     struct config c =
         accepted("{\"num_key_value_heads\": 2, \"head_dim\": 12, \"rope_theta\": 5e5, \"rms_norm_eps\": 1e-5,"
                  "\"tie_word_embeddings\": true, \"attention_bias\": true, \"mlp_bias\": true,"
@@ -68,8 +65,7 @@ Test(config, given_keys)
     config_release(&c);
 }
 
-Test(config, families)
-{
+Test(config, families) {
     struct config c = accepted("{\"model_type\": \"qwen2\", \"use_sliding_window\": false, \"sliding_window\": 64,"
                                "\"max_window_layers\": 1}");
     cr_assert(c.qkv_bias && !c.out_bias && !c.mlp_bias);
@@ -85,8 +81,7 @@ Test(config, families)
     }
 }
 
-Test(config, rope_scaling_spellings)
-{
+Test(config, rope_scaling_spellings) {
     static const struct {
         const char *text;
         enum rope_scaling_type type;
@@ -96,7 +91,8 @@ Test(config, rope_scaling_spellings)
         {"{\"rope_scaling\": {\"rope_type\": \"default\"}}", ROPE_PLAIN, 10000, 0},
         {"{\"rope_scaling\": {\"type\": \"linear\", \"factor\": 4.0}}", ROPE_LINEAR, 10000, 4},
         {"{\"rope_parameters\": {\"rope_theta\": 500000.0, \"rope_type\": \"default\"}}", ROPE_PLAIN, 500000, 0},
-        {"{\"rope_parameters\": {\"rope_theta\": 3e5, \"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1,"
+        {"{\"rope_parameters\": {\"rope_theta\": 3e5, \"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": "
+         "1,"
          "\"high_freq_factor\": 4, \"original_max_position_embeddings\": 128}}",
          ROPE_LLAMA3, 3e5, 8},
     };
@@ -108,8 +104,7 @@ Test(config, rope_scaling_spellings)
     }
 }
 
-Test(config, rope_frequencies)
-{
+Test(config, rope_frequencies) {
     double f[32], g[32];
     struct config c = accepted("{\"head_dim\": 64}");
     config_rope_frequencies(&c, f);
@@ -134,16 +129,14 @@ Test(config, rope_frequencies)
     config_release(&c);
 }
 
-Test(config, token_ids_outside_the_vocabulary_are_ignored)
-{
+Test(config, token_ids_outside_the_vocabulary_are_ignored) {
     log_level = LOG_QUIET;
     struct config c = accepted("{\"bos_token_id\": 100, \"eos_token_id\": [], \"pad_token_id\": -1}");
     cr_assert(c.bos_id == -1 && c.eos_id == -1);
     config_release(&c);
 }
 
-Test(config, refusals)
-{
+Test(config, refusals) {
     static const struct {
         const char *change, *named;
     } rows[] = {
@@ -198,12 +191,12 @@ Test(config, refusals)
     }
 }
 
-Test(config, written_and_read_again)
-{
+Test(config, written_and_read_again) {
     struct error err;
-    struct config c = accepted(
-        "{\"num_key_value_heads\": 4, \"quantization_config\": {\"bits\": 4}, \"auto_map\": {}, \"initializer_range\": 0.02,"
-        "\"dtype\": \"bfloat16\", \"rope_parameters\": {\"rope_theta\": 3e5, \"rope_type\": \"linear\", \"factor\": 2}}");
+    struct config c = accepted("{\"num_key_value_heads\": 4, \"quantization_config\": {\"bits\": 4}, \"auto_map\": "
+                               "{}, \"initializer_range\": 0.02,"
+                               "\"dtype\": \"bfloat16\", \"rope_parameters\": {\"rope_theta\": 3e5, \"rope_type\": "
+                               "\"linear\", \"factor\": 2}}");
     struct config cut, again;
     config_copy(&cut, &c);
     for (int l = 0; l < 3; l++)
@@ -231,8 +224,7 @@ Test(config, written_and_read_again)
 }
 
 // A model that did not come from a config.json (a GGUF, a new one).
-Test(config, written_without_a_source)
-{
+Test(config, written_without_a_source) {
     struct error err;
     static const char *const families[] = {"llama", "mistral", "qwen2"};
     for (int i = 0; i < 3; i++) {
@@ -264,8 +256,7 @@ Test(config, written_without_a_source)
     }
 }
 
-Test(config, missing_files)
-{
+Test(config, missing_files) {
     struct error err;
     struct config c;
     char folder[] = "/tmp/pdq-config-XXXXXX", path[128];
@@ -281,8 +272,7 @@ Test(config, missing_files)
     directory_remove(folder, &err);
 }
 
-Test(config, shared_models)
-{
+Test(config, shared_models) {
     struct error err;
     struct config c;
     const char *folder = shared_path("models/tinystories-656k");

@@ -17,8 +17,7 @@
 static char folder[64];
 static struct error err;
 
-static void make_folder(void)
-{
+static void make_folder(void) {
     strcpy(folder, "/tmp/pdq-load-save-XXXXXX");
     cr_assert(mkdtemp(folder));
     log_level = LOG_QUIET;
@@ -28,15 +27,13 @@ static void drop_folder(void) { directory_remove(folder, &err); }
 
 TestSuite(load_save, .init = make_folder, .fini = drop_folder);
 
-static const char *in_folder(const char *name)
-{
+static const char *in_folder(const char *name) {
     static char path[256];
     snprintf(path, sizeof path, "%s/%s", folder, name);
     return path;
 }
 
-static struct model *make_model(const char *family, int tied, int biases)
-{
+static struct model *make_model(const char *family, int tied, int biases) {
     struct layer_shape layers[2] = {{4, 2, 24}, {4, 2, 24}};
     struct config c = {.n_layer = 2,
                        .hidden = 16,
@@ -61,41 +58,35 @@ static struct model *make_model(const char *family, int tied, int biases)
     return m;
 }
 
-static float rounded(enum dtype dtype, float x)
-{
+static float rounded(enum dtype dtype, float x) {
     return dtype == DTYPE_F32 ? x : dtype == DTYPE_F16 ? f16_to_f32(f32_to_f16(x)) : bf16_to_f32(f32_to_bf16(x));
 }
 
-static void expect_same(const struct model *got, const struct model *want, enum dtype dtype)
-{
+static void expect_same(const struct model *got, const struct model *want, enum dtype dtype) {
     cr_assert(got->n_element == want->n_element && got->n_parameter == want->n_parameter);
     for (int64_t i = 0; i < want->n_element; i++)
         cr_assert(got->data[i] == rounded(dtype, want->data[i]), "value %lld", (long long)i);
 }
 
-static void save_plainly(const struct model *m)
-{
+static void save_plainly(const struct model *m) {
     struct save_options o = {.dtype = DTYPE_F32};
     cr_assert(model_save(m, folder, &o, &err) == 0, "%s", err.text);
 }
 
-static struct model *load(void)
-{
+static struct model *load(void) {
     struct model *m = model_load(folder, &err);
     cr_assert(m, "%s", err.text);
     return m;
 }
 
-static void expect_refused(const char *named)
-{
+static void expect_refused(const char *named) {
     struct model *m = model_load(folder, &err);
     cr_assert_null(m, "loaded; expected a message with \"%s\"", named);
     cr_assert(strstr(err.text, named) && strstr(err.text, folder), "\"%s\" is not in: %s", named, err.text);
 }
 
 // The model's tensors as items, to be changed and written with safetensors_write; room for two more.
-static struct safetensors_item *items_of(const struct model *m)
-{
+static struct safetensors_item *items_of(const struct model *m) {
     struct safetensors_item *items = calloc((size_t)m->n_parameter + 2, sizeof *items);
     for (int i = 0; i < m->n_parameter; i++) {
         const struct tensor *t = &m->parameter[i].t;
@@ -105,22 +96,19 @@ static struct safetensors_item *items_of(const struct model *m)
     return items;
 }
 
-static struct safetensors_item *item_named(struct safetensors_item *items, const char *name)
-{
+static struct safetensors_item *item_named(struct safetensors_item *items, const char *name) {
     while (strcmp(items->name, name) != 0)
         items++;
     return items;
 }
 
-static void write_items(const struct safetensors_item *items, int n, const char *metadata_text)
-{
+static void write_items(const struct safetensors_item *items, int n, const char *metadata_text) {
     struct json *metadata = metadata_text ? json_parse(metadata_text, strlen(metadata_text), "", 0, &err) : NULL;
     cr_assert(safetensors_write(folder, items, n, DTYPE_F32, 0, metadata, &err) == 0, "%s", err.text);
     json_free(metadata);
 }
 
-Test(load_save, families_dtypes_and_shards)
-{
+Test(load_save, families_dtypes_and_shards) {
     static const struct {
         const char *family;
         int tied, biases;
@@ -146,8 +134,7 @@ Test(load_save, families_dtypes_and_shards)
     }
 }
 
-Test(load_save, config_and_provenance)
-{
+Test(load_save, config_and_provenance) {
     struct model *m = make_model("llama", 1, 0);
     struct json *provenance = json_object();
     json_set_string(provenance, "recipe", "x \"y\"");
@@ -172,8 +159,7 @@ Test(load_save, config_and_provenance)
     model_free(m);
 }
 
-Test(load_save, files_carried)
-{
+Test(load_save, files_carried) {
     static const char *const names[] = {
         "tokenizer.json", "tokenizer_config.json", "merges.txt", "chat_template.jinja", "LICENSE.txt",
         "README.md",      "pytorch_model.bin",     "config.json"};
@@ -200,15 +186,13 @@ Test(load_save, files_carried)
     model_free(m);
 }
 
-static void count_up(void *context, const struct tensor *w, int64_t row0, int64_t n, float *to)
-{
+static void count_up(void *context, const struct tensor *w, int64_t row0, int64_t n, float *to) {
     (void)context;
     for (int64_t i = 0; i < n * tensor_columns(w); i++)
         to[i] = (float)(row0 * tensor_columns(w) + i);
 }
 
-Test(load_save, a_hooked_weight_is_saved_as_its_hook_gives_it)
-{
+Test(load_save, a_hooked_weight_is_saved_as_its_hook_gives_it) {
     struct model *m = make_model("llama", 1, 0);
     struct weight_hook hook = {.rows = count_up};
     const char *name = "model.layers.1.mlp.up_proj.weight";
@@ -223,8 +207,7 @@ Test(load_save, a_hooked_weight_is_saved_as_its_hook_gives_it)
     model_free(m);
 }
 
-Test(load_save, layers_that_differ_cannot_be_saved)
-{
+Test(load_save, layers_that_differ_cannot_be_saved) {
     struct model *m = make_model("llama", 1, 0);
     struct save_options o = {.dtype = DTYPE_F32};
     m->config.layer[1].n_ff = 8;
@@ -233,8 +216,7 @@ Test(load_save, layers_that_differ_cannot_be_saved)
     model_free(m);
 }
 
-Test(load_save, not_enough_disk)
-{
+Test(load_save, not_enough_disk) {
     struct layer_shape layer = {4096, 4096, 1 << 22};
     struct config c = {.model_type = "llama",
                        .n_layer = 1,
@@ -256,8 +238,7 @@ Test(load_save, not_enough_disk)
 
 // ---- Tied embeddings and aliases ----
 
-Test(load_save, tied_table_under_either_name)
-{
+Test(load_save, tied_table_under_either_name) {
     struct model *m = make_model("llama", 1, 0), *got;
     save_plainly(m);
     struct safetensors_item *items = items_of(m), *embedding = item_named(items, "model.embed_tokens.weight");
@@ -285,8 +266,7 @@ Test(load_save, tied_table_under_either_name)
     model_free(m);
 }
 
-Test(load_save, untied_head_must_be_there_or_aliased)
-{
+Test(load_save, untied_head_must_be_there_or_aliased) {
     struct model *m = make_model("llama", 0, 0), *got;
     save_plainly(m);
     struct safetensors_item *items = items_of(m), *head = item_named(items, "lm_head.weight");
@@ -306,8 +286,7 @@ Test(load_save, untied_head_must_be_there_or_aliased)
 
 // ---- Files that do not fit ----
 
-Test(load_save, missing_left_over_and_misshapen)
-{
+Test(load_save, missing_left_over_and_misshapen) {
     struct model *m = make_model("llama", 1, 0), *got;
     save_plainly(m);
     struct safetensors_item *items = items_of(m), *last = &items[m->n_parameter - 1], *extra = last + 1;
@@ -336,8 +315,7 @@ Test(load_save, missing_left_over_and_misshapen)
 }
 
 // A config that promises far more than the files hold must cost a message, not memory.
-Test(load_save, config_with_wild_sizes)
-{
+Test(load_save, config_with_wild_sizes) {
     struct model *m = make_model("llama", 1, 0);
     save_plainly(m);
     struct json *o = json_read(in_folder("config.json"), &err);
@@ -353,8 +331,7 @@ Test(load_save, config_with_wild_sizes)
 }
 
 // Changes the saved header; both texts have the same length.
-static void patch_header(const char *from, const char *to)
-{
+static void patch_header(const char *from, const char *to) {
     char *bytes;
     size_t len;
     cr_assert(file_read(in_folder("model.safetensors"), &bytes, &len, &err) == 0);
@@ -365,8 +342,7 @@ static void patch_header(const char *from, const char *to)
     free(bytes);
 }
 
-Test(load_save, dtypes_that_hold_no_weights)
-{
+Test(load_save, dtypes_that_hold_no_weights) {
     struct model *m = make_model("llama", 1, 0);
     save_plainly(m);
     patch_header("\"model.embed_tokens.weight\":{\"dtype\":\"F32\"",
@@ -386,8 +362,7 @@ Test(load_save, dtypes_that_hold_no_weights)
 }
 
 // Old writers did not pad the header, so that data may lie at any address.
-Test(load_save, unaligned_data)
-{
+Test(load_save, unaligned_data) {
     for (int d = DTYPE_F32; d <= DTYPE_BF16; d++)
         for (size_t shift = 1; shift <= 3; shift++) {
             struct model *m = make_model("llama", 1, 0);
@@ -414,8 +389,7 @@ Test(load_save, unaligned_data)
         }
 }
 
-Test(load_save, folders_without_a_model)
-{
+Test(load_save, folders_without_a_model) {
     expect_refused("no config.json");
     struct model *m = make_model("llama", 1, 0);
     save_plainly(m);
@@ -426,8 +400,7 @@ Test(load_save, folders_without_a_model)
 
 // ---- Checkpoints made by other programs ----
 
-Test(load_save, shared_models)
-{
+Test(load_save, shared_models) {
     static const char *const names[] = {"models/tinystories-656k", "models/stories260k"};
     int found = 0;
     for (int i = 0; i < 2; i++) {

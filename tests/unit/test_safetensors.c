@@ -15,8 +15,7 @@
 static char folder[64];
 static struct error err;
 
-static void make_folder(void)
-{
+static void make_folder(void) {
     strcpy(folder, "/tmp/pdq-safetensors-XXXXXX");
     cr_assert(mkdtemp(folder));
 }
@@ -25,16 +24,14 @@ static void drop_folder(void) { directory_remove(folder, &err); }
 
 TestSuite(safetensors, .init = make_folder, .fini = drop_folder);
 
-static const char *in_folder(const char *name)
-{
+static const char *in_folder(const char *name) {
     static char path[256];
     snprintf(path, sizeof path, "%s/%s", folder, name);
     return path;
 }
 
 // A file of the given header text (or, with length >= 0, a lying header length) and data_bytes of data.
-static void write_raw(const char *name, const char *header, int64_t length, size_t data_bytes)
-{
+static void write_raw(const char *name, const char *header, int64_t length, size_t data_bytes) {
     size_t n = strlen(header);
     unsigned char *bytes = calloc(8 + n + data_bytes, 1);
     uint64_t said = length >= 0 ? (uint64_t)length : n;
@@ -47,13 +44,11 @@ static void write_raw(const char *name, const char *header, int64_t length, size
     free(bytes);
 }
 
-static void write_text(const char *name, const char *text)
-{
+static void write_text(const char *name, const char *text) {
     cr_assert(file_write(in_folder(name), text, strlen(text), &err) == 0, "%s", err.text);
 }
 
-static void expect_refused(const char *path, const char *named)
-{
+static void expect_refused(const char *path, const char *named) {
     struct safetensors s;
     err.text[0] = '\0';
     cr_assert(safetensors_open(&s, path, &err) < 0, "accepted; expected a message with \"%s\"", named);
@@ -63,8 +58,7 @@ static void expect_refused(const char *path, const char *named)
 
 // ---- Round trips ----
 
-static struct safetensors_item *make_items(int64_t n, float **values)
-{
+static struct safetensors_item *make_items(int64_t n, float **values) {
     static char names[16][32];
     struct safetensors_item *items = calloc((size_t)n, sizeof *items);
     struct random r;
@@ -82,8 +76,7 @@ static struct safetensors_item *make_items(int64_t n, float **values)
     return items;
 }
 
-static void check_items(enum dtype dtype, const struct safetensors_item *items, int64_t n, int n_map)
-{
+static void check_items(enum dtype dtype, const struct safetensors_item *items, int64_t n, int n_map) {
     struct safetensors s;
     cr_assert(safetensors_open(&s, folder, &err) == 0, "%s", err.text);
     cr_assert(s.n_tensor == n && s.n_map == n_map, "%lld tensors, %d files", (long long)s.n_tensor, s.n_map);
@@ -108,8 +101,7 @@ static void check_items(enum dtype dtype, const struct safetensors_item *items, 
     safetensors_close(&s);
 }
 
-Test(safetensors, round_trips)
-{
+Test(safetensors, round_trips) {
     float *values;
     struct safetensors_item *items = make_items(7, &values);
     struct json *metadata = json_object();
@@ -139,8 +131,7 @@ Test(safetensors, round_trips)
     free(values);
 }
 
-Test(safetensors, a_tensor_larger_than_a_shard_has_its_own)
-{
+Test(safetensors, a_tensor_larger_than_a_shard_has_its_own) {
     float *values;
     struct safetensors_item *items = make_items(3, &values);
     struct json *metadata = json_object();
@@ -152,8 +143,7 @@ Test(safetensors, a_tensor_larger_than_a_shard_has_its_own)
     free(values);
 }
 
-static void twice_rows(void *context, const struct tensor *w, int64_t row0, int64_t n, float *to)
-{
+static void twice_rows(void *context, const struct tensor *w, int64_t row0, int64_t n, float *to) {
     (void)context;
     int64_t columns = tensor_columns(w);
     for (int64_t i = 0; i < n * columns; i++)
@@ -161,8 +151,7 @@ static void twice_rows(void *context, const struct tensor *w, int64_t row0, int6
 }
 
 // Larger than one chunk of the writer, so that the second begins in the middle.
-Test(safetensors, values_from_a_hook)
-{
+Test(safetensors, values_from_a_hook) {
     struct weight_hook hook = {.rows = twice_rows};
     struct tensor w = {.name = "w", .n_dim = 2, .dim = {700, 1000}, .hook = &hook};
     struct safetensors_item item = {.name = "w", .n_dim = 2, .dim = {700, 1000}, .hooked = &w};
@@ -175,8 +164,7 @@ Test(safetensors, values_from_a_hook)
     safetensors_close(&s);
 }
 
-Test(safetensors, f16_overflow_is_named_and_leaves_the_old_file)
-{
+Test(safetensors, f16_overflow_is_named_and_leaves_the_old_file) {
     float small[2] = {1, -65504}, large[2] = {1, 70000}, infinite[2] = {1, INFINITY};
     struct safetensors_item item = {.name = "model.norm.weight", .n_dim = 1, .dim = {2}, .data = small};
     cr_assert(safetensors_write(folder, &item, 1, DTYPE_F16, 0, NULL, &err) == 0, "%s", err.text);
@@ -196,8 +184,7 @@ Test(safetensors, f16_overflow_is_named_and_leaves_the_old_file)
     cr_assert(safetensors_write(folder, &item, 1, DTYPE_F16, 0, NULL, &err) == 0, "%s", err.text);
 }
 
-Test(safetensors, too_many_shards)
-{
+Test(safetensors, too_many_shards) {
     static float one[1];
     struct safetensors_item *items = calloc(600, sizeof *items);
     char(*names)[16] = calloc(600, 16);
@@ -213,8 +200,7 @@ Test(safetensors, too_many_shards)
 
 // ---- Reading what others write ----
 
-Test(safetensors, other_dtypes_empty_tensors_and_padding)
-{
+Test(safetensors, other_dtypes_empty_tensors_and_padding) {
     struct safetensors s;
     write_raw("a.safetensors",
               "{\"ids\":{\"dtype\":\"I64\",\"shape\":[2],\"data_offsets\":[3,19]},"
@@ -236,8 +222,7 @@ Test(safetensors, other_dtypes_empty_tensors_and_padding)
 
 #define F32(name, shape, offsets) "\"" name "\":{\"dtype\":\"F32\",\"shape\":" shape ",\"data_offsets\":" offsets "}"
 
-Test(safetensors, hostile_headers)
-{
+Test(safetensors, hostile_headers) {
     static const struct {
         const char *header;
         int64_t length; // -1: true
@@ -288,8 +273,7 @@ Test(safetensors, hostile_headers)
 }
 
 // Every possible place for a file to be cut off.
-Test(safetensors, truncated_anywhere)
-{
+Test(safetensors, truncated_anywhere) {
     static const char header[] =
         "{\"__metadata__\":{\"format\":\"pt\"}," F32("a", "[2]", "[0,8]") "," F32("b", "[2]", "[8,16]") "}";
     write_raw("whole", header, -1, 16);
@@ -305,8 +289,7 @@ Test(safetensors, truncated_anywhere)
     free(bytes);
 }
 
-Test(safetensors, folders_and_indexes)
-{
+Test(safetensors, folders_and_indexes) {
     expect_refused(folder, "neither model.safetensors nor");
     expect_refused(in_folder("gone.safetensors"), "gone.safetensors");
     write_text("pytorch_model.bin", "x");
