@@ -120,9 +120,11 @@ static struct tensor *llama_forward(struct model *m, struct tape *tape, const st
     struct tensor *x = op_embed(tape, model_weight(m, EMBED, -1), f->ids, f->B * f->T);
     if (show_hidden)
         f->taps->hidden[0] = x;
+    struct forward *kept = arena_alloc(&tape->arena, sizeof *kept); // a checkpoint runs again when the caller's is gone
+    *kept = *f;
     for (int64_t l = 0; l < m->config.n_layer; l++) {
         struct block *b = arena_alloc(&tape->arena, sizeof *b);
-        *b = (struct block){m, f, rope, (int)l};
+        *b = (struct block){m, kept, rope, (int)l};
         x = f->checkpoint ? tape_checkpoint(tape, block, b, x) : block(b, tape, x);
         if (show_hidden)
             f->taps->hidden[l + 1] = x;

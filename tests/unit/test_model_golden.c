@@ -125,6 +125,45 @@ Test(model_golden, distillation) {
         check_model("llama", "mistral", settings[i]);
 }
 
+// One sequence through the key/value cache, a few positions first and then one by one, as decoding does.
+static void check_cache(const char *name, int64_t first) {
+    struct golden g = open_golden(name, "loss-ce");
+    struct model *m = open_model(name);
+    int32_t *ids = golden_ids(&g, NULL, "ids");
+    const struct golden_tensor *logits = golden_get(&g, NULL, "logits");
+    int64_t T = golden_get(&g, NULL, "ids")->dim[1], V = logits->dim[1];
+    struct golden_tensor wanted = *logits; // the first sequence
+    wanted.dim[0] = T;
+    wanted.count = T * V;
+    float *found = xcalloc((size_t)wanted.count, sizeof(float), "a test's values");
+    struct kv_cache cache;
+    kv_cache_init(&cache, m, T);
+    for (int64_t t = 0, n; t < T; t += n) {
+        n = t == 0 ? first : 1;
+        struct tape tape;
+        tape_init(&tape, PRECISION_F32);
+        tape.recording = 0;
+        struct forward f = {.ids = ids + t, .B = 1, .T = n, .cache = &cache};
+        struct tensor *x = model_forward(m, &tape, &f);
+        memcpy(found + t * V, op_linear(&tape, x, model_head(m), NULL)->data, (size_t)(n * V) * sizeof(float));
+        tape_release(&tape);
+        cr_expect_eq(cache.length, t + n);
+    }
+    golden_expect(&wanted, found, LOGITS_TOLERANCE, g.path);
+    kv_cache_release(&cache);
+    free(found);
+    free(ids);
+    model_free(m);
+    golden_close(&g);
+}
+
+Test(model_golden, key_value_cache) {
+    static const char *const names[] = {"llama", "biases", "mistral", "qwen2"};
+    for (int i = 0; i < 4; i++)
+        for (int64_t first = 1; first <= 9; first += 4)
+            check_cache(names[i], first);
+}
+
 // The whole model against finite differences of itself, gates included: what Taylor scores differentiate.
 struct whole {
     struct model *m;
