@@ -34,7 +34,7 @@ class Ops:
 
     def __init__(self, name):
         self.file = GoldenFile(os.path.join(GOLDEN, "ops", name + ".txt"),
-                               f"{name}: written by tests/ref/make_golden.py with PyTorch {torch.__version__}; not to be edited.\n"
+                               f"{name}: written by tests/ref/make_golden.py with PyTorch {torch.__version__}.\n"
                                "loss = mean((y - target)^2) where there is a target.")
 
     def case(self, case, inputs, y=None, loss=None, **constants):
@@ -106,7 +106,8 @@ def write_products():
     ops.case("linear", {"x": x, "w": w}, F.linear(x, w))
     x.grad = w.grad = None
     ops.case("linear_bias", {"x": x, "w": w, "bias": bias}, F.linear(x, w, bias))
-    for case, B, T, H, G, E in (("attention_1", 2, 6, 2, 2, 4), ("attention_2", 1, 9, 4, 2, 6), ("attention_4", 1, 67, 4, 1, 4)):
+    for case, B, T, H, G, E in (("attention_1", 2, 6, 2, 2, 4), ("attention_2", 1, 9, 4, 2, 6),
+                                ("attention_4", 1, 67, 4, 1, 4)):
         q, k, v = normal(B * T, H * E), normal(B * T, G * E), normal(B * T, G * E)
         ops.case(case, {"q": q, "k": k, "v": v}, attention(q, k, v, B, T, H, G, E), B=B, T=T, E=E)
     ops.file.close()
@@ -130,11 +131,11 @@ def write_block():
     """One Llama block: two residual branches, rotary attention with two groups of two heads, SwiGLU."""
     ops = Ops("block")
     B, T, D, H, G, E, feed_forward = 2, 7, 12, 4, 2, 6, 20
-    config = read_hf.Config({"model_type": "llama", "hidden_size": D, "num_hidden_layers": 1, "num_attention_heads": H,
-                             "num_key_value_heads": G, "head_dim": E, "intermediate_size": feed_forward, "vocab_size": 1,
-                             "rms_norm_eps": 1e-5})
+    config = read_hf.Config({"model_type": "llama", "hidden_size": D, "num_hidden_layers": 1, "vocab_size": 1,
+                             "num_attention_heads": H, "num_key_value_heads": G, "head_dim": E,
+                             "intermediate_size": feed_forward, "rms_norm_eps": 1e-5})
     shapes = read_hf.expected_shapes(config)
-    weights = {name: normal(*shape, scale=0.4) for name, shape in shapes.items() if name.startswith("model.layers.0.")}
+    weights = {name: normal(*shape, scale=0.4) for name, shape in shapes.items() if ".layers.0." in name}
     x = normal(B * T, D)
     y = read_hf.Model(config, weights).block(x.view(B, T, D), "model.layers.0.").reshape(B * T, D)
     short = {name.split(".")[-2]: tensor for name, tensor in weights.items()}
@@ -150,7 +151,8 @@ def write_safetensors(path, tensors, dtype):
     for name in sorted(tensors):
         raw = tensors[name].detach().to(STORED[dtype]).contiguous()
         raw = (raw.view(torch.int16) if dtype != "F32" else raw).numpy().tobytes()
-        header[name] = {"dtype": dtype, "shape": list(tensors[name].shape), "data_offsets": [len(body), len(body) + len(raw)]}
+        header[name] = {"dtype": dtype, "shape": list(tensors[name].shape),
+                        "data_offsets": [len(body), len(body) + len(raw)]}
         body += raw
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
@@ -184,15 +186,16 @@ SHAPE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "n
          "bos_token_id": 1, "eos_token_id": 2}
 # One model for each thing that a config can ask for; head_dim x heads (24) is not hidden_size (16).
 MODELS = {
-    "llama": ({"model_type": "llama", "architectures": ["LlamaForCausalLM"], "tie_word_embeddings": True, "rms_norm_eps": 1e-5,
-               "rope_theta": 500.0, "torch_dtype": "float32",
+    "llama": ({"model_type": "llama", "architectures": ["LlamaForCausalLM"], "tie_word_embeddings": True,
+               "rms_norm_eps": 1e-5, "rope_theta": 500.0, "torch_dtype": "float32",
                "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                                 "original_max_position_embeddings": 128}}, "F32", 1),
     "biases": ({"model_type": "llama", "architectures": ["LlamaForCausalLM"], "tie_word_embeddings": False,
                 "rms_norm_eps": 1e-6, "attention_bias": True, "mlp_bias": True, "torch_dtype": "float16",
                 "rope_scaling": {"type": "linear", "factor": 2.0}}, "F16", 1),
     "mistral": ({"model_type": "mistral", "architectures": ["MistralForCausalLM"], "tie_word_embeddings": False,
-                 "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "sliding_window": None, "torch_dtype": "bfloat16"}, "BF16", 3),
+                 "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "sliding_window": None,
+                 "torch_dtype": "bfloat16"}, "BF16", 3),
     "qwen2": ({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "tie_word_embeddings": True,
                "rms_norm_eps": 1e-6, "rope_theta": 1000000.0, "use_sliding_window": False, "sliding_window": 64,
                "torch_dtype": "float32"}, "F32", 1),
@@ -220,7 +223,7 @@ def write_model(name, model, teacher=None):
     logits = model.logits(ids).reshape(B * T, V)
     kind = "loss-kd" if teacher else "loss-ce"
     out = GoldenFile(os.path.join(GOLDEN, "model-" + name, kind + ".txt"),
-                     f"{name}, {kind}: written by tests/ref/make_golden.py; logits, losses and every parameter's gradient.")
+                     f"{name}, {kind}: written by tests/ref/make_golden.py; logits, losses, gradients.")
     out.put("ids", ids)
     out.put("targets", targets)
     out.put("logits", logits)

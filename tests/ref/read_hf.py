@@ -7,7 +7,8 @@ definitions, without sight of pdq's own reader and writer, so that the two canno
 
     read_hf.py FOLDER --ids 1,2,3 [--seq-len N] [--tokens N] [--logits] [--greedy N] [--float64]
 
-The ids are cut into windows of seq_len; every token but a window's first is predicted; --tokens stops after N predictions.
+The ids are cut into windows of seq_len; every token but a window's first is predicted; --tokens stops after N
+predictions.
 """
 import argparse
 import json

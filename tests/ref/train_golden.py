@@ -37,8 +37,8 @@ def train(batches, rates, teacher):
         w.requires_grad_()
     matrices = [w for w in model.w.values() if w.dim() == 2]
     vectors = [w for w in model.w.values() if w.dim() == 1]
-    optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": DECAY}, {"params": vectors, "weight_decay": 0.0}],
-                                  lr=1.0, betas=BETAS, eps=EPS)
+    groups = [{"params": matrices, "weight_decay": DECAY}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1.0, betas=BETAS, eps=EPS)
     losses, norms = [], []
     for (ids, targets), rate in zip(batches, rates):
         for group in optimizer.param_groups:
@@ -69,8 +69,9 @@ def main():
     teacher = read_hf.open_model(os.path.join(GOLDEN, "model-mistral"))
     constant, falling = [0.01] * STEPS, [0.02 * 0.8 ** step for step in range(STEPS)]
     out = GoldenFile(os.path.join(GOLDEN, "model-llama", "training.txt"),
-                     f"written by tests/ref/train_golden.py, float32: AdamW betas {BETAS}, eps {EPS}, decay {DECAY} on matrices, "
-                     f"clip {CLIP},\nalpha {ALPHA}, temperature {TEMPERATURE}; norm: of the gradient before clipping")
+                     f"written by tests/ref/train_golden.py, float32: AdamW betas {BETAS}, eps {EPS},\n"
+                     f"decay {DECAY} on matrices, clip {CLIP}, alpha {ALPHA}, temperature {TEMPERATURE};\n"
+                     "norm: of the gradient before clipping")
     out.put("shape", [STEPS, B, T])
     out.put("stream", stream)
     for name, data, rates, guide in (("ce", batches, constant, None), ("kd", batches, falling, teacher),

@@ -1,6 +1,6 @@
-// test_model_golden.c: whole small models, read from Hugging Face directories that tests/ref/make_golden.py wrote, against
-// PyTorch: logits, losses and the gradient of every parameter. Between them the models have tied and untied heads,
-// grouped queries with a head_dim of their own, biases, three rope rules, three dtypes and shards.
+// test_model_golden.c: whole small models, read from Hugging Face directories that tests/ref/make_golden.py wrote,
+// against PyTorch: logits, losses and the gradient of every parameter. Between them the models have tied and untied
+// heads, grouped queries with a head_dim of their own, biases, three rope rules, three dtypes and shards.
 #include "tests/unit/golden.h"
 
 #include "common/base/threads.h"
@@ -195,8 +195,8 @@ Test(model_golden, finite_differences_with_gates) {
         input[n++] = m->gate[l].heads;
         input[n++] = m->gate[l].ff;
     }
-    // Short steps, because a direction moves every parameter at once and the loss bends. It is near 4 and its f32 parts
-    // round at some 1e-8 of it, so that differences over 2^-10 are good to 1e-4 of the slope, which is of order 1.
+    // Short steps, because a direction moves every parameter at once and the loss bends. It is near 4 and its f32
+    // parts round at some 1e-8 of it, so that differences over 2^-10 are good to 1e-4 of the slope, of order 1.
     threads_set(1);
     struct gradcheck all = {whole_loss, &whole, input, n, PRECISION_F32, 1.0 / 1024, 5, 0, 1};
     struct gradcheck_result r;

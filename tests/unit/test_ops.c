@@ -637,7 +637,7 @@ static struct op_case attention_case(int64_t B, int64_t T, int64_t S, int64_t H,
     c.in[1] = tensor_make("k", B * S, G * E, scale);
     c.in[2] = tensor_make("v", B * S, G * E, 1);
     c.n_out = B * T * H * E;
-    // With one key the weights are 1 whatever q and k are: their gradients are 0 as a difference of numbers of order 1.
+    // With one key the weights are 1 whatever q and k are: gradients of 0, as differences of numbers of order 1.
     c.floor = T == 1 ? 1 : 0;
     return c;
 }
@@ -1084,7 +1084,7 @@ Test(ops, head_loss_in_chunks) {
     }
 }
 
-// Accumulation: two half batches weighted by a half add up to the gradient of the whole, and parameters' gradients add.
+// Two half batches weighted by a half add up to the gradient of the whole.
 Test(ops, head_loss_accumulates) {
     enum { N = 20, D = 8, V = 30 };
     int32_t targets[N];

@@ -1,5 +1,6 @@
-// test_reference_nll.c: two real checkpoints on eight stories against reference values that were made outside the project
-// (a float64 NumPy forward pass): token ids equal, summed losses within 1e-5 in f32, the same bits with 1 and 2 threads.
+// test_reference_nll.c: two real checkpoints on eight stories against reference values that were made outside the
+// project (a float64 NumPy forward pass): token ids equal, summed losses within 1e-5 in f32, the same bits with 1 and
+// 2 threads.
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdio.h>

@@ -11,8 +11,8 @@
 #include "common/train/trainer.h"
 #include "distill/distill.h"
 
-// Both sides compute in f32 with sums in their own order; ten steps of AdamW, whose first steps divide small gradients by
-// their own size, let that grow to some 1e-6. Acceptance asks for 1e-4.
+// Both sides compute in f32 with sums in their own order; ten steps of AdamW, whose first steps divide small
+// gradients by their own size, let that grow to some 1e-6. Acceptance asks for 1e-4.
 #define LOSS_TOLERANCE 2e-5
 #define NORM_TOLERANCE 1e-4
 
@@ -62,7 +62,7 @@ static void expect_series(const struct fixture *f, const char *run, const char *
                   what, i, found[i], wanted->value[i]);
 }
 
-// ---- cross-entropy through the trainer, on the golden file's batches -----------------------------------------------
+// ---- cross-entropy through the trainer, on the golden file's batches ----------------------------------------------
 
 struct trainer_context {
     const struct fixture *f;
@@ -122,7 +122,7 @@ Test(training_golden, cross_entropy) {
 
 Test(training_golden, cross_entropy_accumulated) { run_trainer(1, 2, 2, 0); }
 
-// ---- distillation, by hand: forward passes, the fused head, clipping, a step at a given rate -------------------------
+// ---- distillation, by hand: forward passes, the fused head, clipping, a step at a given rate ----------------------
 
 static void distill_step(struct fixture *f, struct optimizer *o, int step, double *loss, double *norm) {
     const int32_t *ids = f->stream + step * f->B * f->T;
@@ -160,7 +160,7 @@ Test(training_golden, distillation_by_hand) {
     }
 }
 
-// ---- distillation through distill_run: a stream of one window, so that every batch is the same -----------------------
+// ---- distillation through distill_run: a stream of one window, so that every batch is the same --------------------
 
 static void read_curve(const char *folder, const char *key, double *value) {
     char path[512], line[4096];
