@@ -1,0 +1,90 @@
+// report.c: see report.h.
+#include "common/eval/report.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/file.h"
+
+int report_write(const struct json *report, const char *path, struct error *err)
+{
+    char *text = json_text(report, 1);
+    int result = file_write(path, text, strlen(text), err);
+    free(text);
+    return result;
+}
+
+// A number in a column, or a dash where there is none.
+static void print_cell(FILE *to, const struct json *v, int width, int digits, double scale)
+{
+    if (!v || json_kind(v) != JSON_NUMBER)
+        fprintf(to, " %*s", width, "-");
+    else
+        fprintf(to, " %*.*f", width, digits, json_number(v) * scale);
+}
+
+static void print_rows(const struct json *rows, const struct json *speeds, FILE *to)
+{
+    fprintf(to, "%-12s %9s %9s %9s %8s %9s %8s %7s %9s %9s\n", "", "params M", "MFLOP/tok", "MB", "loss", "ppl", "KLD", "top-1",
+            "prefill/s", "decode/s");
+    const struct json *speed = json_first(speeds);
+    for (const struct json *r = json_first(rows); r; r = json_next(r)) {
+        fprintf(to, "%-12s", json_string(json_get(r, "name")));
+        print_cell(to, json_get(r, "parameters"), 9, 3, 1e-6);
+        print_cell(to, json_get(r, "flops_per_token"), 9, 2, 1e-6);
+        print_cell(to, json_get(r, "bytes"), 9, 2, 1e-6);
+        print_cell(to, json_get(r, "nll"), 8, 4, 1);
+        print_cell(to, json_get(r, "ppl"), 9, 3, 1);
+        print_cell(to, json_get(r, "kld"), 8, 4, 1);
+        print_cell(to, json_get(r, "top1"), 7, 4, 1);
+        print_cell(to, json_get(speed, "prefill_tokens_per_second"), 9, 0, 1);
+        print_cell(to, json_get(speed, "decode_tokens_per_second"), 9, 0, 1);
+        fputc('\n', to);
+        speed = speed ? json_next(speed) : NULL;
+    }
+}
+
+static void print_variants(const struct json *variants, const struct json *comparisons, FILE *to)
+{
+    fprintf(to, "%-20s %5s %9s %9s %9s  %s\n", "variant", "seeds", "params M", "loss", "ppl", "loss by seed");
+    for (const struct json *v = json_first(variants); v; v = json_next(v)) {
+        fprintf(to, "%-20s", json_string(json_get(v, "name")));
+        fprintf(to, " %5ld", (long)json_count(json_get(v, "seeds")));
+        print_cell(to, json_get(v, "parameters"), 9, 3, 1e-6);
+        print_cell(to, json_get(v, "nll"), 9, 4, 1);
+        print_cell(to, json_get(v, "ppl"), 9, 3, 1);
+        fputc(' ', to);
+        for (const struct json *n = json_first(json_get(v, "nll_by_seed")); n; n = json_next(n))
+            fprintf(to, " %.4f", json_number(n));
+        fputc('\n', to);
+    }
+    for (const struct json *c = json_first(comparisons); c; c = json_next(c))
+        fprintf(to, "%s - %s: %+.4f nats per token, 95 %% interval %+.4f to %+.4f\n", json_string(json_get(c, "variant")),
+                json_string(json_get(c, "versus")), json_number(json_get(c, "difference")),
+                json_number(json_get(c, "difference_low")), json_number(json_get(c, "difference_high")));
+}
+
+void report_print(const struct json *report, FILE *to)
+{
+    const struct json *variants = json_get(report, "variants");
+    if (variants)
+        print_variants(variants, json_get(report, "comparisons"), to);
+    else
+        print_rows(json_get(report, "rows"), json_get(json_get(report, "measured"), "rows"), to);
+}
+
+#define NORMAL_95 1.959963984540054
+
+struct paired paired_compare(const double *a, const double *b, int64_t n)
+{
+    double mean = 0, square = 0;
+    for (int64_t i = 0; i < n; i++)
+        mean += (a[i] - b[i]) / (double)n;
+    for (int64_t i = 0; i < n; i++) {
+        double d = a[i] - b[i] - mean;
+        square += d * d;
+    }
+    double half = n > 1 ? NORMAL_95 * sqrt(square / (double)(n - 1) / (double)n) : HUGE_VAL;
+    return (struct paired){mean, mean - half, mean + half};
+}

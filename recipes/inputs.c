@@ -1,0 +1,141 @@
+// inputs.c: see inputs.h.
+#include "recipes/inputs.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/file.h"
+#include "common/base/log.h"
+#include "common/eval/evaluate.h"
+#include "common/eval/generate.h"
+
+// 1: the recipe's files for a text are there. 0: none are named, or one is absent and drawing is allowed. -1: one is absent.
+static int files_exist(const struct recipe *r, const char *key, const struct option_list *files, struct error *err)
+{
+    if (files->count == 0)
+        return 0;
+    for (size_t i = 0; i < files->count; i++) {
+        char *path = recipe_path(r, files->item[i]);
+        int there = file_exists(path);
+        if (!there && r->data.sample)
+            log_info("%s: not there; \"data.sample\" draws the text from the model instead", path);
+        else if (!there)
+            error_set(err, "%s: data.%s: no such file; give the path of a text, or let \"data\": {\"sample\": {}} draw one from "
+                           "the model", path, key);
+        free(path);
+        if (!there)
+            return r->data.sample ? 0 : -1;
+    }
+    return 1;
+}
+
+static void hash_tokens(struct text_input *t)
+{
+    struct hasher *h = hasher_new();
+    hasher_add(h, t->data.token, (size_t)t->data.n_token * sizeof *t->data.token);
+    hasher_end(h, t->hash);
+}
+
+static int read_files(struct text_input *t, const struct recipe *r, const struct tokenizer *tokenizer,
+                      const struct option_list *files, int is_eval, struct error *err)
+{
+    char **paths = xcalloc(files->count, sizeof *paths, "paths");
+    for (size_t i = 0; i < files->count; i++)
+        paths[i] = recipe_path(r, files->item[i]);
+    const char *const *list = (const char *const *)paths;
+    int result = is_eval ? eval_stream(&t->data, tokenizer, EVAL_WINDOWS, list, files->count, err)
+                         : dataset_read(&t->data, tokenizer, list, files->count, "data.train", err);
+    for (size_t i = 0; i < files->count; i++)
+        free(paths[i]);
+    free(paths);
+    if (result == 0)
+        hash_tokens(t);
+    return result;
+}
+
+// Draws documents from the parent, or takes them from an earlier run of the same drawing.
+static int draw(struct text_input *t, const struct recipe *r, struct opened *parent, const char *parent_hash,
+                const char *folder, const char *purpose, int64_t documents, struct error *err)
+{
+    char name[HASH_TEXT];
+    struct json *key = options_json(sample_option_table, &r->sample);
+    json_set_string(key, "model", parent_hash);
+    json_set_string(key, "purpose", purpose);
+    json_set_number(key, "documents", (double)documents);
+    json_set_number(key, "seed", (double)r->seed);
+    char *text = json_text(key, 0);
+    hash_text(text, name);
+    free(text);
+    json_free(key);
+    char *file = xasprintf("drawn-%s-%.12s.tokens", purpose, name), *path = path_join(folder, file);
+    struct token_list list = {0};
+    int result = 0;
+    if (file_exists(path)) {
+        struct file_map map; // not file_read: that gunzips, and tokens may begin with anything
+        result = file_map(&map, path, err);
+        if (result == 0) {
+            list.count = map.size / sizeof *list.id;
+            list.id = xmalloc((list.count + 1) * sizeof *list.id, "drawn tokens");
+            memcpy(list.id, map.data, list.count * sizeof *list.id);
+            file_unmap(&map);
+        }
+    } else {
+        log_info("drawing %ld documents of %ld tokens from the model (%s)", (long)documents, (long)r->sample.length, purpose);
+        uint64_t seed = (uint64_t)r->seed * 2 + (strcmp(purpose, "eval") == 0);
+        generate_sample(parent->model, tokenizer_bos(parent->tokenizer), documents, r->sample.length, seed, &list);
+        result = file_write(path, list.id, list.count * sizeof *list.id, err);
+    }
+    if (result == 0) {
+        t->sampled = 1;
+        size_t len = 0;
+        free(tokenizer_decode(parent->tokenizer, list.id, list.count, &len));
+        t->data = (struct dataset){.token = list.id, .n_token = (int64_t)list.count, .text_bytes = (int64_t)len};
+        hash_tokens(t);
+    } else {
+        token_list_free(&list);
+    }
+    free(file);
+    free(path);
+    return result;
+}
+
+int inputs_open(struct inputs *in, const struct recipe *r, const struct tokenizer *t, int need_train, struct error *err)
+{
+    memset(in, 0, sizeof *in);
+    int train_files = need_train ? files_exist(r, "train", &r->data.train, err) : 0;
+    if (train_files < 0)
+        return -1;
+    if (need_train && !train_files && !r->data.sample)
+        return error_set(err, "%s: a stage learns from text, but \"data\" has none: give \"train\" (files) or \"sample\"", r->where);
+    int eval_files = files_exist(r, "eval", &r->data.eval, err);
+    if (eval_files < 0)
+        return -1;
+    in->draw_train = need_train && !train_files;
+    in->draw_eval = !eval_files && r->data.sample;
+    if ((train_files && read_files(&in->train, r, t, &r->data.train, 0, err) < 0) ||
+        (eval_files && read_files(&in->eval, r, t, &r->data.eval, 1, err) < 0)) {
+        inputs_release(in);
+        return -1;
+    }
+    return 0;
+}
+
+#define EVAL_SHARE 8 // drawn documents to measure on: one for so many to learn from
+
+int inputs_draw(struct inputs *in, const struct recipe *r, struct opened *parent, const char *parent_hash, const char *folder,
+                struct error *err)
+{
+    int64_t documents = r->sample.documents;
+    if (in->draw_train)
+        TRY(draw(&in->train, r, parent, parent_hash, folder, "train", documents, err));
+    if (in->draw_eval)
+        TRY(draw(&in->eval, r, parent, parent_hash, folder, "eval", (documents + EVAL_SHARE - 1) / EVAL_SHARE, err));
+    return 0;
+}
+
+void inputs_release(struct inputs *in)
+{
+    dataset_release(&in->train.data);
+    dataset_release(&in->eval.data);
+    memset(in, 0, sizeof *in);
+}

@@ -1,0 +1,27 @@
+// inputs.h: the texts of a recipe as tokens, read from files, or drawn from the parent where there are none.
+#ifndef PDQ_INPUTS_H
+#define PDQ_INPUTS_H
+
+#include "common/base/hash.h"
+#include "common/data/dataset.h"
+#include "recipes/open_model.h"
+#include "recipes/recipe.h"
+
+struct text_input {
+    struct dataset data; // n_token 0: there is none
+    char hash[HASH_TEXT]; // of the tokens
+    int sampled;          // drawn from the parent
+};
+struct inputs { // lifetime: one run
+    struct text_input train, eval;
+    int draw_train, draw_eval; // files are absent and the recipe allows drawing
+};
+
+// Reads the files. need_train: some stage learns from text.
+int inputs_open(struct inputs *in, const struct recipe *r, const struct tokenizer *t, int need_train, struct error *err);
+// Draws what is to be drawn. folder: where the tokens are kept, so that a second run need not draw again.
+int inputs_draw(struct inputs *in, const struct recipe *r, struct opened *parent, const char *parent_hash, const char *folder,
+                struct error *err);
+void inputs_release(struct inputs *in);
+
+#endif

@@ -1,0 +1,163 @@
+// open_model.c: see open_model.h.
+#include "recipes/open_model.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/file.h"
+#include "common/base/log.h"
+#include "common/model/load.h"
+#include "quant/gguf_model.h"
+
+int path_is_gguf(const char *path) { return path_ends_with(path, ".gguf"); }
+
+// Embeddings are often padded to a round number of rows, so a few unused rows are no error.
+#define PADDING_UNIT 32
+#define PADDING_SHARE 0.01
+
+static int check_vocabulary(const struct opened *o, struct error *err)
+{
+    int64_t rows = o->model->config.vocab, tokens = tokenizer_size(o->tokenizer), spare = rows - tokens;
+    if (spare == 0)
+        return 0;
+    if (spare > 0 && rows % PADDING_UNIT == 0 && (double)spare <= PADDING_SHARE * (double)rows) {
+        log_info("%s: the embedding has %ld rows for %ld tokens; the last %ld are padding", o->path, (long)rows,
+                 (long)tokens, (long)spare);
+        return 0;
+    }
+    return error_set(err,
+                     "%s: the tokenizer has %ld tokens, the embedding %ld rows (vocab_size); they must be equal (or the embedding "
+                     "padded by at most 1 %% to a multiple of %d): put the tokenizer there that the model was trained with",
+                     tokenizer_source(o->tokenizer), (long)tokens, (long)rows, PADDING_UNIT);
+}
+
+// What is wrong with a path that is neither a .gguf file nor a model's folder.
+static int check_folder(const char *path, struct error *err)
+{
+    if (!file_exists(path))
+        return error_set(err, "%s: no such file or directory; expected a model's folder (config.json, *.safetensors, "
+                              "tokenizer.json) or a .gguf file", path);
+    if (!file_is_directory(path))
+        return error_set(err, "%s: a file, but its name does not end in .gguf; expected a model's folder or a .gguf file",
+                         path);
+    char *config = path_join(path, "config.json"), *recipe = path_join(path, "recipe.json");
+    int has_config = file_exists(config), has_recipe = file_exists(recipe);
+    free(config);
+    free(recipe);
+    if (has_config)
+        return 0;
+    if (has_recipe)
+        return error_set(err, "%s: the folder of a run, not a model; its models lie in the folders below (01-..., ...): name one "
+                              "of them", path);
+    return error_set(err, "%s: no config.json in this folder; expected a Hugging Face model (config.json, *.safetensors, "
+                          "tokenizer.json)", path);
+}
+
+int opened_open(struct opened *o, const char *path, struct error *err)
+{
+    *o = (struct opened){.path = xstrdup(path), .is_gguf = path_is_gguf(path) && !file_is_directory(path)};
+    if (o->is_gguf) {
+        o->model = gguf_model_open(path, &o->tokenizer, err);
+    } else if (check_folder(path, err) == 0) {
+        o->tokenizer = tokenizer_open(path, err);
+        if (o->tokenizer)
+            o->model = model_load(path, err);
+    }
+    if (!o->model || check_vocabulary(o, err) < 0) {
+        opened_release(o);
+        return -1;
+    }
+    return 0;
+}
+
+int opened_shape(struct opened *o, const char *folder, struct error *err)
+{
+    struct config config = {0};
+    *o = (struct opened){.path = xstrdup(folder)};
+    if (check_folder(folder, err) < 0 || config_read(&config, folder, err) < 0)
+        goto failed;
+    o->model = model_new(&config, 1);
+    o->tokenizer = tokenizer_open(folder, err);
+    if (!o->tokenizer || check_vocabulary(o, err) < 0)
+        goto failed;
+    config_release(&config);
+    return 0;
+failed:
+    config_release(&config);
+    opened_release(o);
+    return -1;
+}
+
+void opened_release(struct opened *o)
+{
+    model_free(o->model);
+    tokenizer_free(o->tokenizer);
+    free(o->path);
+    *o = (struct opened){0};
+}
+
+int shape_read(struct config *c, const char *path, struct error *err)
+{
+    if (path_is_gguf(path) && !file_is_directory(path)) {
+        struct tokenizer *tokenizer = NULL;
+        struct model *m = gguf_model_open(path, &tokenizer, err); // a map: no weight is read
+        if (!m)
+            return -1;
+        config_copy(c, &m->config);
+        model_free(m);
+        tokenizer_free(tokenizer);
+        return 0;
+    }
+    TRY(check_folder(path, err));
+    return config_read(c, path, err);
+}
+
+static int counts_for_hash(const char *name)
+{
+    return path_ends_with(name, ".safetensors") || path_ends_with(name, ".safetensors.index.json") ||
+           strcmp(name, "config.json") == 0 || strncmp(name, "tokenizer", 9) == 0 ||
+           strcmp(name, "special_tokens_map.json") == 0;
+}
+
+int model_hash(const char *path, char out[HASH_TEXT], struct error *err)
+{
+    if (!file_is_directory(path))
+        return hash_file(path, out, err);
+    char **names;
+    size_t n;
+    TRY(directory_list(path, &names, &n, err));
+    struct hasher *h = hasher_new();
+    int result = 0;
+    for (size_t i = 0; i < n && result == 0; i++) {
+        if (!counts_for_hash(names[i]))
+            continue;
+        char *file = path_join(path, names[i]), text[HASH_TEXT];
+        result = hash_file(file, text, err);
+        hasher_add_text(h, names[i]);
+        hasher_add_text(h, result == 0 ? text : "");
+        free(file);
+    }
+    names_free(names, n);
+    hasher_end(h, out);
+    return result;
+}
+
+int64_t model_bytes(const char *path)
+{
+    if (!file_is_directory(path))
+        return file_size(path);
+    struct error err;
+    char **names;
+    size_t n;
+    if (directory_list(path, &names, &n, &err) < 0)
+        return -1;
+    int64_t bytes = 0;
+    for (size_t i = 0; i < n; i++)
+        if (path_ends_with(names[i], ".safetensors")) {
+            char *file = path_join(path, names[i]);
+            bytes += file_size(file);
+            free(file);
+        }
+    names_free(names, n);
+    return bytes;
+}

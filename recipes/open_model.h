@@ -1,0 +1,31 @@
+// open_model.h: a model from whatever the user names: a Hugging Face folder or a .gguf file, with the tokenizer that goes with it.
+#ifndef PDQ_OPEN_MODEL_H
+#define PDQ_OPEN_MODEL_H
+
+#include "common/base/error.h"
+#include "common/base/hash.h"
+#include "common/model/model.h"
+#include "common/text/tokenizer.h"
+
+struct opened { // model lifetime
+    char *path;
+    int is_gguf;
+    struct model *model;
+    struct tokenizer *tokenizer;
+};
+
+int path_is_gguf(const char *path);
+// Fails when there is nothing usable at path, or when the tokenizer does not fit the embedding.
+int opened_open(struct opened *o, const char *path, struct error *err);
+// The same for a folder that holds config.json and a tokenizer but no weights yet: the model has storage, all zero.
+int opened_shape(struct opened *o, const char *folder, struct error *err);
+void opened_release(struct opened *o); // fine on a zeroed one
+
+// The shape alone, quickly: config.json, or a GGUF file's keys. Released with config_release.
+int shape_read(struct config *c, const char *path, struct error *err);
+// A hash of what decides the model's numbers: the GGUF file, or config.json, weights and tokenizer files of a folder.
+int model_hash(const char *path, char out[HASH_TEXT], struct error *err);
+// Bytes of the weights as they lie on disk: the GGUF file, or the folder's safetensors.
+int64_t model_bytes(const char *path);
+
+#endif

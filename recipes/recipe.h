@@ -1,0 +1,62 @@
+// recipe.h: what a run is to do, read from JSON (comments allowed), overridden by --set, checked as a whole before any work.
+//
+// Relative paths start at the recipe's folder; those given by --set or on the command line start at the current folder, as a user of
+// a shell expects. Every key is a row of an option table, so a key, its range and its help exist once.
+#ifndef PDQ_RECIPE_H
+#define PDQ_RECIPE_H
+
+#include <stdint.h>
+
+#include "common/base/error.h"
+#include "common/base/json.h"
+#include "common/base/options.h"
+
+struct stage_type;
+
+struct stage { // process lifetime, owned by the recipe
+    const struct stage_type *type;
+    void *options; // by type->table
+};
+
+struct data_options {
+    struct option_list train, eval;
+    int64_t seq_len, eval_tokens;
+    struct json *sample; // {"documents", "length"}; NULL: no sampling
+};
+
+struct sample_options { // text drawn from the model itself, where there is no other
+    int64_t documents, length;
+};
+
+struct recipe {
+    char *where;  // path of the file, or the command's name: for messages
+    char *folder; // absolute; where relative paths start
+    struct json *source; // as written, with --set applied
+    char *name, *model, *output;
+    int64_t seed;
+    int precision; // enum precision
+    struct json *data_json, *stages_json, *variants, *seeds; // as they are in source
+    struct data_options data;
+    struct sample_options sample;
+    struct stage *stage;
+    int n_stage;
+};
+
+extern const struct option recipe_option_table[], data_option_table[], sample_option_table[];
+
+// set: "KEY=VALUE" texts; NULL: none.
+int recipe_read(struct recipe *r, const char *path, const struct option_list *set, struct error *err);
+// The same from an object (which stays the caller's); folder: where its relative paths start.
+int recipe_from_json(struct recipe *r, const struct json *object, const char *where, const char *folder,
+                     const struct option_list *set, struct error *err);
+// The recipe with the members of `set` ({"prune.ffn": 0.5, ...}) and, where not NULL, other stages, and another seed.
+int recipe_variant(struct recipe *r, const struct recipe *base, const char *name, const struct json *set,
+                   const struct json *stages, int64_t seed, struct error *err);
+void recipe_release(struct recipe *r);
+
+// Every key with its effective value. absolute: paths as the machine sees them; else as written.
+struct json *recipe_json(const struct recipe *r, int absolute);
+char *recipe_path(const struct recipe *r, const char *path); // joined with the folder; the caller frees
+char *path_absolute(const char *path);                       // from the current folder; the caller frees
+
+#endif

@@ -1,0 +1,200 @@
+// rows.c: see rows.h.
+#include "recipes/rows.h"
+
+#include <ctype.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/file.h"
+#include "common/base/log.h"
+#include "common/base/threads.h"
+#include "common/eval/evaluate.h"
+#include "common/eval/generate.h"
+#include "recipes/forecast.h"
+#include "recipes/inputs.h"
+#include "recipes/process.h"
+
+#define PREFILL_TOKENS 256
+#define DECODE_TOKENS 64
+
+static char *kept_path(const struct row_source *s, const char *prefix, const char *suffix)
+{
+    char *name = xasprintf("%s-%s%s", prefix, s->name, suffix), *path;
+    for (char *p = name; *p; p++)
+        *p = isalnum((unsigned char)*p) || *p == '.' ? *p : '-';
+    path = path_join(s->folder, name);
+    free(name);
+    return path;
+}
+
+// A kept measurement, when it was made from the same things.
+static struct json *take_kept(const char *path, const char *key)
+{
+    struct error err;
+    struct json *o = file_exists(path) ? json_read(path, &err) : NULL;
+    const char *found = json_string(json_get(o, "key"));
+    if (found && strcmp(found, key) == 0) {
+        json_remove(o, "key");
+        return o;
+    }
+    json_free(o);
+    return NULL;
+}
+
+static int keep(const struct json *o, const char *path, const char *key, struct error *err)
+{
+    struct json *copy = json_copy(o);
+    json_set_string(copy, "key", key);
+    char *text = json_text(copy, 1);
+    int result = file_write(path, text, strlen(text), err);
+    free(text);
+    json_free(copy);
+    return result;
+}
+
+static struct json *shape_facts(const struct config *c)
+{
+    struct json *o = json_object();
+    json_set_string(o, "type", c->model_type);
+    json_set_number(o, "layers", (double)c->n_layer);
+    json_set_number(o, "hidden", (double)c->hidden);
+    json_set_number(o, "head_dim", (double)c->head_dim);
+    json_set_number(o, "heads", (double)c->layer[0].n_head);
+    json_set_number(o, "kv_heads", (double)c->layer[0].n_kv_head);
+    json_set_number(o, "ffn", (double)c->layer[0].n_ff);
+    json_set_number(o, "vocab", (double)c->vocab);
+    return o;
+}
+
+static void add_evaluation(struct json *facts, const struct eval_result *result)
+{
+    struct json *o = eval_result_json(result);
+    for (const struct json *v = json_first(o); v; v = json_next(v))
+        json_set(facts, json_key(v), json_copy(v));
+    json_free(o);
+}
+
+static int evaluate_row(const struct run *run, const struct recipe *r, const struct row_source *s, struct opened *m,
+                        struct json *facts, struct error *err)
+{
+    const struct dataset *text = &run->inputs->eval.data;
+    if (text->n_token == 0)
+        return 0;
+    struct eval_options options = {
+        .protocol = EVAL_WINDOWS, .seq_len = r->data.seq_len, .tokens = r->data.eval_tokens, .precision = PRECISION_F32};
+    struct eval_result result = {0};
+    int is_parent = strcmp(s->path, run->parent.path) == 0;
+    struct model *against = run->parent_is_shape || is_parent ? NULL : run->parent.model;
+    if (evaluate(&result, m->model, against, text, run->parent.tokenizer, &options, err) < 0)
+        return -1;
+    add_evaluation(facts, &result);
+    char *path = kept_path(s, "losses", ".f64");
+    int status = file_write(path, result.token_nll, (size_t)result.tokens * sizeof *result.token_nll, err);
+    free(path);
+    eval_result_release(&result);
+    return status;
+}
+
+static int facts_make(const struct run *run, const struct recipe *r, const struct row_source *s, struct opened *m,
+                      struct json *facts, struct error *err)
+{
+    const struct config *c = &m->model->config;
+    char hash[HASH_TEXT];
+    TRY(model_hash(s->path, hash, err));
+    json_set_string(facts, "name", s->name);
+    json_set_string(facts, "path", s->shown);
+    json_set_string(facts, "hash", hash);
+    json_set(facts, "shape", shape_facts(c));
+    json_set_number(facts, "parameters", (double)config_parameters(c));
+    json_set_number(facts, "flops_per_token", model_flops_per_token(c, r->data.seq_len));
+    json_set_number(facts, "bytes", (double)model_bytes(s->path));
+    json_set(facts, "loads", loads_json(c, m->is_gguf));
+    return evaluate_row(run, r, s, m, facts, err);
+}
+
+// llama-bench's figures for the file, where that program is on PATH.
+static void add_llama_bench(struct json *measured, const char *path)
+{
+    char threads[16];
+    snprintf(threads, sizeof threads, "%d", threads_count());
+    const char *argv[] = {"llama-bench", "-m", path, "-p", "256", "-n", "64", "-t", threads, "-o", "json", NULL};
+    size_t len;
+    struct error err;
+    char *text = process_output(argv, NULL, &len);
+    struct json *list = text ? json_parse(text, len, "llama-bench", 0, &err) : NULL;
+    for (const struct json *one = json_first(list); one; one = json_next(one)) {
+        const char *key = json_number(json_get(one, "n_gen")) > 0 ? "llama_bench_decode" : "llama_bench_prefill";
+        json_set_number(measured, key, json_number(json_get(one, "avg_ts")));
+    }
+    json_free(list);
+    free(text);
+}
+
+static struct json *measure_speed(const struct row_source *s, struct opened *m)
+{
+    struct json *o = json_object();
+    struct speed_result speed;
+    int64_t room = m->model->config.context, prefill = PREFILL_TOKENS, decode = DECODE_TOKENS;
+    if (room > 0 && room < prefill + decode) {
+        decode = room / 5 > 0 ? room / 5 : 1;
+        prefill = room - decode > 0 ? room - decode : 1;
+    }
+    log_debug("%s: prefill of %ld tokens, decoding of %ld", s->name, (long)prefill, (long)decode);
+    speed_measure(m->model, prefill, decode, &speed);
+    json_set_number(o, "prefill_tokens_per_second", speed.prefill);
+    json_set_number(o, "decode_tokens_per_second", speed.decode);
+    if (m->is_gguf)
+        add_llama_bench(o, s->path);
+    return o;
+}
+
+int row_make(const struct run *run, const struct recipe *r, const struct row_source *s, struct json **facts,
+             struct json **measured, struct error *err)
+{
+    char *key = xasprintf("%s %s %s %ld %ld %s", s->hash, run->parent_hash, run->inputs->eval.hash, (long)r->data.seq_len,
+                          (long)r->data.eval_tokens, PDQ_VERSION);
+    char *speed_key = xasprintf("%s %d", key, threads_count());
+    char *facts_path = kept_path(s, "eval", ".json"), *speed_path = kept_path(s, "speed", ".json");
+    struct opened m = {0};
+    int status = 0;
+    *facts = take_kept(facts_path, key);
+    *measured = take_kept(speed_path, speed_key);
+    if (!*facts || !*measured)
+        status = opened_open(&m, s->path, err);
+    if (status == 0 && !*facts) {
+        *facts = json_object();
+        status = facts_make(run, r, s, &m, *facts, err);
+        if (status == 0)
+            status = keep(*facts, facts_path, key, err);
+    }
+    if (status == 0 && !*measured) {
+        *measured = measure_speed(s, &m);
+        status = keep(*measured, speed_path, speed_key, err);
+    }
+    if (status < 0) {
+        json_free(*facts);
+        json_free(*measured);
+    } else if (json_get(*facts, "nll")) {
+        log_info("%s: loss %.4f nats per token", s->name, json_number(json_get(*facts, "nll")));
+    }
+    opened_release(&m);
+    free(key);
+    free(speed_key);
+    free(facts_path);
+    free(speed_path);
+    return status;
+}
+
+int row_losses(const struct row_source *s, double **losses, int64_t *n, struct error *err)
+{
+    char *path = kept_path(s, "losses", ".f64");
+    struct file_map map; // not file_read: that gunzips, and these bytes may begin with anything
+    int status = file_map(&map, path, err);
+    free(path);
+    TRY(status);
+    *n = (int64_t)(map.size / sizeof **losses);
+    *losses = xmalloc((size_t)(*n + 1) * sizeof **losses, "losses of tokens");
+    memcpy(*losses, map.data, (size_t)*n * sizeof **losses);
+    file_unmap(&map);
+    return 0;
+}

@@ -1,0 +1,22 @@
+// rows.h: one row of the report: what a model costs and what it is worth, measured on the run's held-out text.
+#ifndef PDQ_ROWS_H
+#define PDQ_ROWS_H
+
+#include "recipes/stage.h"
+
+struct row_source {
+    const char *name;   // "pruned", "Q4_K"
+    const char *path;   // the model
+    const char *shown;  // its path in the report
+    const char *folder; // where measurements are kept between runs
+    const char *hash;   // of all that the model came from
+};
+
+// facts: size, loss, perplexity, KLD, top-1 (reproducible bit for bit); measured: tokens/s. Both are kept in source->folder and taken
+// from there when nothing changed. The objects then belong to the caller.
+int row_make(const struct run *run, const struct recipe *r, const struct row_source *source, struct json **facts,
+             struct json **measured, struct error *err);
+// The per-token losses that row_make left: [*n] doubles in nats; the caller frees.
+int row_losses(const struct row_source *source, double **losses, int64_t *n, struct error *err);
+
+#endif

@@ -1,0 +1,317 @@
+// runner.c: see runner.h.
+#include "recipes/runner.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "common/base/file.h"
+#include "common/base/log.h"
+#include "common/base/threads.h"
+#include "common/base/timer.h"
+#include "common/eval/report.h"
+#include "common/tensor/cpu.h"
+#include "recipes/command.h"
+#include "recipes/forecast.h"
+#include "recipes/inputs.h"
+#include "recipes/report_html.h"
+
+// ---- the folder of a run ----
+
+static int lock_folder(struct run *run, struct error *err)
+{
+    char *path = path_join(run->out, ".lock");
+    run->lock = open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0666);
+    int status = 0;
+    if (run->lock < 0)
+        status = error_set(err, "%s: cannot be made (%m); expected a folder that can be written", path);
+    else if (flock(run->lock, LOCK_EX | LOCK_NB) < 0)
+        status = error_set(err, "%s: another pdq works in this folder; wait for it, or name another folder with -o", run->out);
+    free(path);
+    return status;
+}
+
+// What is in the way at run->out: 0 nothing, 1 this very run, -1 something else (the message says what).
+static int look_at_folder(const struct run *run, const char *recipe_text, int *is_run, struct error *err)
+{
+    *is_run = 0;
+    if (!file_exists(run->out))
+        return 0;
+    if (!file_is_directory(run->out))
+        return error_set(err, "%s: a file is there; name another folder with -o", run->out);
+    char **names;
+    size_t n;
+    TRY(directory_list(run->out, &names, &n, err));
+    int empty = n == 0 || (n == 1 && strcmp(names[0], ".lock") == 0);
+    names_free(names, n);
+    if (empty)
+        return 0;
+    char *path = path_join(run->out, "recipe.json"), *text = NULL;
+    size_t len;
+    int status = 1;
+    *is_run = file_exists(path);
+    if (!*is_run)
+        status = error_set(err, "%s: this folder holds other things, and no run of pdq; name another folder with -o", run->out);
+    else if (file_read(path, &text, &len, err) < 0)
+        status = -1;
+    else if (strcmp(text, recipe_text) != 0)
+        status = error_set(err, "%s: this folder belongs to a run of another recipe or other options (its recipe.json); name another "
+                                "folder with -o, or replace it with --force", run->out);
+    free(text);
+    free(path);
+    return status;
+}
+
+static int claim_folder(struct run *run, int force, struct error *err)
+{
+    struct json *o = recipe_json(run->recipe, 1);
+    char *text = json_text(o, 1), *path = path_join(run->out, "recipe.json");
+    int is_run, found = look_at_folder(run, text, &is_run, err), status = found < 0 ? -1 : 0;
+    if (found < 0 && force && is_run) {
+        log_info("%s: replaced (--force)", run->out);
+        status = directory_remove(run->out, err);
+        found = 0;
+    }
+    if (status == 0)
+        status = directory_make(run->out, err);
+    if (status == 0)
+        status = lock_folder(run, err);
+    if (status == 0 && found == 0)
+        status = file_write(path, text, strlen(text), err);
+    free(text);
+    free(path);
+    json_free(o);
+    return status;
+}
+
+// ---- opening what a run needs ----
+
+static int has_weights(const char *folder)
+{
+    char *one = path_join(folder, "model.safetensors"), *many = path_join(folder, "model.safetensors.index.json");
+    int there = file_exists(one) || file_exists(many);
+    free(one);
+    free(many);
+    return there;
+}
+
+static int starts_fresh(const struct recipe *r)
+{
+    const struct stage *first = &r->stage[0];
+    struct json *options = options_json(first->type->table, first->options);
+    int fresh = first->type == &stage_train && json_bool(json_get(options, "init"));
+    json_free(options);
+    return fresh;
+}
+
+static int open_parent(struct run *run, struct error *err)
+{
+    const struct recipe *r = run->recipe;
+    char *path = recipe_path(r, r->model);
+    int status = 0;
+    run->parent_is_shape = file_is_directory(path) && !has_weights(path) && starts_fresh(r);
+    if (path_is_gguf(path) && !file_is_directory(path))
+        status = error_set(err, "%s: a GGUF file; a recipe starts from a Hugging Face folder (eval and generate take GGUF files)", path);
+    else if (run->parent_is_shape)
+        status = opened_shape(&run->parent, path, err);
+    else
+        status = opened_open(&run->parent, path, err);
+    if (status == 0)
+        status = model_hash(path, run->parent_hash, err);
+    free(path);
+    return status;
+}
+
+static int needs_text(const struct recipe *r)
+{
+    for (int i = 0; i < r->n_stage; i++)
+        if (r->stage[i].type->needs_text && r->stage[i].type->needs_text(&r->stage[i]))
+            return 1;
+    return 0;
+}
+
+// With variants the stages that matter are theirs.
+static int run_needs_text(const struct recipe *r) { return r->variants || needs_text(r); }
+
+static int check_context(const struct run *run, struct error *err)
+{
+    const struct config *c = &run->parent.model->config;
+    if (c->context > 0 && run->recipe->data.seq_len > c->context)
+        return error_set(err, "%s: data.seq_len: found %ld, the model's context is %ld tokens (max_position_embeddings)",
+                         run->recipe->where, (long)run->recipe->data.seq_len, (long)c->context);
+    return 0;
+}
+
+static int check_train_text(const struct run *run, struct error *err)
+{
+    const struct dataset *d = &run->inputs->train.data;
+    if (d->n_token && dataset_windows(d, run->recipe->data.seq_len) < 1)
+        return error_set(err, "%s: data.train: %ld tokens, expected at least one window of data.seq_len + 1 = %ld; give more text or a "
+                              "smaller seq_len", run->recipe->where, (long)d->n_token, (long)run->recipe->data.seq_len + 1);
+    return 0;
+}
+
+// ---- the report ----
+
+static struct json *text_json(const struct text_input *t, const struct option_list *files)
+{
+    if (t->data.n_token == 0)
+        return json_null();
+    struct json *o = json_object(), *list = json_array();
+    for (size_t i = 0; i < files->count && !t->sampled; i++)
+        json_push(list, json_from_string(files->item[i]));
+    json_set(o, "files", list);
+    json_set_bool(o, "drawn_from_parent", t->sampled);
+    json_set_number(o, "tokens", (double)t->data.n_token);
+    json_set_number(o, "bytes", (double)t->data.text_bytes);
+    json_set_number(o, "bytes_not_utf8", (double)t->data.invalid_bytes);
+    json_set_string(o, "hash", t->hash);
+    return o;
+}
+
+static struct json *report_begin(const struct run *run)
+{
+    const struct recipe *r = run->recipe;
+    const char *why;
+    struct json *o = json_object(), *inputs = json_object(), *model = json_object();
+    json_set_string(o, "pdq", PDQ_VERSION);
+    json_set_string(o, "name", r->name);
+    json_set(o, "recipe", recipe_json(r, 0));
+    json_set_number(o, "seed", (double)r->seed);
+    json_set_string(o, "precision",
+                    gemm_precision((enum precision)r->precision, &why) == PRECISION_BF16 ? "bf16" : "f32");
+    json_set_string(model, "path", r->model);
+    json_set_string(model, "hash", run->parent_hash);
+    json_set(inputs, "model", model);
+    json_set(inputs, "train", text_json(&run->inputs->train, &r->data.train));
+    json_set(inputs, "eval", text_json(&run->inputs->eval, &r->data.eval));
+    json_set(o, "inputs", inputs);
+    return o;
+}
+
+static struct json *measured_begin(void)
+{
+    struct json *o = json_object();
+    char date[32];
+    time_t now = time(NULL);
+    struct tm utc;
+    strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
+    json_set_string(o, "date", date);
+    json_set_string(o, "cpu", cpu_get()->name);
+    json_set_string(o, "kernels", gemm_description());
+    json_set_number(o, "threads", threads_count());
+    json_set_number(o, "peak_memory_bytes", (double)memory_peak());
+    return o;
+}
+
+static int report_end(const struct run *run, struct json *report, struct error *err)
+{
+    char *path = path_join(run->out, "report.json"), *html = path_join(run->out, "report.html");
+    int status = report_write(report, path, err);
+    if (status == 0)
+        status = report_html_write(report, run->out, html, err);
+    if (status == 0) {
+        report_print(report, stdout);
+        printf("report: %s\n", html);
+    }
+    free(path);
+    free(html);
+    return status;
+}
+
+static int run_plain(struct run *run, const struct runner_options *o, char **last, struct error *err)
+{
+    struct chain chain;
+    TRY(chain_run(run, run->recipe, 0, !o->no_report, &chain, err));
+    int status = 0;
+    if (last)
+        *last = xstrdup(chain.last_product);
+    if (!o->no_report) {
+        struct json *report = report_begin(run), *measured = measured_begin();
+        json_set(report, "rows", json_copy(chain.rows));
+        json_set(report, "stages", json_copy(chain.stages));
+        json_set(measured, "rows", json_copy(chain.row_speeds));
+        json_set(measured, "stages", json_copy(chain.stage_times));
+        json_set(report, "measured", measured);
+        status = report_end(run, report, err);
+        json_free(report);
+    }
+    chain_release(&chain);
+    return status;
+}
+
+static int run_variants(struct run *run, struct error *err)
+{
+    struct json *report = report_begin(run);
+    int status = variants_run(run, report, err);
+    if (status == 0) {
+        json_set(report, "measured", measured_begin());
+        status = report_end(run, report, err);
+    }
+    json_free(report);
+    return status;
+}
+
+static int print_forecast(const struct forecasts *f, const struct recipe *r, int as_json)
+{
+    if (!as_json) {
+        forecasts_print(f, r, stdout);
+        return 0;
+    }
+    struct json *o = forecasts_json(f, r);
+    char *text = json_text(o, 1);
+    puts(text);
+    free(text);
+    json_free(o);
+    return 0;
+}
+
+// Everything that can be known to be wrong is looked for before the output's folder is touched.
+static int check_and_run(struct run *run, const struct runner_options *o, char **last, struct error *err)
+{
+    const struct recipe *r = run->recipe;
+    struct forecasts forecasts;
+    TRY(check_context(run, err));
+    TRY(forecasts_make(&forecasts, r, &run->parent.model->config, run->parent.tokenizer, run->out, err));
+    int status = r->variants ? variants_check(r, err) : 0;
+    if (status == 0)
+        status = inputs_open(run->inputs, r, run->parent.tokenizer, run_needs_text(r), err);
+    if (status == 0)
+        status = check_train_text(run, err);
+    if (status == 0 && o->dry_run)
+        print_forecast(&forecasts, r, o->json);
+    forecasts_release(&forecasts);
+    if (status < 0 || o->dry_run)
+        return status;
+    TRY(claim_folder(run, o->force, err));
+    TRY(inputs_draw(run->inputs, r, &run->parent, run->parent_hash, run->out, err));
+    TRY(check_train_text(run, err));
+    return r->variants ? run_variants(run, err) : run_plain(run, o, last, err);
+}
+
+int runner_run(const struct recipe *r, const struct runner_options *o, char **last, struct error *err)
+{
+    struct inputs inputs = {0};
+    struct run run = {.recipe = r, .inputs = &inputs, .lock = -1};
+    if (o->out)
+        run.out = path_absolute(o->out);
+    else if (r->output)
+        run.out = recipe_path(r, r->output);
+    else
+        run.out = xasprintf("runs/%s", r->name);
+    interrupt_catch();
+    header_print(r->precision);
+    int status = open_parent(&run, err);
+    if (status == 0)
+        status = check_and_run(&run, o, last, err);
+    if (run.lock >= 0)
+        close(run.lock);
+    inputs_release(&inputs);
+    opened_release(&run.parent);
+    free(run.out);
+    return status;
+}

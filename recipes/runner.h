@@ -1,0 +1,39 @@
+// runner.h: runs a recipe's stages, each in its own folder, skipping what is done and resuming what was interrupted.
+//
+//   OUT/recipe.json   the effective recipe: the folder belongs to it
+//   OUT/00-parent     measurements of the parent
+//   OUT/01-prune      a stage: INPUTS (hash of all that goes in), its product, DONE (written last: hash, facts, times)
+//   OUT/stages/...    instead, in a run with variants: folders named by their hash, so that common beginnings are run once
+//   OUT/report.json, OUT/report.html
+#ifndef PDQ_RUNNER_H
+#define PDQ_RUNNER_H
+
+#include "recipes/stage.h"
+
+struct runner_options {
+    const char *out;    // NULL: the recipe's, else runs/NAME
+    int force;          // an output of another run is replaced
+    int dry_run, json;  // only say what would be done; as JSON
+    int no_report;      // only the stages: no measurements, no report
+};
+
+// On success *last (NULL: not wanted) is the path of the last stage's first product; the caller frees.
+int runner_run(const struct recipe *r, const struct runner_options *o, char **last, struct error *err);
+
+// ---- for the runner and its variants ----
+
+struct chain { // what one recipe's stages left; lifetime: the report
+    struct json *stages, *rows;     // facts
+    struct json *stage_times, *row_speeds; // measured, in the same order
+    char *last_product;             // path of the last stage's first product
+    struct row_source *last;        // the row of the last stage that changes the model, else of the last product
+};
+
+// shared: stage folders are OUT/stages/TYPE-HASH. measure: make rows.
+int chain_run(struct run *run, const struct recipe *r, int shared, int measure, struct chain *c, struct error *err);
+void chain_release(struct chain *c);
+// All variants for all their seeds; fills report's "variants" and "comparisons".
+int variants_run(struct run *run, struct json *report, struct error *err);
+int variants_check(const struct recipe *r, struct error *err);
+
+#endif

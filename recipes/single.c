@@ -1,0 +1,139 @@
+// single.c: see single.h.
+//
+// The work is done in OUTPUT.run, a run's folder like any other, so an interrupted command goes on when it is given again; then
+// the product is renamed to OUTPUT and the rest removed. OUTPUT is there whole or not at all.
+#include "recipes/single.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/file.h"
+#include "recipes/runner.h"
+
+#define AT(field) offsetof(struct single_options, field)
+#define OUTPUT_ROW(help) {"output", OPTION_STRING, AT(output), NULL, 0, 0, NULL, "PATH", help}
+#define FORCE_ROW {"force", OPTION_BOOL, AT(force), "false", 0, 0, NULL, NULL, "replace an output that is there"}
+const struct option single_option_table[] = {
+    OUTPUT_ROW("folder of the new model"),
+    {"data", OPTION_LIST, AT(data), NULL, 0, 0, NULL, "FILE", "text to learn from: .txt or .jsonl, may be gzipped (may be repeated)"},
+    {"eval", OPTION_LIST, AT(eval), NULL, 0, 0, NULL, "FILE", "held-out text, for --eval-every and --keep-best (may be repeated)"},
+    {"seq_len", OPTION_INT, AT(seq_len), "256", 2, 1 << 20, NULL, "N", "tokens in a window"},
+    {"eval_tokens", OPTION_INT, AT(eval_tokens), "50000", 1, 1e12, NULL, "N", "tokens of a held-out measurement"},
+    {"seed", OPTION_INT, AT(seed), "1", 0, 1e15, NULL, "N", "decides all random choices"},
+    {"precision", OPTION_CHOICE, AT(precision), "f32", 0, 0, "f32|bf16", NULL, "operands of products"},
+    FORCE_ROW,
+    COMMON_ROWS,
+    {.name = NULL}};
+const struct option file_option_table[] = {OUTPUT_ROW("what to write"), FORCE_ROW, COMMON_ROWS, {.name = NULL}};
+
+static struct json *list_json(const struct option_list *list)
+{
+    struct json *o = json_array();
+    for (size_t i = 0; i < list->count; i++) {
+        char *path = path_absolute(list->item[i]);
+        json_push(o, json_from_string(path));
+        free(path);
+    }
+    return o;
+}
+
+// The name of OUTPUT without folder and ending.
+static char *output_name(const char *output)
+{
+    const char *base = path_base(output);
+    size_t n = strlen(base);
+    return xasprintf("%.*s", (int)(path_ends_with(base, ".gguf") ? n - 5 : n), base);
+}
+
+static struct json *make_recipe(const struct call *call, const struct stage_type *type, const void *stage_options, const char *output)
+{
+    const struct single_options *s = call->shared;
+    struct json *o = json_object(), *data = json_object(), *stages = json_array(), *stage = json_object();
+    char *model = path_absolute(call->words[0]), *name = output_name(output);
+    json_set_string(o, "name", name);
+    json_set_string(o, "model", model);
+    if (call->command->shared_table == single_option_table) {
+        json_set(data, "train", list_json(&s->data));
+        json_set(data, "eval", list_json(&s->eval));
+        json_set_number(data, "seq_len", (double)s->seq_len);
+        json_set_number(data, "eval_tokens", (double)s->eval_tokens);
+        json_set_number(o, "seed", (double)s->seed);
+        json_set_string(o, "precision", s->precision == PRECISION_BF16 ? "bf16" : "f32");
+    } else {
+        json_set_number(data, "seq_len", 2); // nothing reads text here; any model's context has room for it
+    }
+    struct json *options = options_json(type->table, stage_options);
+    const char *teacher = json_string(json_get(options, "teacher"));
+    if (teacher) {
+        char *path = path_absolute(teacher);
+        json_set_string(options, "teacher", path);
+        free(path);
+    }
+    json_set(stage, type->name, options);
+    json_push(stages, stage);
+    json_set(o, "data", data);
+    json_set(o, "stages", stages);
+    free(model);
+    free(name);
+    return o;
+}
+
+// What stands at the output may be replaced: a file, or a folder that holds a model and nothing that looks like more.
+static int check_output(const char *output, int force, struct error *err)
+{
+    if (!file_exists(output))
+        return 0;
+    if (!force)
+        return error_set(err, "%s: is there already; --force replaces it", output);
+    if (!file_is_directory(output))
+        return 0;
+    char *config = path_join(output, "config.json");
+    int is_model = file_exists(config);
+    free(config);
+    return is_model ? 0 : error_set(err, "%s: this folder holds no model, so it is not replaced; name another output", output);
+}
+
+static int move_product(const char *product, const char *output, const char *work, struct error *err)
+{
+    char *inputs = path_join(product, "INPUTS");
+    if (file_is_directory(product))
+        remove(inputs);
+    free(inputs);
+    if (file_is_directory(output))
+        TRY(directory_remove(output, err));
+    if (rename(product, output) < 0)
+        return error_set(err, "%s: cannot be moved to %s (%m); it stays where it is", product, output);
+    return directory_remove(work, err);
+}
+
+int single_run(const struct call *call, const struct stage_type *type, const void *stage_options, struct error *err)
+{
+    const struct single_options *s = call->shared;
+    if (!s->output) {
+        error_set(err, "-o is missing: what to write; usage: pdq %s %s", call->command->name, call->command->arguments);
+        return EXIT_USAGE;
+    }
+    size_t n = strlen(s->output);
+    char *output = xasprintf("%.*s", (int)(n > 1 && s->output[n - 1] == '/' ? n - 1 : n), s->output);
+    char *work = xasprintf("%s.run", output), *where = xasprintf("pdq %s", call->command->name), *product = NULL;
+    struct json *o = make_recipe(call, type, stage_options, output);
+    struct recipe recipe = {0};
+    struct runner_options options = {.out = work, .force = s->force, .no_report = 1};
+    int status = check_output(output, s->force, err);
+    if (status == 0)
+        status = recipe_from_json(&recipe, o, where, ".", NULL, err);
+    if (status == 0)
+        status = runner_run(&recipe, &options, &product, err);
+    if (status == 0)
+        status = move_product(product, output, work, err);
+    if (status == 0)
+        puts(output);
+    recipe_release(&recipe);
+    json_free(o);
+    free(output);
+    free(work);
+    free(where);
+    free(product);
+    return status < 0 ? EXIT_FAILED : EXIT_FINE;
+}

@@ -1,0 +1,125 @@
+// stage.c: the table of stage types and what they share.
+#include "recipes/stage.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/file.h"
+#include "common/eval/evaluate.h"
+#include "common/model/save.h"
+#include "recipes/inputs.h"
+
+const struct stage_type *const stage_types[] = {&stage_prune, &stage_distill, &stage_train, &stage_quantize, &stage_export,
+                                                NULL};
+
+int stage_open_input(const struct stage_run *s, struct opened *o, struct error *err)
+{
+    if (opened_open(o, s->input, err) < 0)
+        return error_prefix(err, "stage %d (%s)", s->index, s->stage->type->name);
+    return 0;
+}
+
+void stage_add_product(struct stage_run *s, const char *name, const char *path)
+{
+    struct json *list = json_get(s->facts, "products");
+    if (!list) {
+        json_set(s->facts, "products", json_array());
+        list = json_get(s->facts, "products");
+    }
+    struct json *product = json_object();
+    json_set_string(product, "name", name);
+    json_set_string(product, "path", path);
+    json_push(list, product);
+}
+
+struct json *stage_provenance(const struct stage_run *s)
+{
+    struct json *o = json_object(), *stages = json_array();
+    json_set_string(o, "version", PDQ_VERSION);
+    json_set_string(o, "recipe", s->recipe->name);
+    json_set_string(o, "model", s->recipe->model);
+    json_set_string(o, "model_hash", s->run->parent_hash);
+    if (s->run->inputs->train.data.n_token)
+        json_set_string(o, "text_hash", s->run->inputs->train.hash);
+    json_set_number(o, "seed", (double)s->recipe->seed);
+    for (int i = 0; i <= s->index; i++) {
+        const struct stage *stage = &s->recipe->stage[i];
+        if (i < s->index && stage->type->keeps_model)
+            continue; // this file did not come through it
+        struct json *one = json_object();
+        json_set(one, stage->type->name, options_json(stage->type->table, stage->options));
+        json_push(stages, one);
+    }
+    json_set(o, "stages", stages);
+    json_set_string(o, "inputs_hash", s->hash);
+    return o;
+}
+
+int stage_save(const struct stage_run *s, const struct model *m, const char *folder, enum dtype dtype, int64_t shard_bytes,
+               struct error *err)
+{
+    struct json *provenance = stage_provenance(s);
+    struct save_options options = {
+        .dtype = dtype, .shard_bytes = shard_bytes, .carry_from = s->input, .provenance = provenance};
+    int result = model_save(m, folder, &options, err);
+    json_free(provenance);
+    return result;
+}
+
+static int held_out_loss(void *context, double *loss, struct error *err)
+{
+    const struct held_out *h = context;
+    const struct stage_run *s = h->stage;
+    struct eval_options options = {.protocol = EVAL_WINDOWS,
+                                   .seq_len = s->recipe->data.seq_len,
+                                   .tokens = s->recipe->data.eval_tokens,
+                                   .precision = PRECISION_F32,
+                                   .quiet = 1};
+    struct eval_result r;
+    TRY(evaluate(&r, h->model, NULL, &s->run->inputs->eval.data, s->run->parent.tokenizer, &options, err));
+    *loss = r.nll;
+    eval_result_release(&r);
+    return 0;
+}
+
+int stage_trainer(const struct stage_run *s, struct trainer *t, struct model *m, const struct train_options *options,
+                  const char *title, const char *folder, struct held_out *held_out, struct error *err)
+{
+    const struct inputs *in = s->run->inputs;
+    int has_eval = in->eval.data.n_token > 0;
+    if ((options->eval_every > 0 || options->keep_best) && !has_eval)
+        return error_set(err, "%s: stages[%d].%s: \"eval_every\" and \"keep_best\" need held-out text: give data.eval",
+                         s->recipe->where, s->index, s->stage->type->name);
+    *held_out = (struct held_out){.stage = s, .model = m};
+    *t = (struct trainer){.model = m,
+                          .data = &in->train.data,
+                          .seq_len = s->recipe->data.seq_len,
+                          .seed = (uint64_t)s->recipe->seed,
+                          .precision = (enum precision)s->recipe->precision,
+                          .options = *options,
+                          .title = title,
+                          .folder = folder,
+                          .identity = s->hash,
+                          .held_out = has_eval ? held_out_loss : NULL,
+                          .held_out_context = held_out};
+    return 0;
+}
+
+void stage_add_training(struct stage_run *s, const struct train_result *r, const char *curve)
+{
+    struct json *list = json_get(s->facts, "trainings");
+    if (!list) {
+        json_set(s->facts, "trainings", json_array());
+        list = json_get(s->facts, "trainings");
+    }
+    struct json *o = json_object();
+    json_set_string(o, "curve", curve);
+    json_set_number(o, "steps", (double)r->steps);
+    json_set_number(o, "tokens", (double)r->tokens);
+    json_set_number(o, "first_loss", r->first_loss);
+    json_set_number(o, "last_loss", r->last_loss);
+    json_set_number(o, "best_held_out", r->best_held_out);
+    json_push(list, o);
+    json_set_number(s->measured, "training_seconds", json_number(json_get(s->measured, "training_seconds")) + r->seconds);
+    json_set_number(s->measured, "tokens_per_second", r->tokens_per_second);
+}

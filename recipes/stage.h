@@ -1,0 +1,107 @@
+// stage.h: what a stage of a recipe is, and what it is given when it runs.
+//
+// To add a type: a file stage_<name>.c with its option table, validate, forecast and run, and one row in stage_types (stage.c).
+#ifndef PDQ_STAGE_H
+#define PDQ_STAGE_H
+
+#include "common/tensor/dtype.h"
+#include "common/train/trainer.h"
+#include "recipes/open_model.h"
+#include "recipes/recipe.h"
+
+struct inputs;
+
+struct run { // lifetime: one run
+    const struct recipe *recipe;
+    char *out;             // folder of the run
+    int lock;              // descriptor of the lock file
+    struct opened parent;  // the recipe's model
+    int parent_is_shape;   // it has no weights yet
+    char parent_hash[HASH_TEXT];
+    struct inputs *inputs; // texts
+};
+
+struct stage_run { // lifetime: one stage of one run
+    struct run *run;
+    const struct recipe *recipe; // the run's, or the variant's at hand
+    const struct stage *stage;
+    int index;
+    const char *input;     // folder of the model to start from
+    const char *folder;    // the stage's own; it exists
+    const char *hash;      // of all that goes in
+    struct json *facts;    // reproducible bit for bit
+    struct json *measured; // times, speeds, memory
+};
+
+struct forecast { // what a stage will do, need and leave
+    const struct recipe *recipe;
+    int index;
+    const struct config *parent;
+    const struct tokenizer *tokenizer;
+    struct config in, out; // shapes before and after, owned; out begins as a copy of in
+    char what[640];
+    double flops;
+    int64_t memory, disk;  // bytes, at the peak and left behind
+};
+
+struct stage_type {
+    const char *name;
+    const struct option *table;
+    size_t size;     // of its options struct
+    int keeps_model; // what it writes is for use elsewhere: the next stage starts from this one's input
+    int (*needs_text)(const struct stage *s);                    // training text; NULL: no
+    const char *(*teacher)(const struct stage *s);               // a second model's path, or NULL; NULL: never
+    // Checks what one option row cannot; fills defaults that depend on other stages. NULL: nothing. where: for messages.
+    int (*validate)(struct recipe *r, int index, const char *where, struct error *err);
+    int (*forecast)(struct forecast *f, struct error *err);
+    int (*run)(struct stage_run *s, struct error *err);
+};
+extern const struct stage_type *const stage_types[]; // ends with NULL
+extern const struct stage_type stage_prune, stage_distill, stage_train, stage_quantize, stage_export;
+
+struct quantize_options {
+    char *type;
+    int pure, allow_fallback, padded;
+};
+enum { FORMAT_HF, FORMAT_GGUF, FORMAT_BOTH };
+struct export_options {
+    int format, dtype, padded; // dtype: enum dtype
+    int64_t shard_bytes;
+};
+extern const struct option stage_quantize_table[], stage_export_table[];
+
+// Opens the stage's input; the message says which stage wanted it.
+int stage_open_input(const struct stage_run *s, struct opened *o, struct error *err);
+// Declares a file or folder, relative to the stage's folder ("." is the folder itself), as a product: a row of the report.
+void stage_add_product(struct stage_run *s, const char *name, const char *path);
+// Saves m as a Hugging Face folder in f32 (or as options say) with the tokenizer files of the stage's input.
+int stage_save(const struct stage_run *s, const struct model *m, const char *folder, enum dtype dtype, int64_t shard_bytes,
+               struct error *err);
+// Where the product came from: version, recipe, seed, hashes. The caller frees.
+struct json *stage_provenance(const struct stage_run *s);
+// Fills everything of a trainer but loss, context and the model's weights. held_out lives as long as the trainer.
+struct held_out {
+    const struct stage_run *stage;
+    struct model *model;
+};
+int stage_trainer(const struct stage_run *s, struct trainer *t, struct model *m, const struct train_options *options,
+                  const char *title, const char *folder, struct held_out *held_out, struct error *err);
+// What the training left behind, for the report. curve: its run.jsonl, relative to the stage's folder.
+void stage_add_training(struct stage_run *s, const struct train_result *r, const char *curve);
+struct distill_options;
+// The student learns from the options' teacher, or the parent; weights end in student. folder: snapshots and run.jsonl.
+int stage_distill_model(struct stage_run *s, const struct distill_options *o, struct model *student, const char *title,
+                        const char *folder, struct train_result *result, struct error *err);
+const char *stage_quantize_type(const struct stage *s);
+struct gguf_export_options;
+// Adds what a GGUF file of the input's shape takes; fails where it cannot be written.
+int forecast_gguf(struct forecast *f, const struct gguf_export_options *options, struct error *err);
+// Bytes that a training step needs beside the models (activations, gradients, moments, the output head's chunks), and its FLOPs.
+struct step_cost {
+    double flops;
+    int64_t memory;
+};
+struct step_cost step_cost(const struct config *student, const struct config *teacher, const struct train_options *o,
+                           int64_t seq_len);
+
+#endif

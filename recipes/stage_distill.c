@@ -1,0 +1,107 @@
+// stage_distill.c: a smaller model learns from a larger one, by default from the recipe's own before pruning.
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/file.h"
+#include "distill/distill.h"
+#include "recipes/inputs.h"
+#include "recipes/stage.h"
+
+static int needs_text(const struct stage *s)
+{
+    (void)s;
+    return 1;
+}
+
+static const char *teacher_path(const struct stage *s) { return ((const struct distill_options *)s->options)->teacher; }
+
+static int validate(struct recipe *r, int index, const char *where, struct error *err)
+{
+    const struct distill_options *o = r->stage[index].options;
+    return train_check(&o->train, where, err);
+}
+
+// The teacher's shape: the named one's, or the parent's.
+static int teacher_shape(const struct forecast *f, const char *named, struct config *c, struct error *err)
+{
+    if (!named) {
+        config_copy(c, f->parent);
+        return 0;
+    }
+    char *path = recipe_path(f->recipe, named);
+    int result = shape_read(c, path, err);
+    free(path);
+    return result;
+}
+
+static int forecast(struct forecast *f, struct error *err)
+{
+    const struct distill_options *o = f->recipe->stage[f->index].options;
+    struct config teacher = {0};
+    TRY(teacher_shape(f, o->teacher, &teacher, err));
+    int result = distill_check(o, &f->in, &teacher, err);
+    if (result < 0)
+        error_prefix(err, "%s: stages[%d].distill", f->recipe->where, f->index);
+    int64_t seq_len = f->recipe->data.seq_len, steps = train_steps(&o->train, seq_len);
+    struct step_cost cost = step_cost(&f->in, &teacher, &o->train, seq_len);
+    f->flops = cost.flops * (double)steps;
+    f->memory = cost.memory + (o->teacher ? 4 * config_parameters(&teacher) : 0);
+    f->disk = 4 * config_parameters(&f->out);
+    snprintf(f->what, sizeof f->what, "learn from %s on %ld tokens in %ld steps", o->teacher ? o->teacher : "the parent",
+             (long)(steps * o->train.batch * o->train.accumulate * seq_len), (long)steps);
+    config_release(&teacher);
+    return result;
+}
+
+int stage_distill_model(struct stage_run *s, const struct distill_options *o, struct model *student, const char *title,
+                        const char *folder, struct train_result *result, struct error *err)
+{
+    struct opened other = {0};
+    struct model *teacher = s->run->parent.model;
+    struct trainer trainer;
+    struct held_out held_out;
+    if (o->teacher) {
+        char *path = recipe_path(s->recipe, o->teacher);
+        int opened = opened_open(&other, path, err);
+        free(path);
+        if (opened < 0)
+            return error_prefix(err, "the teacher");
+        teacher = other.model;
+    } else if (s->run->parent_is_shape) {
+        return error_set(err, "%s: the recipe's model has no weights to learn from; name a \"teacher\"", s->recipe->where);
+    }
+    int status = distill_check(o, &student->config, &teacher->config, err);
+    if (status == 0)
+        status = stage_trainer(s, &trainer, student, &o->train, title, folder, &held_out, err);
+    if (status == 0)
+        status = distill_run(&trainer, teacher, o, result, err);
+    opened_release(&other);
+    return status;
+}
+
+static int run(struct stage_run *s, struct error *err)
+{
+    struct opened in;
+    struct train_result result;
+    TRY(stage_open_input(s, &in, err));
+    int status = stage_distill_model(s, s->stage->options, in.model, "distill", s->folder, &result, err);
+    if (status == 0)
+        status = stage_save(s, in.model, s->folder, DTYPE_F32, 0, err);
+    if (status == 0) {
+        trainer_drop_snapshot(s->folder);
+        stage_add_training(s, &result, "run.jsonl");
+        stage_add_product(s, "recovered", ".");
+    }
+    opened_release(&in);
+    return status;
+}
+
+const struct stage_type stage_distill = {.name = "distill",
+                                         .table = distill_option_table,
+                                         .size = sizeof(struct distill_options),
+                                         .needs_text = needs_text,
+                                         .teacher = teacher_path,
+                                         .validate = validate,
+                                         .forecast = forecast,
+                                         .run = run};

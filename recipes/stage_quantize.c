@@ -1,0 +1,105 @@
+// stage_quantize.c: the model as a GGUF file of a given type or mix.
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/file.h"
+#include "quant/gguf_export.h"
+#include "recipes/stage.h"
+
+#define ROW(name, kind, field) name, kind, offsetof(struct quantize_options, field)
+const struct option stage_quantize_table[] = {
+    {ROW("type", OPTION_STRING, type), "Q8_0", 0, 0, NULL, "TYPE",
+     "F32, F16, BF16, Q8_0, Q4_0, Q6_K, or Q4_K (llama.cpp's Q4_K_M mix)"},
+    {ROW("pure", OPTION_BOOL, pure), "false", 0, 0, NULL, NULL, "give every matrix the bare type, no mix"},
+    {ROW("allow_fallback", OPTION_BOOL, allow_fallback), "false", 0, 0, NULL, NULL,
+     "give a matrix whose rows do not fit the type's blocks a larger type, and say so"},
+    {ROW("padded", OPTION_BOOL, padded), "false", 0, 0, NULL, NULL,
+     "fill removed heads and channels with zeros where readers need the full shape"},
+    {.name = NULL}};
+#undef ROW
+
+const char *stage_quantize_type(const struct stage *s) { return ((const struct quantize_options *)s->options)->type; }
+
+static struct gguf_export_options export_options(const struct quantize_options *o)
+{
+    return (struct gguf_export_options){
+        .type = o->type, .pure = o->pure, .allow_fallback = o->allow_fallback, .padded = o->padded};
+}
+
+static int validate(struct recipe *r, int index, const char *where, struct error *err)
+{
+    struct quantize_options *o = r->stage[index].options;
+    char *wanted = strcmp(o->type, "Q4_K_M") == 0 ? xstrdup("Q4_K") : NULL; // llama.cpp's name of the same mix
+    if (wanted) {
+        free(o->type);
+        o->type = wanted;
+    }
+    if (!block_format_find(o->type)) {
+        static const char *const names[] = {"F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q6_K", NULL};
+        const char *near = nearest_name(o->type, names);
+        return error_set(err, "%s: \"type\": found \"%s\", expected F32, F16, BF16, Q8_0, Q4_0, Q4_K or Q6_K%s%s%s", where, o->type,
+                         near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
+    }
+    return 0;
+}
+
+int forecast_gguf(struct forecast *f, const struct gguf_export_options *options, struct error *err)
+{
+    struct model *shape = model_new(&f->in, 0);
+    struct gguf_plan plan;
+    int result = gguf_plan_make(&plan, shape, f->tokenizer, options, err);
+    if (result == 0) {
+        size_t used = strlen(f->what);
+        f->disk += plan.file_bytes;
+        snprintf(f->what + used, sizeof f->what - used, "GGUF %s, architecture %s", options->type, plan.architecture);
+        used = strlen(f->what);
+        if (plan.n_fallback)
+            snprintf(f->what + used, sizeof f->what - used, "; %ld tensors in a larger type", (long)plan.n_fallback);
+        used = strlen(f->what);
+        if (plan.padding_bytes)
+            snprintf(f->what + used, sizeof f->what - used, "; %ld bytes of zeros for the full shape", (long)plan.padding_bytes);
+        gguf_plan_release(&plan);
+    } else {
+        error_prefix(err, "%s: stages[%d].%s", f->recipe->where, f->index, f->recipe->stage[f->index].type->name);
+    }
+    model_free(shape);
+    return result;
+}
+
+static int forecast(struct forecast *f, struct error *err)
+{
+    struct gguf_export_options options = export_options(f->recipe->stage[f->index].options);
+    TRY(forecast_gguf(f, &options, err));
+    f->flops = 60 * (double)config_parameters(&f->in); // the encoders' searches, about
+    f->memory = 5 * config_parameters(&f->in);         // the model, and the piece at hand
+    return 0;
+}
+
+static int run(struct stage_run *s, struct error *err)
+{
+    const struct quantize_options *o = s->stage->options;
+    struct opened in;
+    TRY(stage_open_input(s, &in, err));
+    char *name = xasprintf("%s-%s.gguf", s->recipe->name, o->type), *path = path_join(s->folder, name);
+    struct json *provenance = stage_provenance(s);
+    struct gguf_export_options options = export_options(o);
+    options.provenance = provenance;
+    options.name = s->recipe->name;
+    int status = gguf_export(in.model, in.tokenizer, path, &options, err);
+    if (status == 0)
+        stage_add_product(s, o->type, name);
+    json_free(provenance);
+    free(name);
+    free(path);
+    opened_release(&in);
+    return status;
+}
+
+const struct stage_type stage_quantize = {.name = "quantize",
+                                          .table = stage_quantize_table,
+                                          .size = sizeof(struct quantize_options),
+                                          .keeps_model = 1,
+                                          .validate = validate,
+                                          .forecast = forecast,
+                                          .run = run};

@@ -1,0 +1,79 @@
+// stage_train.c: cross-entropy alone: pretraining (with `init`), or the control beside distillation.
+#include <stdio.h>
+#include <string.h>
+
+#include "common/base/timer.h"
+#include "recipes/inputs.h"
+#include "recipes/stage.h"
+
+struct train_stage_options {
+    struct train_options train;
+    int init;
+};
+static const struct option table[] = {
+    TRAIN_OPTION_ROWS(struct train_stage_options, train.),
+    {"init", OPTION_BOOL, offsetof(struct train_stage_options, init), "false", 0, 0, NULL, NULL,
+     "start from fresh random weights of the model's shape (it needs no weights then)"},
+    {.name = NULL}};
+
+static int needs_text(const struct stage *s)
+{
+    (void)s;
+    return 1;
+}
+
+static int validate(struct recipe *r, int index, const char *where, struct error *err)
+{
+    const struct train_stage_options *o = r->stage[index].options;
+    return train_check(&o->train, where, err);
+}
+
+static int forecast(struct forecast *f, struct error *err)
+{
+    (void)err;
+    const struct train_stage_options *o = f->recipe->stage[f->index].options;
+    int64_t seq_len = f->recipe->data.seq_len, steps = train_steps(&o->train, seq_len);
+    struct step_cost cost = step_cost(&f->in, NULL, &o->train, seq_len);
+    f->flops = cost.flops * (double)steps;
+    f->memory = cost.memory;
+    f->disk = 4 * config_parameters(&f->out);
+    snprintf(f->what, sizeof f->what, "cross-entropy%s on %ld tokens in %ld steps",
+             o->init ? " from fresh random weights" : "", (long)(steps * o->train.batch * o->train.accumulate * seq_len),
+             (long)steps);
+    return 0;
+}
+
+static int run(struct stage_run *s, struct error *err)
+{
+    const struct train_stage_options *o = s->stage->options;
+    struct opened in = {0};
+    struct trainer trainer;
+    struct held_out held_out;
+    struct train_result result;
+    int status = -1;
+    if ((o->init ? opened_shape(&in, s->input, err) : stage_open_input(s, &in, err)) < 0)
+        return -1;
+    if (o->init)
+        model_initialise(in.model, (uint64_t)s->recipe->seed);
+    if (stage_trainer(s, &trainer, in.model, &o->train, "train", s->folder, &held_out, err) < 0)
+        goto out;
+    trainer.loss = train_cross_entropy;
+    trainer.context = in.model;
+    if (trainer_run(&trainer, &result, err) < 0 || stage_save(s, in.model, s->folder, DTYPE_F32, 0, err) < 0)
+        goto out;
+    trainer_drop_snapshot(s->folder);
+    stage_add_training(s, &result, "run.jsonl");
+    stage_add_product(s, "trained", ".");
+    status = 0;
+out:
+    opened_release(&in);
+    return status;
+}
+
+const struct stage_type stage_train = {.name = "train",
+                                       .table = table,
+                                       .size = sizeof(struct train_stage_options),
+                                       .needs_text = needs_text,
+                                       .validate = validate,
+                                       .forecast = forecast,
+                                       .run = run};
