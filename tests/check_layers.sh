@@ -9,49 +9,43 @@
 set -u
 self=$(cd "$(dirname "$0")" && pwd)/$(basename "$0")
 
-# The folders that a folder may include, itself not named.
-allowed_from() {
-    local low="common/base common/tensor"
-    local all="$low common/model common/text common/data common/train common/eval"
-    case $1 in
-        common/base) ;;
-        common/tensor) echo common/base ;;
-        common/model | common/text) echo "$low" ;;
-        common/data) echo "$low common/text" ;;
-        common/train | common/eval) echo "$low common/model common/text common/data" ;;
-        prune | distill | quant) echo "$all" ;;
-        recipes | tests | bench) echo "$all prune distill quant recipes bench" ;;
-    esac
-}
-
-layer_of() {
-    case $1 in
-        common/*/*) echo "$1" | cut -d/ -f1,2 ;;
-        */*) echo "${1%%/*}" ;;
-    esac
-}
-
+# One awk over all include lines: a shell loop with a process per line takes half a minute on a busy machine.
 check_includes() {
     # shellcheck disable=SC2086 # a list of files
-    grep -HnoE '^[[:space:]]*#[[:space:]]*include[[:space:]]*"[^"]+"' $1 | while IFS=: read -r file line directive; do
-        included=${directive#*\"}
-        included=${included%\"}
-        case $included in
-            */*) ;;
-            *) case $file in # beside the file: only within tests and bench
-                   tests/* | bench/*) continue ;;
-                   *) echo "$file:$line: \"$included\": write the path from the root"; continue ;;
-               esac ;;
-        esac
-        [ -f "$included" ] || { echo "$file:$line: \"$included\" is no file"; continue; }
-        from=$(layer_of "$file")
-        to=$(layer_of "$included")
-        [ "$from" = "$to" ] && continue
-        case " $(allowed_from "$from") " in
-            *" $to "*) ;;
-            *) echo "$file:$line: $from must not include $to (\"$included\")" ;;
-        esac
-    done
+    grep -HnoE '^[[:space:]]*#[[:space:]]*include[[:space:]]*"[^"]+"' $1 | sources="$1" awk '
+        function layer_of(path,   part, n) {
+            n = split(path, part, "/")
+            return n < 2 ? "" : part[1] == "common" && n > 2 ? part[1] "/" part[2] : part[1]
+        }
+        BEGIN {
+            n = split(ENVIRON["sources"], list, "\n")
+            for (i = 1; i <= n; i++)
+                exists[list[i]] = 1
+            low = " common/base common/tensor "
+            all = low "common/model common/text common/data common/train common/eval "
+            allowed["common/tensor"] = " common/base "
+            allowed["common/model"] = allowed["common/text"] = low
+            allowed["common/data"] = low "common/text "
+            allowed["common/train"] = allowed["common/eval"] = low "common/model common/text common/data "
+            allowed["prune"] = allowed["distill"] = allowed["quant"] = all
+            allowed["recipes"] = allowed["tests"] = allowed["bench"] = all "prune distill quant recipes bench "
+        }
+        {
+            split($0, part, ":")
+            file = part[1]
+            split($0, quoted, "\"")
+            included = quoted[2]
+            from = layer_of(file)
+            to = layer_of(included)
+            where = file ":" part[2] ": "
+            if (to == "") { # beside the file: only within tests and bench
+                if (from != "tests" && from != "bench")
+                    print where "\"" included "\": write the path from the root"
+            } else if (!(included in exists))
+                print where "\"" included "\" is no file"
+            else if (from != to && index(allowed[from], " " to " ") == 0)
+                print where from " must not include " to " (\"" included "\")"
+        }'
 }
 
 # one_user HEADER_PATTERN SOURCES FILES...: only the named files, and tests, may include what matches.
