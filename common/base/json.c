@@ -124,6 +124,8 @@ struct json *json_read(const char *path, struct error *err) {
 void json_free(struct json *root) { cJSON_Delete(inner(root)); }
 
 enum json_kind json_kind(const struct json *v) {
+    if (!v)
+        return JSON_NULL;
     switch (inner(v)->type & 0xFF) {
     case cJSON_True:
     case cJSON_False: return JSON_BOOL;
@@ -146,13 +148,13 @@ struct json *json_get(const struct json *object, const char *key) {
     return outer(cJSON_GetObjectItemCaseSensitive(inner(object), key));
 }
 
-struct json *json_first(const struct json *container) { return outer(inner(container)->child); }
+struct json *json_first(const struct json *container) { return container ? outer(inner(container)->child) : NULL; }
 struct json *json_next(const struct json *item) { return outer(inner(item)->next); }
 const char *json_key(const struct json *item) { return inner(item)->string; }
 
 int64_t json_count(const struct json *container) {
     int64_t n = 0;
-    for (const cJSON *item = inner(container)->child; item; item = item->next)
+    for (const struct json *item = json_first(container); item; item = json_next(item))
         n++;
     return n;
 }

@@ -21,6 +21,7 @@ struct json *json_parse(const char *text, size_t len, const char *where, int com
 struct json *json_read(const char *path, struct error *err);
 void json_free(struct json *root); // NULL is fine
 
+// All of these take NULL, what json_get gives for an absent member, for null.
 enum json_kind json_kind(const struct json *v);
 const char *json_kind_name(enum json_kind kind); // "a number", "an object", ...
 struct json *json_get(const struct json *object, const char *key); // NULL: absent (or not an object)
