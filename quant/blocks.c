@@ -1,7 +1,8 @@
 // blocks.c: decode and row products of every type, encoders of the simple ones, and the table.
 //
-// Q8_0 and Q4_0 round exactly as llama.cpp's reference code does, so that files can be compared byte for byte; this file is compiled
-// without contraction of a * b + c for that reason. The products may use fused multiply-adds: they say so.
+// Q8_0 and Q4_0 round exactly as llama.cpp's reference code does, so that files can be compared byte for byte; this
+// file is compiled without contraction of a * b + c for that reason. The products may use fused multiply-adds: they
+// say so.
 #include "quant/blocks.h"
 
 #include <immintrin.h>
@@ -73,7 +74,8 @@ static float f16_dot(const void *row, const float *x, int64_t n)
     __m256 sum = _mm256_setzero_ps();
     int64_t i = 0;
     for (; i + 8 <= n; i += 8)
-        sum = _mm256_fmadd_ps(_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(w + i))), _mm256_loadu_ps(x + i), sum);
+        sum =
+            _mm256_fmadd_ps(_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(w + i))), _mm256_loadu_ps(x + i), sum);
     float rest = 0;
     for (; i < n; i++)
         rest += f16_to_f32(w[i]) * x[i];
@@ -137,7 +139,8 @@ static float q8_0_dot(const void *row, const float *x, int64_t n)
     return sum8(sum);
 }
 
-// Q4_0, 18 bytes: f16 d, 16 bytes; the low half of byte j is value j, the high half value j + 16. value = d * (q - 8).
+// Q4_0, 18 bytes: f16 d, 16 bytes; the low half of byte j is value j, the high half value j + 16.
+// value = d * (q - 8).
 
 static void q4_0_encode(const float *from, void *to, int64_t n)
 {
@@ -240,8 +243,9 @@ static float q4_k_dot(const void *row, const float *x, int64_t n)
     return sum8(_mm256_add_ps(even, odd));
 }
 
-// Q6_K: each half of 128 values has 64 bytes of low and 32 bytes of high bits. Quarter r (32 values) of a half takes its low bits from
-// bytes 32 (r % 2) .., low halves for r < 2, high halves above; its high bits are bits 2 r, 2 r + 1 of the 32 bytes.
+// Q6_K: each half of 128 values has 64 bytes of low and 32 bytes of high bits. Quarter r (32 values) of a half takes
+// its low bits from bytes 32 (r % 2) .., low halves for r < 2, high halves above; its high bits are bits 2 r, 2 r + 1
+// of the 32 bytes.
 
 static void q6_k_decode(const void *from, float *to, int64_t n)
 {
@@ -273,8 +277,8 @@ static float q6_k_dot(const void *row, const float *x, int64_t n)
             const __m128i packed = _mm_loadu_si128((const __m128i *)(b + 64 * half + 32 * (r % 2) + l));
             const __m128i top = _mm_loadu_si128((const __m128i *)(b + 128 + 32 * half + l));
             const __m128i low = _mm_and_si128(r < 2 ? packed : _mm_srli_epi16(packed, 4), low_mask);
-            const __m128i high = _mm_and_si128(_mm_sll_epi16(_mm_srl_epi16(top, _mm_cvtsi32_si128(2 * r)), _mm_cvtsi32_si128(4)),
-                                               high_mask);
+            const __m128i high = _mm_and_si128(
+                _mm_sll_epi16(_mm_srl_epi16(top, _mm_cvtsi32_si128(2 * r)), _mm_cvtsi32_si128(4)), high_mask);
             const __m128i q = _mm_sub_epi8(_mm_or_si128(low, high), offset);
             const __m256 part = dot16_i8(q, x + i + 16 * s, _mm256_setzero_ps());
             sum[s % 2] = _mm256_fmadd_ps(_mm256_set1_ps(d * scale[s]), part, sum[s % 2]);
@@ -297,10 +301,11 @@ static const struct block_format format_table[] = {
 
 // Types that exist but have no row, so that a refusal can name them.
 static const char *const other_types[] = {
-    [3] = "Q4_1",    [6] = "Q5_0",     [7] = "Q5_1",   [9] = "Q8_1",    [10] = "Q2_K",   [11] = "Q3_K",  [13] = "Q5_K",
-    [15] = "Q8_K",   [16] = "IQ2_XXS", [17] = "IQ2_XS", [18] = "IQ3_XXS", [19] = "IQ1_S", [20] = "IQ4_NL", [21] = "IQ3_S",
-    [22] = "IQ2_S",  [23] = "IQ4_XS",  [24] = "I8",    [25] = "I16",    [26] = "I32",    [27] = "I64",   [28] = "F64",
-    [29] = "IQ1_M",  [34] = "TQ1_0",   [35] = "TQ2_0", [39] = "MXFP4",
+    [3] = "Q4_1",     [6] = "Q5_0",   [7] = "Q5_1",    [9] = "Q8_1",     [10] = "Q2_K",
+    [11] = "Q3_K",    [13] = "Q5_K",  [15] = "Q8_K",   [16] = "IQ2_XXS", [17] = "IQ2_XS",
+    [18] = "IQ3_XXS", [19] = "IQ1_S", [20] = "IQ4_NL", [21] = "IQ3_S",   [22] = "IQ2_S",
+    [23] = "IQ4_XS",  [24] = "I8",    [25] = "I16",    [26] = "I32",     [27] = "I64",
+    [28] = "F64",     [29] = "IQ1_M", [34] = "TQ1_0",  [35] = "TQ2_0",   [39] = "MXFP4",
 };
 
 const struct block_format *block_format_find(const char *name)

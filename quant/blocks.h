@@ -1,10 +1,11 @@
 // blocks.h: the storage types of GGUF tensors, one table row each.
 //
-// A row of a matrix is cut into blocks of `elements` values, each stored in `bytes` bytes, little endian. Rows never share a block,
-// so a row's length must be a multiple of `elements`. Everything here works on one row; callers go parallel over rows, which is why
-// results do not depend on the number of threads.
+// A row of a matrix is cut into blocks of `elements` values, each stored in `bytes` bytes, little endian. Rows never
+// share a block, so a row's length must be a multiple of `elements`. Everything here works on one row; callers go
+// parallel over rows, which is why results do not depend on the number of threads.
 //
-// To add a type: encode, decode and dot for one row, and one row in the table of blocks.c. README.md has the checklist.
+// To add a type: encode, decode and dot for one row, and one row in the table of blocks.c. README.md has the
+// checklist.
 #ifndef PDQ_BLOCKS_H
 #define PDQ_BLOCKS_H
 
@@ -20,9 +21,9 @@ struct block_format {
     float (*dot)(const void *row, const float *x, int64_t n); // decode(row) . x, widened in registers only
 };
 
-const struct block_format *block_format_find(const char *name);      // any case; NULL: none
-const struct block_format *block_format_by_type(uint32_t type);      // NULL: none
-const char *block_type_name(uint32_t type);                          // also of types that pdq does not read; "unknown"
-int64_t block_row_bytes(const struct block_format *f, int64_t n);    // -1: n is not a multiple of the block
+const struct block_format *block_format_find(const char *name);   // any case; NULL: none
+const struct block_format *block_format_by_type(uint32_t type);   // NULL: none
+const char *block_type_name(uint32_t type);                       // also of types that pdq does not read; "unknown"
+int64_t block_row_bytes(const struct block_format *f, int64_t n); // -1: n is not a multiple of the block
 
 #endif

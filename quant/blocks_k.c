@@ -1,9 +1,10 @@
 // blocks_k.c: encoders of Q4_K and Q6_K. The layouts are llama.cpp's; the search for scales is our own.
 //
-// Minimised is the plain squared error of the weights. For each sub-block some widths of the grid are tried, each improved by
-// alternating between rounding and least squares; then the super-block's own scale (and minimum scale) is fitted to the integers by
-// least squares, and every sub-block takes the best of the neighbouring 6- or 8-bit codes under it. The smallest error seen wins.
-// Rounding is to nearest, ties to even; sums run over fixed lanes, so a row always gives the same bytes.
+// Minimised is the plain squared error of the weights. For each sub-block some widths of the grid are tried, each
+// improved by alternating between rounding and least squares; then the super-block's own scale (and minimum scale) is
+// fitted to the integers by least squares, and every sub-block takes the best of the neighbouring 6- or 8-bit codes
+// under it. The smallest error seen wins. Rounding is to nearest, ties to even; sums run over fixed lanes, so a row
+// always gives the same bytes.
 #include "quant/blocks_k.h"
 
 #include <float.h>
@@ -34,14 +35,15 @@ struct sums4 {
 // Integers of the grid scale * q - min nearest to x.
 static __m256 round4(__m256 x, __m256 inverse, __m256 min)
 {
-    const __m256 q = _mm256_round_ps(_mm256_mul_ps(_mm256_add_ps(x, min), inverse),
-                                     _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const __m256 q =
+        _mm256_round_ps(_mm256_mul_ps(_mm256_add_ps(x, min), inverse), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     return _mm256_min_ps(_mm256_max_ps(q, _mm256_setzero_ps()), _mm256_set1_ps(15));
 }
 
 static struct sums4 measure4(const float *x, float scale, float min)
 {
-    const __m256 s = _mm256_set1_ps(scale), m = _mm256_set1_ps(min), inverse = _mm256_set1_ps(scale > 0 ? 1 / scale : 0);
+    const __m256 s = _mm256_set1_ps(scale), m = _mm256_set1_ps(min),
+                 inverse = _mm256_set1_ps(scale > 0 ? 1 / scale : 0);
     __m256 error = _mm256_setzero_ps(), sq = error, sqq = error, sqx = error;
     for (int i = 0; i < SUB4; i += 8) {
         const __m256 v = _mm256_loadu_ps(x + i), q = round4(v, inverse, m);
@@ -56,7 +58,8 @@ static struct sums4 measure4(const float *x, float scale, float min)
 
 static float error4(const float *x, float scale, float min)
 {
-    const __m256 s = _mm256_set1_ps(scale), m = _mm256_set1_ps(min), inverse = _mm256_set1_ps(scale > 0 ? 1 / scale : 0);
+    const __m256 s = _mm256_set1_ps(scale), m = _mm256_set1_ps(min),
+                 inverse = _mm256_set1_ps(scale > 0 ? 1 / scale : 0);
     __m256 error = _mm256_setzero_ps();
     for (int i = 0; i < SUB4; i += 8) {
         const __m256 v = _mm256_loadu_ps(x + i);
@@ -113,7 +116,8 @@ struct codes4 {
     uint8_t scale[N_SUB4], min[N_SUB4];
 };
 
-// Chooses the codes of all sub-blocks under d and d_min, near the wanted scales and minima; returns the squared error.
+// Chooses the codes of all sub-blocks under d and d_min, near the wanted scales and minima; returns the squared
+// error.
 static float choose4(const float *x, const float *scale, const float *min, struct codes4 *c)
 {
     float total = 0;
@@ -197,7 +201,9 @@ void q4_k_encode(const float *from, void *to, int64_t n)
             max_scale = fmaxf(max_scale, scale[j]);
             max_min = fmaxf(max_min, min[j]);
         }
-        struct codes4 now = {.d = f16_to_f32(f32_to_f16(max_scale / 63)), .d_min = f16_to_f32(f32_to_f16(max_min / 63))}, best;
+        struct codes4 now = {.d = f16_to_f32(f32_to_f16(max_scale / 63)),
+                             .d_min = f16_to_f32(f32_to_f16(max_min / 63))},
+                      best;
         float best_error = choose4(x, scale, min, &now);
         best = now;
         for (int round = 0; round < 3; round++) {

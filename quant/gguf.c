@@ -4,11 +4,10 @@
 #include "quant/gguf.h"
 
 #include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_NAME 65535      // bytes of a key
+#define MAX_NAME 65535 // bytes of a key
 #define MAX_TENSOR_NAME 255
 #define MAX_ALIGNMENT 65536
 
@@ -20,8 +19,11 @@ struct cursor {
 
 static int truncated(const struct cursor *c, const char *what, uint64_t need, struct error *err)
 {
-    return error_set(err, "%s: the file ends at byte %" PRIu64 ", inside %s (%" PRIu64 " bytes at offset %" PRIu64 "): it is damaged "
-                     "or was not copied whole", c->path, c->size, what, need, c->at);
+    return error_set(err,
+                     "%s: the file ends at byte %" PRIu64 ", inside %s (%" PRIu64 " bytes at offset %" PRIu64
+                     "): it is damaged "
+                     "or was not copied whole",
+                     c->path, c->size, what, need, c->at);
 }
 
 // The next bytes; NULL when the file has fewer.
@@ -93,7 +95,8 @@ static int take_elements(struct cursor *c, struct gguf_key *k, struct error *err
     const uint64_t bytes = scalar_bytes(k->type);
     if (bytes == 0)
         return error_set(err, "%s: key %s has value type %u%s, which does not exist%s", c->path, k->name, k->type,
-                         k->type == GGUF_ARRAY ? " (an array of arrays)" : "", k->type == GGUF_ARRAY ? " in models" : "");
+                         k->type == GGUF_ARRAY ? " (an array of arrays)" : "",
+                         k->type == GGUF_ARRAY ? " in models" : "");
     if ((uint64_t)k->count > (c->size - c->at) / bytes)
         return truncated(c, k->name, (uint64_t)k->count, err);
     return take(c, (uint64_t)k->count * bytes, k->name, err) ? 0 : -1;
@@ -110,8 +113,8 @@ static int take_key(struct cursor *c, struct gguf_key *k, struct error *err)
         TRY(take_u32(c, &type, k->name, err));
         TRY(take_u64(c, &count, k->name, err));
         if (count > c->size)
-            return error_set(err, "%s: key %s claims %" PRIu64 " elements in a file of %" PRIu64 " bytes", c->path, k->name, count,
-                             c->size);
+            return error_set(err, "%s: key %s claims %" PRIu64 " elements in a file of %" PRIu64 " bytes", c->path,
+                             k->name, count, c->size);
     }
     k->type = type;
     k->count = (int64_t)count;
@@ -125,14 +128,17 @@ static int take_tensor(struct cursor *c, struct gguf_tensor *t, uint64_t *offset
     TRY(take_name(c, &t->name, MAX_TENSOR_NAME, "the name of a tensor", err));
     TRY(take_u32(c, &n_dim, t->name, err));
     if (n_dim < 1 || n_dim > GGUF_DIMS)
-        return error_set(err, "%s: tensor %s has %u dimensions; expected 1 to %d", c->path, t->name, n_dim, GGUF_DIMS);
+        return error_set(err, "%s: tensor %s has %u dimensions; expected 1 to %d", c->path, t->name, n_dim,
+                         GGUF_DIMS);
     t->n_dim = (int)n_dim;
     uint64_t elements = 1;
     for (uint32_t i = 0; i < n_dim; i++) {
         uint64_t dim;
         TRY(take_u64(c, &dim, t->name, err));
         if (dim == 0 || dim > ((uint64_t)1 << 48) / elements)
-            return error_set(err, "%s: tensor %s: dimension %u is %" PRIu64 "; expected at least 1, and at most 2^48 elements in all",
+            return error_set(err,
+                             "%s: tensor %s: dimension %u is %" PRIu64
+                             "; expected at least 1, and at most 2^48 elements in all",
                              c->path, t->name, i, dim);
         elements *= dim;
         t->dim[n_dim - 1 - i] = (int64_t)dim;
@@ -141,12 +147,15 @@ static int take_tensor(struct cursor *c, struct gguf_tensor *t, uint64_t *offset
     TRY(take_u64(c, offset, t->name, err));
     t->format = block_format_by_type(type);
     if (!t->format)
-        return error_set(err, "%s: tensor %s has type %s (%u), which pdq does not read; expected F32, F16, BF16, Q8_0, Q4_0, Q4_K or "
-                         "Q6_K: write the file again with one of them", c->path, t->name, block_type_name(type), type);
+        return error_set(
+            err,
+            "%s: tensor %s has type %s (%u), which pdq does not read; expected F32, F16, BF16, Q8_0, Q4_0, Q4_K or "
+            "Q6_K: write the file again with one of them",
+            c->path, t->name, block_type_name(type), type);
     const int64_t columns = t->dim[n_dim - 1], row = block_row_bytes(t->format, columns);
     if (row < 0)
-        return error_set(err, "%s: tensor %s has rows of %" PRId64 " values; type %s needs a multiple of %" PRId64, c->path, t->name,
-                         columns, t->format->name, t->format->elements);
+        return error_set(err, "%s: tensor %s has rows of %" PRId64 " values; type %s needs a multiple of %" PRId64,
+                         c->path, t->name, columns, t->format->name, t->format->elements);
     t->bytes = (int64_t)elements / columns * row;
     return 0;
 }
@@ -194,7 +203,8 @@ static int check_tensors(const struct gguf *g, struct error *err)
     qsort(sorted, (size_t)g->n_tensor, sizeof *sorted, by_place);
     for (int64_t i = 1; i < g->n_tensor && rc == 0; i++)
         if (sorted[i - 1]->data + sorted[i - 1]->bytes > sorted[i]->data)
-            rc = error_set(err, "%s: the data of tensors %s and %s overlap", g->map.path, sorted[i - 1]->name, sorted[i]->name);
+            rc = error_set(err, "%s: the data of tensors %s and %s overlap", g->map.path, sorted[i - 1]->name,
+                           sorted[i]->name);
     free(sorted);
     return rc;
 }
@@ -206,8 +216,8 @@ static int take_head(struct cursor *c, struct gguf *g, struct error *err)
     if (!magic)
         return -1;
     if (memcmp(magic, "GGUF", 4) != 0)
-        return error_set(err, "%s: not a GGUF file: it begins with bytes %02x %02x %02x %02x; expected \"GGUF\"", c->path, magic[0],
-                         magic[1], magic[2], magic[3]);
+        return error_set(err, "%s: not a GGUF file: it begins with bytes %02x %02x %02x %02x; expected \"GGUF\"",
+                         c->path, magic[0], magic[1], magic[2], magic[3]);
     TRY(take_u32(c, &g->version, "the version", err));
     if (g->version != 2 && g->version != 3)
         return error_set(err, "%s: GGUF version %u is not supported%s; expected 2 or 3", c->path, g->version,
@@ -218,7 +228,9 @@ static int take_head(struct cursor *c, struct gguf *g, struct error *err)
     // without this check it would be memory.
     const uint64_t rest = c->size - c->at;
     if (n_key > rest / 14 || n_tensor > rest / 33)
-        return error_set(err, "%s: %" PRIu64 " keys and %" PRIu64 " tensors cannot stand in %" PRIu64 " bytes: the file is damaged",
+        return error_set(err,
+                         "%s: %" PRIu64 " keys and %" PRIu64 " tensors cannot stand in %" PRIu64
+                         " bytes: the file is damaged",
                          c->path, n_key, n_tensor, rest);
     g->key = xcalloc((size_t)n_key + 1, sizeof *g->key, "GGUF keys");
     g->tensor = xcalloc((size_t)n_tensor + 1, sizeof *g->tensor, "GGUF tensors");
@@ -234,11 +246,15 @@ static int place_tensors(struct cursor *c, struct gguf *g, const uint64_t *offse
     for (int64_t i = 0; i < g->n_tensor; i++) {
         struct gguf_tensor *t = &g->tensor[i];
         if (offset[i] % (uint64_t)g->alignment)
-            return error_set(err, "%s: tensor %s begins at offset %" PRIu64 "; expected a multiple of the alignment, %" PRId64, c->path,
-                             t->name, offset[i], g->alignment);
+            return error_set(
+                err, "%s: tensor %s begins at offset %" PRIu64 "; expected a multiple of the alignment, %" PRId64,
+                c->path, t->name, offset[i], g->alignment);
         if (start > c->size || offset[i] > c->size - start || (uint64_t)t->bytes > c->size - start - offset[i])
-            return error_set(err, "%s: tensor %s needs %" PRId64 " bytes at offset %" PRIu64 " of the data, but the file ends at byte %"
-                             PRIu64 ": it is damaged or was not copied whole", c->path, t->name, t->bytes, offset[i], c->size);
+            return error_set(err,
+                             "%s: tensor %s needs %" PRId64 " bytes at offset %" PRIu64
+                             " of the data, but the file ends at byte %" PRIu64
+                             ": it is damaged or was not copied whole",
+                             c->path, t->name, t->bytes, offset[i], c->size);
         t->data = c->data + start + offset[i];
     }
     return check_tensors(g, err);
@@ -342,12 +358,13 @@ double gguf_float_at(const struct gguf_key *k, int64_t i)
 
 static const char *type_name(const struct gguf_key *k)
 {
-    static const char *const names[] = {"U8", "I8", "U16", "I16", "U32", "I32", "F32", "a bool", "a string", "an array", "U64", "I64",
-                                        "F64"};
+    static const char *const names[] = {"U8",     "I8",       "U16",      "I16", "U32", "I32", "F32",
+                                        "a bool", "a string", "an array", "U64", "I64", "F64"};
     return k->is_array ? "an array" : names[k->type];
 }
 
-int gguf_get_int(const struct gguf *g, const char *name, int64_t def, int64_t min, int64_t max, int64_t *out, struct error *err)
+int gguf_get_int(const struct gguf *g, const char *name, int64_t def, int64_t min, int64_t max, int64_t *out,
+                 struct error *err)
 {
     const struct gguf_key *k = gguf_find_key(g, name);
     *out = def;
@@ -357,11 +374,13 @@ int gguf_get_int(const struct gguf *g, const char *name, int64_t def, int64_t mi
         return error_set(err, "%s: key %s is %s; expected a whole number", g->map.path, name, type_name(k));
     *out = gguf_int_at(k, 0);
     if (*out < min || *out > max)
-        return error_set(err, "%s: key %s is %" PRId64 "; expected %" PRId64 " to %" PRId64, g->map.path, name, *out, min, max);
+        return error_set(err, "%s: key %s is %" PRId64 "; expected %" PRId64 " to %" PRId64, g->map.path, name, *out,
+                         min, max);
     return 0;
 }
 
-int gguf_get_float(const struct gguf *g, const char *name, double def, double min, double max, double *out, struct error *err)
+int gguf_get_float(const struct gguf *g, const char *name, double def, double min, double max, double *out,
+                   struct error *err)
 {
     const struct gguf_key *k = gguf_find_key(g, name);
     *out = def;

@@ -1,8 +1,8 @@
 // gguf_export.c: rows of the model to blocks of the file.
 //
-// A row of the file is found backwards: undo the interleaving of rotated rows, undo the padding, then take the row from the tensor's
-// data or through its hook (a mask, or a GGUF file that the model itself runs from). Padding is zero on both sides of every product, so
-// the padded model computes the same.
+// A row of the file is found backwards: undo the interleaving of rotated rows, undo the padding, then take the row
+// from the tensor's data or through its hook (a mask, or a GGUF file that the model itself runs from). Padding is
+// zero on both sides of every product, so the padded model computes the same.
 #include "quant/gguf_export.h"
 
 #include <inttypes.h>
@@ -15,7 +15,8 @@
 
 #define PIECE_BYTES ((int64_t)4 << 20) // of f32 values encoded before they are written
 
-// The model's index for index i of an axis of the file; -1: padding. Heads are padded inside their groups, then by whole groups.
+// The model's index for index i of an axis of the file; -1: padding. Heads are padded inside their groups, then by
+// whole groups.
 static int64_t source_index(const struct gguf_plan *plan, enum axis axis, int layer, int64_t i)
 {
     if (layer < 0 || axis == AXIS_ONE || axis == AXIS_HIDDEN || axis == AXIS_VOCAB)
@@ -123,10 +124,12 @@ static void encode_rows(const struct row_reader *r, int64_t row0, int64_t n, uns
     }
 }
 
-static int write_tensor(struct gguf_plan *plan, const struct gguf_plan_tensor *t, struct progress *progress, struct error *err)
+static int write_tensor(struct gguf_plan *plan, const struct gguf_plan_tensor *t, struct progress *progress,
+                        struct error *err)
 {
     const int64_t rows = t->n_dim == 1 ? 1 : t->dim[0], columns = t->dim[t->n_dim - 1];
-    const int64_t row_bytes = block_row_bytes(t->format, columns), fit = PIECE_BYTES / (columns * 4), piece = fit < 1 ? 1 : fit;
+    const int64_t row_bytes = block_row_bytes(t->format, columns), fit = PIECE_BYTES / (columns * 4),
+                  piece = fit < 1 ? 1 : fit;
     unsigned char *blocks = xmalloc((size_t)(row_bytes * (piece < rows ? piece : rows)), "quantized rows");
     struct row_reader reader;
     reader_init(&reader, plan, t);
@@ -136,9 +139,10 @@ static int write_tensor(struct gguf_plan *plan, const struct gguf_plan_tensor *t
         struct bad_value bad;
         encode_rows(&reader, row, n, blocks, &bad);
         if (bad.row >= 0)
-            rc = error_set(err, "%s: tensor %s: the value at row %" PRId64 ", column %" PRId64 " is %g, which %s cannot hold%s",
-                           plan->writer.file.path, t->name, bad.row, bad.column, (double)bad.value, t->format->name,
-                           isfinite(bad.value) ? "; choose BF16 or F32" : ": the model is broken");
+            rc = error_set(
+                err, "%s: tensor %s: the value at row %" PRId64 ", column %" PRId64 " is %g, which %s cannot hold%s",
+                plan->writer.file.path, t->name, bad.row, bad.column, (double)bad.value, t->format->name,
+                isfinite(bad.value) ? "; choose BF16 or F32" : ": the model is broken");
         else
             rc = gguf_writer_data(&plan->writer, blocks, (size_t)(n * row_bytes), err);
         progress_update(progress, progress->done + n * columns, "%s", t->name);
@@ -176,16 +180,16 @@ static void tell(const struct gguf_plan *plan)
     for (int64_t i = 0; i < plan->n_tensor; i++) {
         const struct gguf_plan_tensor *t = &plan->tensor[i];
         if (t->format != t->wanted)
-            log_warn("%s: rows of %" PRId64 " are no multiple of %s's block of %" PRId64 "; written as %s", t->name, t->dim[1],
-                     t->wanted->name, t->wanted->elements, t->format->name);
+            log_warn("%s: rows of %" PRId64 " are no multiple of %s's block of %" PRId64 "; written as %s", t->name,
+                     t->dim[1], t->wanted->name, t->wanted->elements, t->format->name);
     }
     if (plan->padding_bytes)
         log_info("padding with zero heads and channels costs %.1f MB of %.1f MB", (double)plan->padding_bytes / 1e6,
                  (double)plan->file_bytes / 1e6);
 }
 
-int gguf_export(const struct model *m, const struct tokenizer *t, const char *path, const struct gguf_export_options *o,
-                struct error *err)
+int gguf_export(const struct model *m, const struct tokenizer *t, const char *path,
+                const struct gguf_export_options *o, struct error *err)
 {
     struct gguf_plan plan;
     if (m->gate)
@@ -194,7 +198,8 @@ int gguf_export(const struct model *m, const struct tokenizer *t, const char *pa
     const int64_t room = disk_free(path);
     int rc = 0;
     if (room >= 0 && room < plan.file_bytes)
-        rc = error_set(err, "%s: needs %" PRId64 " bytes, the disk has %" PRId64 " free", path, plan.file_bytes, room);
+        rc =
+            error_set(err, "%s: needs %" PRId64 " bytes, the disk has %" PRId64 " free", path, plan.file_bytes, room);
     tell(&plan);
     if (rc == 0)
         rc = write_all(&plan, path, err);

@@ -1,6 +1,7 @@
 // gguf_export.h: a model as a GGUF file, planned before anything is computed.
 //
-// A type names either a storage type for every matrix (F32, F16, BF16) or a mix: what llama-quantize writes under that name.
+// A type names either a storage type for every matrix (F32, F16, BF16) or a mix: what llama-quantize writes under
+// that name.
 //
 //   Q8_0   every matrix                                  Q6_K   every matrix
 //   Q4_0   the head (output, or the tied embedding) as Q6_K where its rows allow, else Q8_0
@@ -18,7 +19,7 @@
 struct gguf_export_options {
     const char *type;
     int pure, allow_fallback;
-    int padded;                    // fill missing heads and channels with zeros where the reader needs a fixed or uniform shape
+    int padded; // fill missing heads and channels with zeros where the reader needs a fixed or uniform shape
     const struct json *provenance; // kept as JSON text under pdq.provenance; NULL: none
     const char *name;              // general.name; NULL: none
 };
@@ -30,29 +31,30 @@ struct gguf_plan_tensor {
     const struct block_format *wanted; // differs from format where the rows are no multiple of its block
     int rotated;                       // rows are interleaved
     int n_dim;
-    int64_t dim[2], bytes;             // dim: slowest first, padding included
+    int64_t dim[2], bytes; // dim: slowest first, padding included
 };
 
 struct gguf_plan {
-    const char *architecture;     // "llama", "qwen2"
-    const struct model *model;    // not owned
-    struct layer_shape *layer;    // [n_layer] as written: wider than the model's when padded
+    const char *architecture;        // "llama", "qwen2"
+    const struct model *model;       // not owned
+    struct layer_shape *layer;       // [n_layer] as written: wider than the model's when padded
     struct gguf_plan_tensor *tensor; // in the file's order
     int64_t n_tensor, n_fallback, file_bytes, padding_bytes;
-    float *rope_factor;           // [head_dim / 2] or NULL
-    struct gguf_writer writer;    // keys and tensors are in place
+    float *rope_factor;        // [head_dim / 2] or NULL
+    struct gguf_writer writer; // keys and tensors are in place
 };
 
-// Needs the model's shapes only (model_new without storage will do). t NULL: the file gets no tokenizer, and llama.cpp reads ids only.
-// Refused, with the reason: a type that the rows do not fit (unless allow_fallback), layers that differ or heads that the reader
-// cannot have (unless padded), a tokenizer that llama.cpp would not follow. Not to be released after a failure.
-int gguf_plan_make(struct gguf_plan *plan, const struct model *m, const struct tokenizer *t, const struct gguf_export_options *o,
-                   struct error *err);
+// Needs the model's shapes only (model_new without storage will do). t NULL: the file gets no tokenizer, and
+// llama.cpp reads ids only. Refused, with the reason: a type that the rows do not fit (unless allow_fallback), layers
+// that differ or heads that the reader cannot have (unless padded), a tokenizer that llama.cpp would not follow. Not
+// to be released after a failure.
+int gguf_plan_make(struct gguf_plan *plan, const struct model *m, const struct tokenizer *t,
+                   const struct gguf_export_options *o, struct error *err);
 void gguf_plan_release(struct gguf_plan *plan);
 
-// Plans, checks the disk, computes row blocks in parallel and writes them as they come. A value that the type cannot hold
-// (not finite, too large) is an error naming tensor, row and column; then no file appears.
-int gguf_export(const struct model *m, const struct tokenizer *t, const char *path, const struct gguf_export_options *o,
-                struct error *err);
+// Plans, checks the disk, computes row blocks in parallel and writes them as they come. A value that the type cannot
+// hold (not finite, too large) is an error naming tensor, row and column; then no file appears.
+int gguf_export(const struct model *m, const struct tokenizer *t, const char *path,
+                const struct gguf_export_options *o, struct error *err);
 
 #endif

@@ -2,7 +2,8 @@
 //
 // Invariant: a hook's blocks lie in the map (gguf_open checked them) and have the parameter's shape (checked here).
 //
-// To add an architecture that shares the Llama family's weights: one row in `architectures`. Others also need rows in `names`.
+// To add an architecture that shares the Llama family's weights: one row in `architectures`. Others also need rows in
+// `names`.
 #include "quant/gguf_model.h"
 
 #include <inttypes.h>
@@ -11,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "quant/gguf.h"
 #include "quant/gguf_names.h"
 
 #define MAX_LAYERS 1024
@@ -54,7 +56,8 @@ int gguf_parameter_name(const struct parameter *p, char to[GGUF_NAME_MAX], int *
             continue;
         const char *at = strstr(names[i].gguf, "%d");
         if (at)
-            snprintf(to, GGUF_NAME_MAX, "%.*s%d%s%s", (int)(at - names[i].gguf), names[i].gguf, p->layer, at + 2, suffix);
+            snprintf(to, GGUF_NAME_MAX, "%.*s%d%s%s", (int)(at - names[i].gguf), names[i].gguf, p->layer, at + 2,
+                     suffix);
         else
             snprintf(to, GGUF_NAME_MAX, "%s%s", names[i].gguf, suffix);
         *rotated = names[i].rotated;
@@ -83,7 +86,7 @@ static const unsigned char *row_at(const struct file_weight *fw, int64_t row)
     return fw->data + fw->row_bytes * (fw->head_dim ? gguf_row(row, fw->head_dim) : row);
 }
 
-static void weight_rows(void *context, const struct tensor *w, int64_t row0, int64_t n, float *to)
+static void file_weight_rows(void *context, const struct tensor *w, int64_t row0, int64_t n, float *to)
 {
     const struct file_weight *fw = context;
     const int64_t columns = tensor_columns(w);
@@ -91,7 +94,7 @@ static void weight_rows(void *context, const struct tensor *w, int64_t row0, int
         fw->format->decode(row_at(fw, row0 + r), to + r * columns, columns);
 }
 
-static void weight_dot(void *context, const struct tensor *w, int64_t row0, int64_t n, const float *x, float *y)
+static void file_weight_dot(void *context, const struct tensor *w, int64_t row0, int64_t n, const float *x, float *y)
 {
     const struct file_weight *fw = context;
     const int64_t columns = tensor_columns(w);
@@ -121,34 +124,36 @@ static const char *arch_key(struct arch_key *k, const struct gguf_architecture *
     return k->text;
 }
 
-static int read_size(const struct gguf *g, const struct gguf_architecture *a, const char *name, int64_t def, int64_t max, int64_t *out,
-                     struct error *err)
+static int read_size(const struct gguf *g, const struct gguf_architecture *a, const char *name, int64_t def,
+                     int64_t max, int64_t *out, struct error *err)
 {
     struct arch_key key;
     TRY(gguf_get_int(g, arch_key(&key, a, name), def, 1, max, out, err));
     if (*out == 0)
-        return error_set(err, "%s: key %s is missing; expected a whole number from 1 to %" PRId64, g->map.path, key.text, max);
+        return error_set(err, "%s: key %s is missing; expected a whole number from 1 to %" PRId64, g->map.path,
+                         key.text, max);
     return 0;
 }
 
 // A number for all layers, or an array with one for each. def 0: required.
-static int read_widths(const struct gguf *g, const struct gguf_architecture *a, const char *name, const int64_t *def, int64_t max,
-                       int64_t n_layer, int64_t *out, struct error *err)
+static int read_widths(const struct gguf *g, const struct gguf_architecture *a, const char *name, const int64_t *def,
+                       int64_t max, int64_t n_layer, int64_t *out, struct error *err)
 {
     struct arch_key key;
     const struct gguf_key *k = gguf_find_key(g, arch_key(&key, a, name));
     if (!k && !def)
-        return error_set(err, "%s: key %s is missing; expected whole numbers from 1 to %" PRId64, g->map.path, key.text, max);
+        return error_set(err, "%s: key %s is missing; expected whole numbers from 1 to %" PRId64, g->map.path,
+                         key.text, max);
     if (k && !gguf_is_int(k))
         return error_set(err, "%s: key %s does not hold whole numbers", g->map.path, key.text);
     if (k && k->is_array && k->count != n_layer)
-        return error_set(err, "%s: key %s has %" PRId64 " elements; expected one for each of %" PRId64 " layers", g->map.path, key.text,
-                         k->count, n_layer);
+        return error_set(err, "%s: key %s has %" PRId64 " elements; expected one for each of %" PRId64 " layers",
+                         g->map.path, key.text, k->count, n_layer);
     for (int64_t l = 0; l < n_layer; l++) {
         out[l] = k ? gguf_int_at(k, k->is_array ? l : 0) : def[l];
         if (out[l] < 1 || out[l] > max)
-            return error_set(err, "%s: key %s is %" PRId64 " in layer %" PRId64 "; expected 1 to %" PRId64, g->map.path, key.text,
-                             out[l], l, max);
+            return error_set(err, "%s: key %s is %" PRId64 " in layer %" PRId64 "; expected 1 to %" PRId64,
+                             g->map.path, key.text, out[l], l, max);
     }
     return 0;
 }
@@ -166,7 +171,9 @@ static int read_layers(struct config *c, const struct gguf *g, const struct gguf
     for (int64_t l = 0; l < c->n_layer && rc == 0; l++) {
         c->layer[l] = (struct layer_shape){heads[l], groups[l], ff[l]};
         if (heads[l] % groups[l])
-            rc = error_set(err, "%s: layer %" PRId64 " has %" PRId64 " heads and %" PRId64 " key/value heads; expected a multiple",
+            rc = error_set(err,
+                           "%s: layer %" PRId64 " has %" PRId64 " heads and %" PRId64
+                           " key/value heads; expected a multiple",
                            g->map.path, l, heads[l], groups[l]);
     }
     free(width);
@@ -177,16 +184,19 @@ static int read_head_dim(struct config *c, const struct gguf *g, const struct gg
 {
     int64_t value, rotated;
     const int64_t heads = c->layer[0].n_head;
-    TRY(read_size(g, a, "attention.key_length", c->hidden / heads ? c->hidden / heads : 1, MAX_WIDTH, &c->head_dim, err));
+    TRY(read_size(g, a, "attention.key_length", c->hidden / heads ? c->hidden / heads : 1, MAX_WIDTH, &c->head_dim,
+                  err));
     TRY(read_size(g, a, "attention.value_length", c->head_dim, MAX_WIDTH, &value, err));
     TRY(read_size(g, a, "rope.dimension_count", c->head_dim, MAX_WIDTH, &rotated, err));
     if (value != c->head_dim || rotated != c->head_dim || c->head_dim % 2)
-        return error_set(err, "%s: key length %" PRId64 ", value length %" PRId64 ", rope dimension %" PRId64 "; expected the same even "
-                         "number three times", g->map.path, c->head_dim, value, rotated);
+        return error_set(err,
+                         "%s: key length %" PRId64 ", value length %" PRId64 ", rope dimension %" PRId64
+                         "; expected the same even number three times",
+                         g->map.path, c->head_dim, value, rotated);
     for (int64_t l = 0; l < c->n_layer; l++)
         if (c->layer[l].n_head > MAX_WIDTH / c->head_dim)
-            return error_set(err, "%s: %" PRId64 " heads of width %" PRId64 "; expected at most %" PRId64 " in all", g->map.path,
-                             c->layer[l].n_head, c->head_dim, MAX_WIDTH);
+            return error_set(err, "%s: %" PRId64 " heads of width %" PRId64 "; expected at most %" PRId64 " in all",
+                             g->map.path, c->layer[l].n_head, c->head_dim, MAX_WIDTH);
     return 0;
 }
 
@@ -214,8 +224,9 @@ static int refuse_unknown(const struct gguf *g, const struct gguf_architecture *
         struct arch_key key;
         const struct gguf_key *k = gguf_find_key(g, arch_key(&key, a, refused[i]));
         if (k && !(gguf_is_int(k) && gguf_int_at(k, 0) == 0))
-            return error_set(err, "%s: key %s is set; mixtures of experts, sliding windows and scaled logits are not supported",
-                             g->map.path, key.text);
+            return error_set(
+                err, "%s: key %s is set; mixtures of experts, sliding windows and scaled logits are not supported",
+                g->map.path, key.text);
     }
     return 0;
 }
@@ -246,8 +257,8 @@ static int read_config(struct config *c, const struct gguf *g, const struct gguf
     TRY(read_rope(c, g, a, err));
     const struct gguf_tensor *embedding = gguf_find_tensor(g, "token_embd.weight");
     if (!embedding || embedding->n_dim != 2 || embedding->dim[0] > MAX_VOCAB)
-        return error_set(err, "%s: tensor token_embd.weight is %s; expected a matrix with one row for each token", g->map.path,
-                         embedding ? "of another shape" : "missing");
+        return error_set(err, "%s: tensor token_embd.weight is %s; expected a matrix with one row for each token",
+                         g->map.path, embedding ? "of another shape" : "missing");
     c->vocab = embedding->dim[0];
     c->tie_embeddings = !gguf_find_tensor(g, "output.weight");
     c->qkv_bias = has_bias(g, "blk.0.attn_q.bias");
@@ -267,13 +278,15 @@ static int shape_is(const struct gguf_tensor *from, const struct tensor *t)
     return 1;
 }
 
-static int wrong_shape(const struct gguf *g, const struct gguf_tensor *from, const struct tensor *t, struct error *err)
+static int wrong_shape(const struct gguf *g, const struct gguf_tensor *from, const struct tensor *t,
+                       struct error *err)
 {
     char found[96] = "", expected[96] = "";
     for (int i = 0; i < from->n_dim; i++)
         snprintf(found + strlen(found), sizeof found - strlen(found), "%s%" PRId64, i ? " x " : "", from->dim[i]);
     for (int i = 0; i < t->n_dim; i++)
-        snprintf(expected + strlen(expected), sizeof expected - strlen(expected), "%s%" PRId64, i ? " x " : "", t->dim[i]);
+        snprintf(expected + strlen(expected), sizeof expected - strlen(expected), "%s%" PRId64, i ? " x " : "",
+                 t->dim[i]);
     return error_set(err, "%s: tensor %s is %s; its keys say %s", g->map.path, from->name, found, expected);
 }
 
@@ -291,8 +304,8 @@ static float *copy_vector(const struct gguf_tensor *from, int64_t head_dim)
     return values;
 }
 
-static int attach_parameter(struct model *m, int i, const struct gguf_architecture *a, struct file_owner *owner, char *used,
-                            struct error *err)
+static int attach_parameter(struct model *m, int i, const struct gguf_architecture *a, struct file_owner *owner,
+                            char *used, struct error *err)
 {
     struct parameter *p = &m->parameter[i];
     char name[GGUF_NAME_MAX];
@@ -312,8 +325,9 @@ static int attach_parameter(struct model *m, int i, const struct gguf_architectu
         return 0;
     }
     struct file_weight *fw = &owner->weight[i];
-    *fw = (struct file_weight){{fw, weight_rows, weight_dot, NULL}, from->format, from->data,
-                               block_row_bytes(from->format, from->dim[1]), head_dim};
+    *fw = (struct file_weight){.hook = {fw, file_weight_rows, file_weight_dot, NULL},
+                               .format = from->format, .data = from->data,
+                               .row_bytes = block_row_bytes(from->format, from->dim[1]), .head_dim = head_dim};
     p->t.hook = &fw->hook;
     return 0;
 }
@@ -344,15 +358,17 @@ static int apply_rope_factors(struct model *m, const struct gguf *g, char *used,
     if (!from)
         return 0;
     if (from->n_dim != 1 || from->dim[0] != n)
-        return error_set(err, "%s: tensor rope_freqs.weight has %" PRId64 " rows; expected a vector of %" PRId64 ", half the head width",
+        return error_set(err,
+                         "%s: tensor rope_freqs.weight has %" PRId64 " rows; expected a vector of %" PRId64
+                         ", half the head width",
                          g->map.path, from->dim[0], n);
     used[from - g->tensor] = 1;
     float *factor = copy_vector(from, 0);
     int rc = 0;
     for (int64_t i = 0; i < n && rc == 0; i++) {
         if (!(factor[i] > 0 && factor[i] < 1e6f))
-            rc = error_set(err, "%s: tensor rope_freqs.weight: factor %" PRId64 " is %g; expected a positive number", g->map.path, i,
-                           (double)factor[i]);
+            rc = error_set(err, "%s: tensor rope_freqs.weight: factor %" PRId64 " is %g; expected a positive number",
+                           g->map.path, i, (double)factor[i]);
         else
             m->rope[i] /= (double)factor[i];
     }
@@ -373,17 +389,20 @@ static int attach_all(struct model *m, const struct gguf_architecture *a, struct
         rc = apply_rope_factors(m, g, used, err);
     for (int64_t i = 0; i < g->n_tensor && rc == 0; i++)
         if (!used[i])
-            rc = error_set(err, "%s: tensor %s is not one that architecture %s has in pdq", g->map.path, g->tensor[i].name, a->name);
+            rc = error_set(err, "%s: tensor %s is not one that architecture %s has in pdq", g->map.path,
+                           g->tensor[i].name, a->name);
     free(used);
     return rc;
 }
 
 // An array with one element for each token; absent: *out is NULL.
-static int token_array(const struct gguf *g, const char *name, int64_t tokens, const struct gguf_key **out, struct error *err)
+static int token_array(const struct gguf *g, const char *name, int64_t tokens, const struct gguf_key **out,
+                       struct error *err)
 {
     *out = gguf_find_key(g, name);
     if (*out && (!(*out)->is_array || (*out)->count != tokens))
-        return error_set(err, "%s: key %s does not have one element for each of %" PRId64 " tokens", g->map.path, name, tokens);
+        return error_set(err, "%s: key %s does not have one element for each of %" PRId64 " tokens", g->map.path,
+                         name, tokens);
     return 0;
 }
 
@@ -392,7 +411,8 @@ static int read_token_list(const struct gguf *g, struct vocab *v, struct error *
     const struct gguf_key *k = gguf_find_key(g, "tokenizer.ggml.tokens");
     v->token = k ? gguf_strings(k) : NULL;
     if (!v->token)
-        return error_set(err, "%s: key tokenizer.ggml.tokens is %s", g->map.path, k ? "no array of strings" : "missing");
+        return error_set(err, "%s: key tokenizer.ggml.tokens is %s", g->map.path,
+                         k ? "no array of strings" : "missing");
     v->size = k->count;
     TRY(token_array(g, "tokenizer.ggml.scores", v->size, &k, err));
     if (k && !gguf_is_float(k))
@@ -432,8 +452,8 @@ static int read_tokenizer(const struct gguf *g, int64_t rows, struct tokenizer *
     if (gguf_get_string(g, "tokenizer.ggml.pre", &v.pre, err) < 0 || read_token_list(g, &v, err) < 0)
         goto out;
     if (v.size != rows) {
-        error_set(err, "%s: the tokenizer has %" PRId64 " tokens, the embedding %" PRId64 " rows; expected as many", g->map.path, v.size,
-                  rows);
+        error_set(err, "%s: the tokenizer has %" PRId64 " tokens, the embedding %" PRId64 " rows; expected as many",
+                  g->map.path, v.size, rows);
         goto out;
     }
     if (read_token_id(g, "tokenizer.ggml.bos_token_id", v.size, &bos, err) < 0 ||
@@ -466,8 +486,8 @@ static const struct gguf_architecture *find_architecture(const struct gguf *g, s
         if (name && strcmp(architectures[i].name, name) == 0)
             found = &architectures[i];
     if (!found)
-        error_set(err, "%s: general.architecture is %s%s%s; expected llama or qwen2", g->map.path, name ? "\"" : "", name ? name : "missing",
-                  name ? "\"" : "");
+        error_set(err, "%s: general.architecture is %s%s%s; expected llama or qwen2", g->map.path, name ? "\"" : "",
+                  name ? name : "missing", name ? "\"" : "");
     free(name);
     return found;
 }

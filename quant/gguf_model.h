@@ -4,15 +4,15 @@
 
 #include "common/model/model.h"
 #include "common/text/tokenizer.h"
-#include "quant/gguf.h"
 
-// Architectures `llama` and `qwen2`. Matrices stay in the mapped file behind weight hooks (rows are widened on use, products for decoding
-// computed from the blocks); vectors are copied. *tokenizer is the file's own, NULL when it has none ("no_vocab"); the caller frees
-// it. A missing or unknown tensor, another shape than the keys say, or a key that changes the computation in a way that pdq does not know is
-// an error naming it. NULL on failure.
+// Architectures `llama` and `qwen2`. Matrices stay in the mapped file behind weight hooks (rows are widened on use,
+// products for decoding computed from the blocks); vectors are copied. *tokenizer is the file's own, NULL when it has
+// none ("no_vocab"); the caller frees it. A missing or unknown tensor, another shape than the keys say, or a key that
+// changes the computation in a way that pdq does not know is an error naming it. NULL on failure.
 struct model *gguf_model_open(const char *path, struct tokenizer **tokenizer, struct error *err);
 
-// A copy with f32 storage and no hooks, for whatever needs the values themselves (saving, training). The caller frees it.
+// A copy with f32 storage and no hooks, for whatever needs the values themselves (saving, training). The caller frees
+// it.
 struct model *model_materialise(const struct model *m);
 
 #endif

@@ -8,12 +8,12 @@
 
 #define GGUF_NAME_MAX 64
 
-// GGUF's name of a parameter, into `to`; 0: it has none. *rotated: its rows are pairs turned by the rotary embedding, which GGUF's
-// `llama` stores interleaved (see gguf_row).
+// GGUF's name of a parameter, into `to`; 0: it has none. *rotated: its rows are pairs turned by the rotary embedding,
+// which GGUF's `llama` stores interleaved (see gguf_row).
 int gguf_parameter_name(const struct parameter *p, char to[GGUF_NAME_MAX], int *rotated);
 
-// Where row `row` of a q or k projection of heads of width E stands in a `llama` file: transformers pairs rows i and i + E/2 of a head,
-// llama.cpp rows 2 i and 2 i + 1.
+// Where row `row` of a q or k projection of heads of width E stands in a `llama` file: transformers pairs rows i and
+// i + E/2 of a head, llama.cpp rows 2 i and 2 i + 1.
 static inline int64_t gguf_row(int64_t row, int64_t E)
 {
     const int64_t j = row % E;

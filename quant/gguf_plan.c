@@ -1,6 +1,8 @@
-// gguf_plan.c: which tensors a GGUF file gets, as which type, in which shape, and its metadata; no weight is read here.
+// gguf_plan.c: which tensors a GGUF file gets, as which type, in which shape, and its metadata; no weight is read
+// here.
 //
-// The order is that of llama-quantize (global tensors, then layer by layer, each by name), so that files can be compared as a whole.
+// The order is that of llama-quantize (global tensors, then layer by layer, each by name), so that files can be
+// compared as a whole.
 //
 // To add a mix: one row in `mixes`, and a function if its choice depends on the tensor.
 #include <inttypes.h>
@@ -27,14 +29,14 @@ static int q4_k_m_wants_q6_k(const char *name, int layer, int64_t n_layer)
 }
 
 static const struct mix {
-    const char *name;   // as the user asks
-    int file_type;      // general.file_type
-    const char *base, *head; // head: the type of the output matrix
+    const char *name;                                                // as the user asks
+    int file_type;                                                   // general.file_type
+    const char *base, *head;                                         // head: the type of the output matrix
     int (*wants_q6_k)(const char *name, int layer, int64_t n_layer); // NULL: no matrix but the head
 } mixes[] = {
-    {"F32", 0, "F32", "F32", NULL},   {"F16", 1, "F16", "F16", NULL},
+    {"F32", 0, "F32", "F32", NULL},     {"F16", 1, "F16", "F16", NULL},
     {"BF16", 32, "BF16", "BF16", NULL}, {"Q8_0", 7, "Q8_0", "Q8_0", NULL},
-    {"Q4_0", 2, "Q4_0", "Q6_K", NULL}, {"Q4_K", 15, "Q4_K", "Q6_K", q4_k_m_wants_q6_k},
+    {"Q4_0", 2, "Q4_0", "Q6_K", NULL},  {"Q4_K", 15, "Q4_K", "Q6_K", q4_k_m_wants_q6_k},
     {"Q6_K", 18, "Q6_K", "Q6_K", NULL},
 };
 
@@ -49,8 +51,8 @@ static const struct mix *mix_find(const char *name)
 }
 
 // The type that a matrix should have, whatever its rows.
-static const struct block_format *wanted_format(const struct mix *mix, int pure, const struct gguf_plan_tensor *t, int is_head,
-                                                int64_t n_layer)
+static const struct block_format *wanted_format(const struct mix *mix, int pure, const struct gguf_plan_tensor *t,
+                                                int is_head, int64_t n_layer)
 {
     const struct block_format *base = block_format_find(mix->base);
     if (t->n_dim == 1)
@@ -58,7 +60,8 @@ static const struct block_format *wanted_format(const struct mix *mix, int pure,
     if (pure)
         return base;
     if (is_head) {
-        // Q4_0's head is Q6_K only as an extra: short rows take the next better type that fits, which is no fall-back.
+        // Q4_0's head is Q6_K only as an extra: short rows take the next better type that fits, which is no
+        // fall-back.
         const struct block_format *head = block_format_find(mix->head);
         return base->elements < head->elements && t->dim[1] % head->elements ? block_format_find("Q8_0") : head;
     }
@@ -74,10 +77,10 @@ static const struct block_format *fitting_format(const struct block_format *want
     return columns % q8->elements == 0 ? q8 : block_format_find("F16");
 }
 
-// Does the reader insist on n_head * head_dim = hidden?
+// Does the reader insist on n_head * head_dim = hidden? llama.cpp gives llama's q bias the length of the embedding.
 static int needs_square(const struct config *c, const char *architecture)
 {
-    return strcmp(architecture, "qwen2") == 0 || c->qkv_bias; // llama.cpp gives llama's q bias the length of the embedding
+    return strcmp(architecture, "qwen2") == 0 || c->qkv_bias;
 }
 
 static struct layer_shape widest(const struct config *c, int64_t *ratio)
@@ -108,9 +111,11 @@ static int padded_shape(const struct config *c, const char *architecture, struct
             to->n_head = heads;
             return 0;
         }
-    return error_set(err, "GGUF: %" PRId64 " key/value heads of %" PRId64 " query heads each cannot be padded to %s's fixed "
-                     "%" PRId64 " / %" PRId64 " heads; write a Hugging Face directory instead", to->n_kv_head, ratio, architecture,
-                     c->hidden, c->head_dim);
+    return error_set(err,
+                     "GGUF: %" PRId64 " key/value heads of %" PRId64
+                     " query heads each cannot be padded to %s's fixed "
+                     "%" PRId64 " / %" PRId64 " heads; write a Hugging Face directory instead",
+                     to->n_kv_head, ratio, architecture, c->hidden, c->head_dim);
 }
 
 static int choose_shape(struct gguf_plan *plan, const struct config *c, int padded, struct error *err)
@@ -126,12 +131,17 @@ static int choose_shape(struct gguf_plan *plan, const struct config *c, int padd
         return 0;
     }
     if (!config_uniform(c))
-        return error_set(err, "GGUF: the layers differ in heads or FFN width, and llama.cpp gives all layers of %s the shape of the first; "
-                         "prune the same count in every layer, or export with padding", plan->architecture);
+        return error_set(err,
+                         "GGUF: the layers differ in heads or FFN width, and llama.cpp gives all layers of %s the "
+                         "shape of the first; prune the same count in every layer, or export with padding",
+                         plan->architecture);
     if (needs_square(c, plan->architecture) && heads * c->head_dim != c->hidden)
-        return error_set(err, "GGUF: %" PRId64 " heads of width %" PRId64 " make %" PRId64 ", and llama.cpp wants the hidden size, %" PRId64
-                         ", for %s; export with padding, or prune no heads of this family", heads, c->head_dim, heads * c->head_dim,
-                         c->hidden, plan->architecture[0] == 'q' ? "qwen2" : "llama with attention biases");
+        return error_set(err,
+                         "GGUF: %" PRId64 " heads of width %" PRId64 " make %" PRId64
+                         ", and llama.cpp wants the hidden size, %" PRId64
+                         ", for %s; export with padding, or prune no heads of this family",
+                         heads, c->head_dim, heads * c->head_dim, c->hidden,
+                         plan->architecture[0] == 'q' ? "qwen2" : "llama with attention biases");
     return 0;
 }
 
@@ -153,7 +163,8 @@ static int by_layer_and_name(const void *a, const void *b)
     return lp != lq ? lp - lq : strcmp(p->name, q->name);
 }
 
-// Factors by which the reader divides its own frequencies (those of rope_theta, and the linear factor) to get the model's.
+// Factors by which the reader divides its own frequencies (those of rope_theta, and the linear factor) to get the
+// model's.
 static void find_rope_factors(struct gguf_plan *plan)
 {
     const struct model *m = plan->model;
@@ -215,7 +226,8 @@ static void choose_formats(struct gguf_plan *plan, const struct mix *mix, int pu
         t->bytes = rows * block_row_bytes(t->format, columns);
         plan->n_fallback += t->format != t->wanted;
         if (t->source)
-            plan->padding_bytes += t->bytes - (int64_t)((double)t->bytes * (double)tensor_count(&t->source->t) / (double)(rows * columns));
+            plan->padding_bytes += t->bytes - (int64_t)((double)t->bytes * (double)tensor_count(&t->source->t) /
+                                                        (double)(rows * columns));
         gguf_put_tensor(&plan->writer, t->name, t->n_dim, t->dim, t->format);
     }
 }
@@ -225,10 +237,12 @@ static int refuse_fallback(const struct gguf_plan *plan, const char *type, struc
     const struct gguf_plan_tensor *t = plan->tensor;
     while (t->format == t->wanted)
         t++;
-    return error_set(err, "GGUF type %s: %s has rows of %" PRId64 " values, no multiple of %s's block of %" PRId64 "; it would become %s, "
-                     "and so would %" PRId64 " tensors of %" PRId64 "; choose %s, prune to a multiple, or allow it with --allow-fallback",
-                     type, t->name, t->dim[1], t->wanted->name, t->wanted->elements, t->format->name, plan->n_fallback, plan->n_tensor,
-                     t->dim[1] % 32 ? "F16" : "Q8_0 or Q4_0");
+    return error_set(err,
+                     "GGUF type %s: %s has rows of %" PRId64 " values, no multiple of %s's block of %" PRId64
+                     ", so it would become %s (%" PRId64 " of %" PRId64 " tensors fall back so); choose %s, prune to "
+                     "a multiple, or allow it with --allow-fallback",
+                     type, t->name, t->dim[1], t->wanted->name, t->wanted->elements, t->format->name,
+                     plan->n_fallback, plan->n_tensor, t->dim[1] % 32 ? "F16" : "Q8_0 or Q4_0");
 }
 
 static void put_number(struct gguf_writer *w, const char *architecture, const char *name, int64_t v)
@@ -325,16 +339,17 @@ static int put_tokenizer_keys(struct gguf_plan *plan, const struct tokenizer *t,
         return -1;
     int rc = 0;
     if (v.size != rows)
-        rc = error_set(err, "%s: %" PRId64 " tokens, and the embedding has %" PRId64 " rows; expected no more tokens than rows",
-                       tokenizer_source(t), v.size, rows);
+        rc = error_set(
+            err, "%s: %" PRId64 " tokens, and the embedding has %" PRId64 " rows; expected no more tokens than rows",
+            tokenizer_source(t), v.size, rows);
     else
         put_vocab(&plan->writer, &v);
     vocab_release(&v);
     return rc;
 }
 
-static int plan_all(struct gguf_plan *plan, const struct mix *mix, const struct tokenizer *t, const struct gguf_export_options *o,
-                    struct error *err)
+static int plan_all(struct gguf_plan *plan, const struct mix *mix, const struct tokenizer *t,
+                    const struct gguf_export_options *o, struct error *err)
 {
     TRY(choose_shape(plan, &plan->model->config, o->padded, err));
     list_tensors(plan);
@@ -348,14 +363,15 @@ static int plan_all(struct gguf_plan *plan, const struct mix *mix, const struct 
     return 0;
 }
 
-int gguf_plan_make(struct gguf_plan *plan, const struct model *m, const struct tokenizer *t, const struct gguf_export_options *o,
-                   struct error *err)
+int gguf_plan_make(struct gguf_plan *plan, const struct model *m, const struct tokenizer *t,
+                   const struct gguf_export_options *o, struct error *err)
 {
     *plan = (struct gguf_plan){.model = m};
     plan->architecture = strcmp(m->config.model_type, "qwen2") == 0 ? "qwen2" : "llama";
     const struct mix *mix = mix_find(o->type);
     if (!mix)
-        return error_set(err, "GGUF type \"%s\" is not known; expected F32, F16, BF16, Q8_0, Q4_0, Q4_K or Q6_K", o->type);
+        return error_set(err, "GGUF type \"%s\" is not known; expected F32, F16, BF16, Q8_0, Q4_0, Q4_K or Q6_K",
+                         o->type);
     if (plan_all(plan, mix, t, o, err) == 0)
         return 0;
     gguf_plan_release(plan);

@@ -1,4 +1,5 @@
-// gguf_write.c: writing the container. Keys and tensor headers are collected in memory, data goes straight to the file.
+// gguf_write.c: writing the container. Keys and tensor headers are collected in memory, data goes straight to the
+// file.
 #include <stdlib.h>
 #include <string.h>
 
@@ -91,11 +92,13 @@ void gguf_put_i32s(struct gguf_writer *w, const char *key, const int32_t *v, int
 
 static int64_t align(int64_t n) { return (n + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; }
 
-void gguf_put_tensor(struct gguf_writer *w, const char *name, int n_dim, const int64_t *dim, const struct block_format *format)
+void gguf_put_tensor(struct gguf_writer *w, const char *name, int n_dim, const int64_t *dim,
+                     const struct block_format *format)
 {
     const int64_t row = block_row_bytes(format, dim[n_dim - 1]);
     if (row < 0 || n_dim < 1 || n_dim > GGUF_DIMS)
-        BUG("gguf_put_tensor: %s with %d dimensions, rows of %ld as %s", name, n_dim, (long)dim[n_dim - 1], format->name);
+        BUG("gguf_put_tensor: %s with %d dimensions, rows of %ld as %s", name, n_dim, (long)dim[n_dim - 1],
+            format->name);
     int64_t rows = 1;
     put_text(&w->tensors, name);
     put_u32(&w->tensors, (uint32_t)n_dim);
@@ -138,12 +141,16 @@ int gguf_writer_data(struct gguf_writer *w, const void *data, size_t bytes, stru
     return file_writer_put(&w->file, data, bytes, err);
 }
 
-int gguf_writer_end_tensor(struct gguf_writer *w, struct error *err) { return file_writer_pad(&w->file, ALIGNMENT, err); }
+int gguf_writer_end_tensor(struct gguf_writer *w, struct error *err)
+{
+    return file_writer_pad(&w->file, ALIGNMENT, err);
+}
 
 int gguf_writer_commit(struct gguf_writer *w, struct error *err)
 {
     if (w->file.offset != gguf_writer_size(w))
-        BUG("gguf_writer_commit: %s has %ld bytes, %ld were declared", w->file.path, (long)w->file.offset, (long)gguf_writer_size(w));
+        BUG("gguf_writer_commit: %s has %ld bytes, %ld were declared", w->file.path, (long)w->file.offset,
+            (long)gguf_writer_size(w));
     return file_writer_commit(&w->file, err);
 }
 

@@ -19,7 +19,9 @@ static char *scratch_path(const char *name)
 
 static void put_all(struct gguf_writer *w)
 {
-    char *const words[] = {(char *)"a", (char *)"", (char *)"\xe2\x96\x81" "c"};
+    char *const words[] = {(char *)"a", (char *)"",
+                           (char *)"\xe2\x96\x81"
+                                   "c"};
     const float scores[] = {0.5f, -1};
     const int32_t types[] = {3, -7, 1};
     gguf_put_string(w, "general.architecture", "llama");
@@ -80,7 +82,8 @@ Test(gguf, round_trip)
     char **words = gguf_strings(gguf_find_key(&g, "words"));
     cr_assert_str_eq(words[0], "a");
     cr_assert_str_eq(words[1], "");
-    cr_assert_str_eq(words[2], "\xe2\x96\x81" "c");
+    cr_assert_str_eq(words[2], "\xe2\x96\x81"
+                               "c");
     for (int i = 0; i < 3; i++)
         free(words[i]);
     free(words);
@@ -225,7 +228,8 @@ static void touch(const struct gguf *g)
     cr_assert_geq(sum, 0);
 }
 
-// A few thousand files with one to four changed bytes in the header, or cut short: none may crash (run under ASan too).
+// A few thousand files with one to four changed bytes in the header, or cut short: none may crash (run under ASan
+// too).
 Test(gguf, mutated)
 {
     char *data, *path = write_small("fuzz");

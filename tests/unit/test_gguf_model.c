@@ -41,11 +41,20 @@ struct shape {
     enum rope_scaling_type rope;
 };
 
-// Three layers, hidden 256, head width 32, 300 tokens; layers may be changed by the caller before the weights are made.
+// Three layers, hidden 256, head width 32, 300 tokens; layers may be changed by the caller before the weights are
+// made.
 static struct config make_config(const struct shape *s)
 {
-    struct config c = {.n_layer = 3, .hidden = 256, .head_dim = 32, .vocab = 300, .context = 64, .rms_eps = 1e-5,
-                       .rope_theta = 10000, .bos_id = 1, .eos_id = 2, .tie_embeddings = s->tied};
+    struct config c = {.n_layer = 3,
+                       .hidden = 256,
+                       .head_dim = 32,
+                       .vocab = 300,
+                       .context = 64,
+                       .rms_eps = 1e-5,
+                       .rope_theta = 10000,
+                       .bos_id = 1,
+                       .eos_id = 2,
+                       .tie_embeddings = s->tied};
     snprintf(c.model_type, sizeof c.model_type, "%s", s->type);
     c.qkv_bias = s->biases || strcmp(s->type, "qwen2") == 0;
     c.out_bias = c.mlp_bias = s->biases;
@@ -122,18 +131,21 @@ static struct model *through_file(const struct model *m, const char *path, const
     return back;
 }
 
-// The same model through a file of each type. F32 differs by the order of sums only; F16 and BF16 by their rounding; the others
-// by some times the weights' relative error (see test_quant_blocks.c), which the layers of a random model amplify. A wrong row
-// order or scale gives about 1 in F32 and Q8_0 too.
+// The same model through a file of each type. F32 differs by the order of sums only; F16 and BF16 by their rounding;
+// the others by some times the weights' relative error (see test_quant_blocks.c), which the layers of a random model
+// amplify. A wrong row order or scale gives about 1 in F32 and Q8_0 too.
 static const struct {
     const char *type;
     double bound;
-} types[] = {{"F32", 1e-5}, {"Q8_0", 0.1}, {"F16", 5e-3}, {"BF16", 5e-2}, {"Q6_K", 0.25}, {"Q4_K", 0.6}, {"Q4_0", 0.8}};
+} types[] = {{"F32", 1e-5},  {"Q8_0", 0.1}, {"F16", 5e-3}, {"BF16", 5e-2},
+             {"Q6_K", 0.25}, {"Q4_K", 0.6}, {"Q4_0", 0.8}};
 #define N_TYPES (sizeof types / sizeof *types)
 
-static const struct shape shapes[] = { // the first one with all types, the others with the first two
-    {"llama", 8, 4, 256, 1, 0, ROPE_PLAIN},   {"llama", 16, 8, 512, 0, 0, ROPE_LLAMA3}, {"mistral", 4, 2, 256, 0, 0, ROPE_LINEAR},
-    {"llama", 8, 2, 256, 1, 1, ROPE_PLAIN},   {"qwen2", 8, 4, 256, 1, 0, ROPE_PLAIN},
+static const struct shape shapes[] = {
+    // the first one with all types, the others with the first two
+    {"llama", 8, 4, 256, 1, 0, ROPE_PLAIN},    {"llama", 16, 8, 512, 0, 0, ROPE_LLAMA3},
+    {"mistral", 4, 2, 256, 0, 0, ROPE_LINEAR}, {"llama", 8, 2, 256, 1, 1, ROPE_PLAIN},
+    {"qwen2", 8, 4, 256, 1, 0, ROPE_PLAIN},
 };
 
 static void check_through(struct model *m, const struct shape *s, size_t k, const char *path)
@@ -141,8 +153,10 @@ static void check_through(struct model *m, const struct shape *s, size_t k, cons
     struct model *back = through_file(m, path, &(struct gguf_export_options){.type = types[k].type});
     // One position goes through dot, twelve through rows.
     const double one = distance(m, back, 1), many = distance(m, back, TOKENS);
-    cr_expect_lt(one, types[k].bound, "%s, %ld heads, %s, from blocks: %g", s->type, (long)s->heads, types[k].type, one);
-    cr_expect_lt(many, types[k].bound, "%s, %ld heads, %s, from rows: %g", s->type, (long)s->heads, types[k].type, many);
+    cr_expect_lt(one, types[k].bound, "%s, %ld heads, %s, from blocks: %g", s->type, (long)s->heads, types[k].type,
+                 one);
+    cr_expect_lt(many, types[k].bound, "%s, %ld heads, %s, from rows: %g", s->type, (long)s->heads, types[k].type,
+                 many);
     struct model *copy = model_materialise(back);
     cr_expect_lt(distance(back, copy, TOKENS), 1e-5, "%s, %s: materialised", s->type, types[k].type);
     cr_expect_eq(back->config.rope.type, s->rope);
@@ -210,7 +224,8 @@ static void plan_types(const struct shape *s, const char *type, int pure, const 
     for (int64_t i = 0; i < plan.n_tensor; i++)
         if (strcmp(plan.tensor[i].name, tensor) == 0)
             found = plan.tensor[i].format->name;
-    cr_expect_str_eq(found, expected, "%s%s: %s is %s, expected %s", type, pure ? " pure" : "", tensor, found, expected);
+    cr_expect_str_eq(found, expected, "%s%s: %s is %s, expected %s", type, pure ? " pure" : "", tensor, found,
+                     expected);
     gguf_plan_release(&plan);
     model_free(m);
 }
@@ -245,7 +260,8 @@ static void plan_refused(const struct config *c, const char *type, const char *m
     struct model *m = model_new(c, 0); // shapes are enough
     struct gguf_plan plan;
     struct error err = {""};
-    cr_expect_eq(gguf_plan_make(&plan, m, NULL, &(struct gguf_export_options){.type = type}, &err), -1, "%s", message);
+    cr_expect_eq(gguf_plan_make(&plan, m, NULL, &(struct gguf_export_options){.type = type}, &err), -1, "%s",
+                 message);
     cr_expect(strstr(err.text, message), "got \"%s\", expected \"%s\"", err.text, message);
     model_free(m);
 }
@@ -254,7 +270,9 @@ Test(gguf_model, plans_refused)
 {
     struct config c = make_config(&(struct shape){"llama", 6, 3, 96, 1, 0, ROPE_PLAIN});
     plan_refused(&c, "Q5_K", "\"Q5_K\" is not known; expected F32");
-    plan_refused(&c, "Q4_K", "blk.0.attn_output.weight has rows of 192 values, no multiple of Q4_K's block of 256; it would become Q8_0");
+    plan_refused(
+        &c, "Q4_K",
+        "blk.0.attn_output.weight has rows of 192 values, no multiple of Q4_K's block of 256; so it would become Q8_0");
     c.layer[1].n_ff = 128;
     plan_refused(&c, "Q8_0", "the layers differ");
     config_release(&c);
@@ -300,8 +318,10 @@ Test(gguf_model, values_that_do_not_fit)
     struct tensor *t = &model_find(m, "model.layers.1.mlp.up_proj.weight")->t;
     t->data[5 * 256 + 7] = 70000;
     cr_expect_eq(gguf_export(m, NULL, path, &(struct gguf_export_options){.type = "F16"}, &err), -1);
-    cr_expect(strstr(err.text, "blk.1.ffn_up.weight: the value at row 5, column 7 is 70000, which F16 cannot hold; choose BF16"), "%s",
-              err.text);
+    cr_expect(
+        strstr(err.text,
+               "blk.1.ffn_up.weight: the value at row 5, column 7 is 70000, which F16 cannot hold; choose BF16"),
+        "%s", err.text);
     cr_expect(!file_exists(path));
     t->data[5 * 256 + 7] = NAN;
     cr_expect_eq(gguf_export(m, NULL, path, &(struct gguf_export_options){.type = "Q8_0"}, &err), -1);
@@ -344,7 +364,8 @@ Test(gguf_model, files_refused)
     CHANGE("length\4\0\0\0\0\1\0\0", "length\4\0\0\0\0\0\0\x7f", "expected 1 to");
     CHANGE("head_count\4\0\0\0\x8", "head_count\4\0\0\0\x9", "expected a multiple");
     CHANGE("dimension_count\4\0\0\0\x20", "dimension_count\4\0\0\0\x10", "expected the same even number");
-    CHANGE("forward_length\4\0\0\0\0\1", "forward_length\4\0\0\0\0\2", "ffn_gate.weight is 256 x 256; its keys say 512 x 256");
+    CHANGE("forward_length\4\0\0\0\0\1", "forward_length\4\0\0\0\0\2",
+           "ffn_gate.weight is 256 x 256; its keys say 512 x 256");
 }
 
 // The same weights as llama.cpp's own converter and quantizer wrote them.
@@ -360,7 +381,8 @@ Test(gguf_model, reference_q8_0_to_the_byte)
     cr_assert_not_null(m, "%s", err.text);
     struct tokenizer *tokenizer = tokenizer_open(folder, &err);
     cr_assert_not_null(tokenizer, "%s", err.text);
-    cr_assert_eq(gguf_export(m, tokenizer, path, &(struct gguf_export_options){.type = "Q8_0"}, &err), 0, "%s", err.text);
+    cr_assert_eq(gguf_export(m, tokenizer, path, &(struct gguf_export_options){.type = "Q8_0"}, &err), 0, "%s",
+                 err.text);
     tokenizer_free(tokenizer);
     struct gguf ours, theirs;
     cr_assert_eq(gguf_open(&ours, path, &err), 0, "%s", err.text);

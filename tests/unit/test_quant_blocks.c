@@ -29,11 +29,11 @@ static void put_f16(unsigned char *p, float v)
 Test(quant_blocks, q8_0_by_hand)
 {
     float x[32] = {0};
-    x[0] = 63.5f;   // 127 * 0.5: d is 0.5
+    x[0] = 63.5f; // 127 * 0.5: d is 0.5
     x[1] = -63.5f;
-    x[2] = 0.25f;   // half a step: away from zero, to 1
+    x[2] = 0.25f; // half a step: away from zero, to 1
     x[3] = -0.25f;
-    x[31] = 0.24f;  // below half a step
+    x[31] = 0.24f; // below half a step
     unsigned char b[34];
     block_format_find("q8_0")->encode(x, b, 32);
     unsigned char want[34] = {0x00, 0x38, 127, 0x81, 1, 0xff};
@@ -43,10 +43,10 @@ Test(quant_blocks, q8_0_by_hand)
 Test(quant_blocks, q4_0_by_hand)
 {
     float x[32] = {0};
-    x[0] = 2;       // the largest magnitude: d = 2 / -8 = -0.25 and its code is 0
-    x[1] = -1.75f;  // 7 steps of -0.25 above: code 15
-    x[2] = -2;      // 8 steps do not fit: cut to 15
-    x[16] = 0.25f;  // code 7, in the high half of byte 0
+    x[0] = 2;      // the largest magnitude: d = 2 / -8 = -0.25 and its code is 0
+    x[1] = -1.75f; // 7 steps of -0.25 above: code 15
+    x[2] = -2;     // 8 steps do not fit: cut to 15
+    x[16] = 0.25f; // code 7, in the high half of byte 0
     unsigned char b[18];
     block_format_find("Q4_0")->encode(x, b, 32);
     unsigned char want[18];
@@ -63,14 +63,15 @@ Test(quant_blocks, q4_k_by_hand)
     unsigned char b[144] = {0};
     put_f16(b, 0.5f);
     put_f16(b + 2, 0.25f);
-    // Sub-block 1: scale 33, min 10. Sub-block 6: scale 0x2a = 42, min 0x35 = 53, whose top bits lie in bytes 2 and 6.
+    // Sub-block 1: scale 33, min 10. Sub-block 6: scale 0x2a = 42, min 0x35 = 53, whose top bits lie in bytes 2 and
+    // 6.
     b[4 + 1] = 33;
     b[4 + 5] = 10;
-    b[4 + 10] = 0x5a;                 // low halves: scale 0xa, min 0x5
-    b[4 + 2] = 2 << 6;                // top bits of the scale
-    b[4 + 6] = 3 << 6;                // top bits of the min
-    b[16 + 3] = 0x90;                 // sub-block 1, value 3: 9
-    b[16 + 96 + 31] = 0x0f;           // sub-block 6, value 31: 15
+    b[4 + 10] = 0x5a;       // low halves: scale 0xa, min 0x5
+    b[4 + 2] = 2 << 6;      // top bits of the scale
+    b[4 + 6] = 3 << 6;      // top bits of the min
+    b[16 + 3] = 0x90;       // sub-block 1, value 3: 9
+    b[16 + 96 + 31] = 0x0f; // sub-block 6, value 31: 15
     float y[256];
     block_format_find("Q4_K")->decode(b, y, 256);
     for (int i = 0; i < 256; i++) {
@@ -86,8 +87,8 @@ Test(quant_blocks, q6_k_by_hand)
     put_f16(b + 208, 0.5f);
     for (int j = 0; j < 16; j++)
         b[192 + j] = (unsigned char)(j - 8); // scales of both signs
-    b[64 + 32 + 5] = 0xc0;  // second half, quarter 3, value 5: low bits 12
-    b[128 + 32 + 5] = 0xc0; // its high bits 3: q = 60
+    b[64 + 32 + 5] = 0xc0;                   // second half, quarter 3, value 5: low bits 12
+    b[128 + 32 + 5] = 0xc0;                  // its high bits 3: q = 60
     float y[256];
     block_format_find("Q6_K")->decode(b, y, 256);
     for (int i = 0; i < 256; i++) {
@@ -96,8 +97,8 @@ Test(quant_blocks, q6_k_by_hand)
     }
 }
 
-// Root mean square error on normal values relative to their deviation. The steps of a uniform grid over a block's range
-// explain the size: a step of s gives s / sqrt(12), and the range of 32 normal values is about 4.1 deviations.
+// Root mean square error on normal values relative to their deviation. The steps of a uniform grid over a block's
+// range explain the size: a step of s gives s / sqrt(12), and the range of 32 normal values is about 4.1 deviations.
 static const struct {
     const char *name;
     double bound;
@@ -126,7 +127,8 @@ Test(quant_blocks, error_bounds)
         for (int i = 0; i < N; i++)
             error += pow((double)y[i] - (double)x[i], 2);
         error = sqrt(error / N) / 0.02;
-        cr_expect_leq(error, bounds[k].bound, "%s: error %.5f above %.5f (%s)", f->name, error, bounds[k].bound, bounds[k].why);
+        cr_expect_leq(error, bounds[k].bound, "%s: error %.5f above %.5f (%s)", f->name, error, bounds[k].bound,
+                      bounds[k].why);
     }
 }
 
@@ -143,8 +145,8 @@ Test(quant_blocks, special_rows)
             f->encode(x, b, 256);
             f->decode(b, y, 256);
             for (int i = 0; i < 256; i++) // 1e-9 is below half of the smallest f16
-                cr_assert_float_eq((double)y[i], (double)x[i], 0.005 * fabs((double)x[i]) + 1e-8, "%s: a row of %g gave %g",
-                                   f->name, (double)x[i], (double)y[i]);
+                cr_assert_float_eq((double)y[i], (double)x[i], 0.005 * fabs((double)x[i]) + 1e-8,
+                                   "%s: a row of %g gave %g", f->name, (double)x[i], (double)y[i]);
         }
         memset(x, 0, sizeof x);
         f->encode(x, b, 256);
