@@ -5,6 +5,7 @@
 
 #include "common/base/file.h"
 #include "common/model/safetensors.h"
+#include "quant/gguf.h"
 #include "quant/gguf_model.h"
 #include "recipes/command.h"
 #include "recipes/forecast.h"
