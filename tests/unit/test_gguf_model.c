@@ -8,6 +8,7 @@
 #include "common/base/file.h"
 #include "common/base/json.h"
 #include "common/base/log.h"
+#include "common/base/random.h"
 #include "common/base/threads.h"
 #include "common/model/load.h"
 #include "common/tensor/tape.h"
@@ -272,7 +273,8 @@ Test(gguf_model, plans_refused)
     plan_refused(&c, "Q5_K", "\"Q5_K\" is not known; expected F32");
     plan_refused(
         &c, "Q4_K",
-        "blk.0.attn_output.weight has rows of 192 values, no multiple of Q4_K's block of 256; so it would become Q8_0");
+        "blk.0.attn_output.weight has rows of 192 values, no multiple of Q4_K's block of 256, "
+                 "so it would become Q8_0");
     c.layer[1].n_ff = 128;
     plan_refused(&c, "Q8_0", "the layers differ");
     config_release(&c);
@@ -366,6 +368,38 @@ Test(gguf_model, files_refused)
     CHANGE("dimension_count\4\0\0\0\x20", "dimension_count\4\0\0\0\x10", "expected the same even number");
     CHANGE("forward_length\4\0\0\0\0\1", "forward_length\4\0\0\0\0\2",
            "ffn_gate.weight is 256 x 256; its keys say 512 x 256");
+}
+
+// Files with changed bytes among keys and tensor headers: refused with a message or opened, never a crash (run under
+// ASan too).
+Test(gguf_model, mutated)
+{
+    char *path = scratch_path("mutated"), *data;
+    const struct shape s = {"qwen2", 8, 4, 32, 0, 0, ROPE_LLAMA3};
+    struct model *m = make(&s);
+    model_free(through_file(m, path, &(struct gguf_export_options){.type = "Q8_0"}));
+    model_free(m);
+    size_t size;
+    struct error err;
+    struct random r;
+    cr_assert_eq(file_read(path, &data, &size, &err), 0);
+    random_init(&r, 1, "mutated models", 0);
+    for (int i = 0; i < 400; i++) {
+        static const unsigned char wild[] = {0, 1, 2, 0x20, 0x7f, 0x80, 0xff};
+        const int64_t at = random_below(&r, 3000);
+        const char kept = data[at];
+        data[at] = (char)wild[random_below(&r, sizeof wild)];
+        cr_assert_eq(file_write(path, data, size, &err), 0);
+        data[at] = kept;
+        struct tokenizer *tokenizer;
+        err.text[0] = 0;
+        m = gguf_model_open(path, &tokenizer, &err);
+        cr_assert(m || err.text[0]);
+        tokenizer_free(tokenizer);
+        model_free(m);
+    }
+    free(data);
+    unlink(path);
 }
 
 // The same weights as llama.cpp's own converter and quantizer wrote them.
