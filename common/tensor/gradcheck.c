@@ -86,7 +86,7 @@ static void note_error(struct gradcheck_result *r, double expected, double found
                        int64_t i) {
     double error = fabs(expected - found) / scale;
     if (isnan(error))
-        error = INFINITY;
+        error = (double)INFINITY;
     if (error <= r->worst)
         return;
     r->worst = error;

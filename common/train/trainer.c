@@ -96,7 +96,7 @@ static void run_init(struct run *r, struct trainer *t)
     const struct train_options *o = &t->options;
     *r = (struct run){.trainer = t, .steps = train_steps(o, t->seq_len)};
     r->step_tokens = o->batch * o->accumulate * t->seq_len;
-    r->state.best_held_out = NAN;
+    r->state.best_held_out = (double)NAN;
     struct optimizer_options oo = {.kind = o->optimizer, .beta1 = o->beta1, .beta2 = o->beta2, .eps = o->eps,
                                    .weight_decay = o->weight_decay, .momentum = o->momentum};
     model_want_gradients(t->model);
