@@ -1,0 +1,242 @@
+// A training run ends with the same bytes at any number of threads, and after being interrupted or killed and run again.
+#include <criterion/criterion.h>
+#include <math.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "common/base/log.h"
+#include "common/base/threads.h"
+#include "common/train/trainer.h"
+#include "tests/unit/tiny.h"
+
+#define STEPS 10
+
+struct job { // what one run needs, and where it is to be hit
+    struct trainer trainer;
+    struct dataset data;
+    struct model *model;
+    int64_t signal_step; // -1: never
+    int signal;
+    int64_t held_out_calls;
+};
+
+static struct tensor *loss_with_accident(void *context, struct tape *tape, const struct forward *forward,
+                                         const int32_t *targets, double weight, int64_t step, struct loss_parts *parts)
+{
+    struct job *job = context;
+    if (step == job->signal_step) {
+        job->signal_step = -1; // once: a second signal would end the program without a snapshot
+        raise(job->signal);
+    }
+    return train_cross_entropy(job->model, tape, forward, targets, weight, step, parts);
+}
+
+// A held-out loss that is best after six steps, whatever the weights are.
+static int made_up_held_out(void *context, double *loss, struct error *err)
+{
+    struct job *job = context;
+    (void)err;
+    job->held_out_calls++;
+    *loss = fabs((double)job->held_out_calls - 3) + 1;
+    return 0;
+}
+
+static void job_init(struct job *job, const char *folder)
+{
+    log_level = LOG_QUIET;
+    *job = (struct job){.data = tiny_data(400), .model = tiny_model(2, 32, 5), .signal_step = -1};
+    struct train_options o;
+    options_init(train_option_table, &o);
+    o.steps = STEPS;
+    o.batch = 3;
+    o.accumulate = 2;
+    o.snapshot_every = 3;
+    o.learning_rate = 3e-3;
+    job->trainer = (struct trainer){.model = job->model, .data = &job->data, .seq_len = 24, .seed = 11, .options = o,
+                                    .title = "train", .folder = folder, .loss = loss_with_accident, .context = job};
+}
+
+static void job_release(struct job *job)
+{
+    dataset_release(&job->data);
+    model_free(job->model);
+}
+
+static void run_whole(struct job *job, struct train_result *result)
+{
+    struct error err;
+    cr_assert_eq(trainer_run(&job->trainer, result, &err), 0, "%s", err.text);
+}
+
+static void same_weights(const struct job *a, const struct job *b)
+{
+    cr_assert_arr_eq(a->model->data, b->model->data, (size_t)a->model->n_element * sizeof(float));
+}
+
+static void same_log(const char *folder_a, const char *folder_b)
+{
+    char *path[2] = {path_join(folder_a, "run.jsonl"), path_join(folder_b, "run.jsonl")}, *text[2];
+    size_t len[2];
+    struct error err;
+    for (int i = 0; i < 2; i++)
+        cr_assert_eq(file_read(path[i], &text[i], &len[i], &err), 0, "%s", err.text);
+    cr_assert_str_eq(text[0], text[1]);
+    for (int i = 0; i < 2; i++) {
+        free(path[i]);
+        free(text[i]);
+    }
+}
+
+Test(trainer, learns_and_is_the_same_at_any_number_of_threads)
+{
+    struct job job[2];
+    struct train_result result[2];
+    for (int precision = PRECISION_F32; precision <= PRECISION_BF16; precision++) {
+        for (int i = 0; i < 2; i++) {
+            threads_set(i + 1);
+            job_init(&job[i], NULL);
+            job[i].trainer.precision = (enum precision)precision;
+            run_whole(&job[i], &result[i]);
+        }
+        same_weights(&job[0], &job[1]);
+        cr_assert_eq(result[0].first_loss, result[1].first_loss);
+        cr_assert_eq(result[0].steps, STEPS);
+        cr_assert_eq(result[0].tokens, STEPS * 6 * 24);
+        job_release(&job[0]);
+        job_release(&job[1]);
+    }
+    job_init(&job[0], NULL);
+    job[0].trainer.options.steps = 60;
+    run_whole(&job[0], &result[0]);
+    cr_assert_lt(result[0].last_loss, 0.8 * result[0].first_loss, "%g after %g", result[0].last_loss, result[0].first_loss);
+    job_release(&job[0]);
+}
+
+Test(trainer, recomputing_layers_changes_no_bit)
+{
+    struct job job[2];
+    struct train_result result;
+    for (int i = 0; i < 2; i++) {
+        job_init(&job[i], NULL);
+        job[i].trainer.options.checkpoint = i;
+        run_whole(&job[i], &result);
+    }
+    same_weights(&job[0], &job[1]);
+    job_release(&job[0]);
+    job_release(&job[1]);
+}
+
+// Runs in a child until the signal, then goes on here, and compares with a run that nothing happened to.
+static void hit_and_resume(int signal, int64_t step, int keep_best)
+{
+    char *folder = tiny_folder(), *other = tiny_folder();
+    struct job job[2];
+    struct train_result result[2];
+    struct error err;
+    for (int i = 0; i < 2; i++) {
+        job_init(&job[i], i ? other : folder);
+        if (keep_best) {
+            job[i].trainer.options.keep_best = 1;
+            job[i].trainer.options.eval_every = 2;
+            job[i].trainer.held_out = made_up_held_out;
+            job[i].trainer.held_out_context = &job[i];
+        }
+    }
+    pid_t child = fork(); // before any thread exists here
+    if (child == 0) {
+        interrupt_catch();
+        job[0].signal = signal;
+        job[0].signal_step = step;
+        int failed = trainer_run(&job[0].trainer, &result[0], &err) < 0;
+        _exit(failed && strstr(err.text, "run the same command again") ? 0 : 1);
+    }
+    int status;
+    waitpid(child, &status, 0);
+    if (signal == SIGKILL)
+        cr_assert(WIFSIGNALED(status));
+    else
+        cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    if (keep_best)
+        job[0].held_out_calls = step / 2; // what the child did before its snapshot
+    run_whole(&job[0], &result[0]);
+    run_whole(&job[1], &result[1]);
+    same_weights(&job[0], &job[1]);
+    same_log(folder, other);
+    cr_assert_eq(result[0].first_loss, result[1].first_loss);
+    cr_assert_eq(result[0].last_loss, result[1].last_loss);
+    if (keep_best)
+        cr_assert_eq(result[0].best_held_out, 1.0);
+    trainer_drop_snapshot(folder);
+    char *path = path_join(folder, "snapshot");
+    cr_assert_not(file_exists(path));
+    free(path);
+    job_release(&job[0]);
+    job_release(&job[1]);
+    tiny_remove(folder);
+    tiny_remove(other);
+}
+
+Test(trainer, interrupted_and_resumed) { hit_and_resume(SIGINT, 4, 0); }
+Test(trainer, killed_and_resumed) { hit_and_resume(SIGKILL, 7, 0); }
+Test(trainer, killed_before_the_first_snapshot) { hit_and_resume(SIGKILL, 1, 0); }
+Test(trainer, best_weights_survive_an_interruption) { hit_and_resume(SIGTERM, 8, 1); }
+
+Test(trainer, ends_with_the_best_weights)
+{
+    struct job best, six;
+    struct train_result result;
+    job_init(&best, NULL);
+    best.trainer.options.keep_best = 1;
+    best.trainer.options.eval_every = 2;
+    best.trainer.options.schedule = SCHEDULE_CONSTANT; // else a run of six steps has other learning rates
+    best.trainer.options.warmup = 0;
+    best.trainer.held_out = made_up_held_out;
+    best.trainer.held_out_context = &best;
+    run_whole(&best, &result);
+    cr_assert_eq(best.held_out_calls, 5);
+    cr_assert_eq(result.best_held_out, 1.0);
+    job_init(&six, NULL);
+    six.trainer.options.steps = 6;
+    six.trainer.options.schedule = SCHEDULE_CONSTANT;
+    six.trainer.options.warmup = 0;
+    run_whole(&six, &result);
+    cr_assert(isnan(result.best_held_out));
+    same_weights(&best, &six);
+    job_release(&best);
+    job_release(&six);
+}
+
+Test(trainer, accumulation_is_a_larger_batch)
+{
+    struct job job[2];
+    struct train_result result[2];
+    for (int i = 0; i < 2; i++) {
+        job_init(&job[i], NULL);
+        job[i].trainer.options.optimizer = OPTIMIZER_SGD; // AdamW would turn roundings of zero into whole steps
+        job[i].trainer.options.batch = i ? 2 : 4;
+        job[i].trainer.options.accumulate = i ? 2 : 1;
+        job[i].trainer.seq_len = 21; // 399 predictions: all windows are full, so that both means weigh tokens alike
+        run_whole(&job[i], &result[i]);
+    }
+    cr_assert_float_eq(result[0].last_loss, result[1].last_loss, 1e-5 * result[0].last_loss);
+    job_release(&job[0]);
+    job_release(&job[1]);
+}
+
+Test(trainer, refuses)
+{
+    struct job job;
+    struct train_result result;
+    struct error err;
+    job_init(&job, NULL);
+    job.trainer.options.learning_rate = 1e30;
+    job.trainer.options.optimizer = OPTIMIZER_SGD;
+    job.trainer.options.clip = 0;
+    cr_assert_eq(trainer_run(&job.trainer, &result, &err), -1);
+    cr_assert_not_null(strstr(err.text, "smaller learning_rate"), "%s", err.text);
+    job.data.token[17] = TINY_VOCAB;
+    cr_assert_eq(trainer_run(&job.trainer, &result, &err), -1);
+    cr_assert_not_null(strstr(err.text, "token 17"), "%s", err.text);
+    job_release(&job);
+}
