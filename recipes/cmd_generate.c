@@ -6,6 +6,7 @@
 
 #include "common/base/threads.h"
 #include "common/eval/generate.h"
+#include "common/text/utf8.h"
 #include "recipes/command.h"
 #include "recipes/open_model.h"
 
@@ -79,6 +80,20 @@ static struct json *ids_json(const struct token_list *list)
     return o;
 }
 
+// Byte tokens can end in any bytes; JSON holds UTF-8 alone. What is none becomes U+FFFD.
+static struct text valid_text(const char *s, size_t len)
+{
+    struct text out = {0};
+    for (size_t at = 0; at < len;) {
+        uint32_t code = 0;
+        size_t n = utf8_decode(s + at, len - at, &code);
+        text_append_code(&out, n && code ? code : 0xFFFD);
+        at += n ? n : 1;
+    }
+    text_append(&out, "", 1);
+    return out;
+}
+
 static void print_json(const struct writing *w, const struct token_list *prompt)
 {
     struct json *o = json_object();
@@ -86,7 +101,9 @@ static void print_json(const struct writing *w, const struct token_list *prompt)
     char *decoded = tokenizer_decode(w->opened->tokenizer, w->ids.id, w->ids.count, &len);
     json_set(o, "prompt", ids_json(prompt));
     json_set(o, "ids", ids_json(&w->ids));
-    json_set_string(o, "text", decoded);
+    struct text valid = valid_text(decoded, len);
+    json_set_string(o, "text", valid.data);
+    text_release(&valid);
     char *text = json_text(o, 0);
     puts(text);
     free(text);

@@ -202,17 +202,17 @@ MODELS = {
 }
 
 
-def make_model(name):
+def make_model(name, folder=None, **shape):
+    """One of MODELS in a folder (default: its place among the golden files), with keys of its own."""
     keys, dtype, shards = MODELS[name]
-    source = {**SHAPE, **keys}
+    source = {**SHAPE, **keys, **shape}
     config = read_hf.Config(source)
     weights = {}
     for tensor, shape in sorted(read_hf.expected_shapes(config).items()):
         centre = 1.0 if "norm" in tensor else 0.0
         values = normal(*shape, scale=0.3).detach() + centre
         weights[tensor] = values.to(STORED[dtype]).to(torch.float64).requires_grad_()
-    folder = os.path.join(GOLDEN, "model-" + name)
-    write_directory(folder, source, weights, dtype, shards)
+    write_directory(folder or os.path.join(GOLDEN, "model-" + name), source, weights, dtype, shards)
     return read_hf.Model(config, weights)
 
 

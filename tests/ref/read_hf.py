@@ -5,10 +5,11 @@ It builds the model that transformers would build from config.json and the safet
 alone, and prints losses and logits for given token ids as JSON. It was written from the formats and from the models'
 definitions, without sight of pdq's own reader and writer, so that the two cannot share a mistake.
 
-    read_hf.py FOLDER --ids 1,2,3 [--seq-len N] [--tokens N] [--logits] [--greedy N] [--float64]
+    read_hf.py FOLDER... --ids 1,2,3 [--seq-len N] [--tokens N] [--logits] [--greedy N] [--float64]
 
 The ids are cut into windows of seq_len; every token but a window's first is predicted; --tokens stops after N
 predictions.
+One line of JSON for each folder.
 """
 import argparse
 import json
@@ -245,7 +246,7 @@ def greedy(model, ids, count):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder")
+    parser.add_argument("folders", nargs="+", metavar="FOLDER")
     parser.add_argument("--ids", required=True, help="comma-separated, or @FILE")
     parser.add_argument("--seq-len", type=int, default=256)
     parser.add_argument("--tokens", type=int, default=sys.maxsize)
@@ -256,14 +257,15 @@ def main():
     text = open(args.ids[1:], encoding="utf-8").read() if args.ids.startswith("@") else args.ids
     ids = [int(word) for word in text.replace(",", " ").split()]
     torch.set_grad_enabled(False)
-    model = open_model(args.folder, torch.float64 if args.float64 else torch.float32)
-    nll = losses(model, ids, args.seq_len, args.tokens)
-    result = {"tokens": len(nll), "nll": math.fsum(nll) / len(nll) if nll else None, "nll_sum": math.fsum(nll)}
-    if args.logits:
-        result["logits"] = model.logits(torch.tensor([ids[:args.seq_len]]))[0, -1].tolist()
-    if args.greedy:
-        result["greedy"] = greedy(model, ids, args.greedy)
-    print(json.dumps(result))
+    for folder in args.folders:
+        model = open_model(folder, torch.float64 if args.float64 else torch.float32)
+        nll = losses(model, ids, args.seq_len, args.tokens)
+        result = {"tokens": len(nll), "nll": math.fsum(nll) / len(nll) if nll else None, "nll_sum": math.fsum(nll)}
+        if args.logits:
+            result["logits"] = model.logits(torch.tensor([ids[:args.seq_len]]))[0, -1].tolist()
+        if args.greedy:
+            result["greedy"] = greedy(model, ids[:args.seq_len], args.greedy)
+        print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":
