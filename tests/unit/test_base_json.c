@@ -126,7 +126,7 @@ Test(json, writing) {
     json_set_number(v, "third", 1.0 / 3);
     json_set_number(v, "tenth", 0.1);
     json_set_number(v, "count", 123456789012345.0);
-    json_set_number(v, "nan", NAN);
+    json_set_number(v, "nan", (double)NAN);
     json_set_string(v, "text", "a\"\\\n\x01\xc3\xa9");
     json_set_bool(v, "yes", 1);
     struct json *list = json_array();

@@ -561,7 +561,7 @@ static int64_t attention_weights(const struct op_case *c, double *const *x, int6
                                  double *p) {
     int64_t H = tensor_columns(c->in[0]) / c->E, G = c->G, E = c->E, last = c->S - c->T + t;
     const double *q = x[0] + ((b * c->T + t) * H + h) * E;
-    double sum = 0, largest = -INFINITY;
+    double sum = 0, largest = -(double)INFINITY;
     for (int64_t s = 0; s <= last; s++) {
         const double *k = x[1] + ((b * c->S + s) * G + h / (H / G)) * E;
         p[s] = 0;
@@ -655,7 +655,7 @@ Test(ops, attention) {
     // Scores in the hundreds: the softmax is all but a choice of one, and must not overflow.
     struct op_case sharp = attention_case(1, 70, 70, 2, 2, 16, 12);
     sharp.f32 = 1e-4; // scores near 500 round at 3e-5
-    sharp.bf16 = INFINITY;
+    sharp.bf16 = (double)INFINITY;
     check_op(&sharp, 0);
 }
 
@@ -886,7 +886,7 @@ static void naive_logits(const double *x, const double *w, const struct tensor *
 
 // logp[v] = log softmax(z / temperature).
 static void naive_log_softmax(const double *z, int64_t V, double temperature, double *logp) {
-    double largest = -INFINITY, sum = 0;
+    double largest = -(double)INFINITY, sum = 0;
     for (int64_t v = 0; v < V; v++)
         largest = fmax(largest, z[v] / temperature);
     for (int64_t v = 0; v < V; v++)

@@ -123,7 +123,7 @@ Test(prune, the_best_stay_and_ties_keep_their_order)
     cr_assert_arr_eq(p.layer[1].group, groups, sizeof groups);
     cr_assert_arr_eq(p.layer[1].head, heads, sizeof heads);
     plan_release(&p);
-    s.ff[0][5] = NAN;
+    s.ff[0][5] = (double)NAN;
     cr_assert_eq(plan_make(&p, &m->config, &s, counts, HEADS_BY_GROUP, &err), -1);
     cr_assert(strstr(err.text, "channel 5"), "%s", err.text);
     prune_scores_release(&s);
