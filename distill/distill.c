@@ -1,11 +1,13 @@
 // distill.c: see distill.h.
 //
-// The loss of a micro-batch (Hinton, Vinyals and Dean 2015, with the usual T^2 so that alpha means the same at any temperature):
+// The loss of a micro-batch (Hinton, Vinyals and Dean 2015, with the usual T^2 so that alpha means the same at any
+// temperature):
 //
-//   alpha T^2 KL(teacher || student, both at T) + (1 - alpha) CE  +  hidden * mean over mapped layers of MSE(hidden states)
+//   alpha T^2 KL(teacher || student, both at T) + (1 - alpha) CE  +  hidden * mean over mapped layers of MSE(hidden
+//   states)
 //
-// The teacher runs on a tape of its own that records nothing, on the same micro-batch; its final hidden states go straight into
-// the fused output head, so neither model's logits are ever held whole.
+// The teacher runs on a tape of its own that records nothing, on the same micro-batch; its final hidden states go
+// straight into the fused output head, so neither model's logits are ever held whole.
 #include "distill/distill.h"
 
 #include <math.h>
@@ -20,7 +22,8 @@
 const struct option distill_option_table[] = {
     {"teacher", OPTION_STRING, AT(teacher), NULL, 0, 0, NULL, "MODEL",
      "directory or .gguf file; by default the recipe's model before pruning"},
-    {"alpha", OPTION_DOUBLE, AT(alpha), "0.7", 0, 1, NULL, "R", "weight of the soft targets; the hard ones get the rest"},
+    {"alpha", OPTION_DOUBLE, AT(alpha), "0.7", 0, 1, NULL, "R",
+     "weight of the soft targets; the hard ones get the rest"},
     {"temperature", OPTION_DOUBLE, AT(temperature), "2", 0.1, 100, NULL, "R", "temperature of the soft targets"},
     {"temperature_rule", OPTION_CHOICE, AT(temperature_rule), "constant", 0, 0, "constant|falling|rising", NULL,
      "falling: 3 * 0.9^(step/1000), not below 1; rising: from 1 to temperature"},
@@ -44,7 +47,8 @@ struct distillation { // lifetime: one run
     struct taps student_taps;
 };
 
-static int read_layer(const struct json *v, const char *whose, int64_t n_layer, int64_t pair, int64_t *out, struct error *err)
+static int read_layer(const struct json *v, const char *whose, int64_t n_layer, int64_t pair, int64_t *out,
+                      struct error *err)
 {
     double layer = json_number(v);
     if (!v || json_kind(v) != JSON_NUMBER || layer != floor(layer) || layer < 0 || layer >= (double)n_layer)
@@ -82,19 +86,22 @@ static int64_t map_layers(const struct distill_options *o, const struct config *
     return n;
 }
 
-int distill_check(const struct distill_options *o, const struct config *student, const struct config *teacher, struct error *err)
+int distill_check(const struct distill_options *o, const struct config *student, const struct config *teacher,
+                  struct error *err)
 {
     TRY(train_check(&o->train, "distill", err));
     if (student->vocab != teacher->vocab)
-        return error_set(err,
-                         "distill: the teacher's vocabulary has %lld entries, the student's %lld; take a teacher with the "
-                         "student's tokenizer",
-                         (long long)teacher->vocab, (long long)student->vocab);
+        return error_set(
+            err,
+            "distill: the teacher's vocabulary has %lld entries, the student's %lld; take a teacher with the "
+            "student's tokenizer",
+            (long long)teacher->vocab, (long long)student->vocab);
     if (o->hidden > 0 && student->hidden != teacher->hidden)
-        return error_set(err,
-                         "distill.hidden: the teacher's hidden states are %lld wide, the student's %lld; set it to 0 or take a "
-                         "teacher of the student's width",
-                         (long long)teacher->hidden, (long long)student->hidden);
+        return error_set(
+            err,
+            "distill.hidden: the teacher's hidden states are %lld wide, the student's %lld; set it to 0 or take a "
+            "teacher of the student's width",
+            (long long)teacher->hidden, (long long)student->hidden);
     int64_t *from, *to;
     int64_t n = map_layers(o, student, teacher, &from, &to, err);
     free(from);
@@ -140,8 +147,8 @@ static struct tensor *add_hidden_loss(struct distillation *d, struct tape *tape,
     return loss;
 }
 
-static struct tensor *distill_loss(void *context, struct tape *tape, const struct forward *forward, const int32_t *targets,
-                                   double weight, int64_t step, struct loss_parts *parts)
+static struct tensor *distill_loss(void *context, struct tape *tape, const struct forward *forward,
+                                   const int32_t *targets, double weight, int64_t step, struct loss_parts *parts)
 {
     struct distillation *d = context;
     int hidden = d->options->hidden > 0;
@@ -157,8 +164,12 @@ static struct tensor *distill_loss(void *context, struct tape *tape, const struc
     tape_reset(&d->teacher_tape); // here, not below: the backward pass still reads the teacher's hidden states
     struct tensor *reference = model_forward(d->teacher, &d->teacher_tape, &teacher_forward);
     struct tensor *x = model_forward(d->student, tape, &d->student_forward);
-    const struct head_spec spec = {.targets = targets, .teacher_x = reference->data, .teacher_w = model_head(d->teacher),
-                                   .alpha = alpha, .temperature = temperature, .weight = weight};
+    const struct head_spec spec = {.targets = targets,
+                                   .teacher_x = reference->data,
+                                   .teacher_w = model_head(d->teacher),
+                                   .alpha = alpha,
+                                   .temperature = temperature,
+                                   .weight = weight};
     struct head_result head;
     struct tensor *loss = op_head_loss(tape, x, model_head(d->student), &spec, &head);
     *parts = (struct loss_parts){.ce = head.ce, .kl = head.kl};
@@ -166,7 +177,8 @@ static struct tensor *distill_loss(void *context, struct tape *tape, const struc
     return hidden ? add_hidden_loss(d, tape, loss, weight, parts) : loss;
 }
 
-// What the trainer cannot see: the caller's identity, these options and the teacher. Its path is no input, its weights are.
+// What the trainer cannot see: the caller's identity, these options and the teacher. Its path is no input, its
+// weights are.
 static void identify(const struct trainer *t, const struct distill_options *o, const struct model *teacher,
                      char out[HASH_TEXT])
 {
@@ -184,12 +196,13 @@ static void identify(const struct trainer *t, const struct distill_options *o, c
     json_free(options);
 }
 
-int distill_run(struct trainer *t, struct model *teacher, const struct distill_options *o, struct train_result *r, struct error *err)
+int distill_run(struct trainer *t, struct model *teacher, const struct distill_options *o, struct train_result *r,
+                struct error *err)
 {
     const struct config *student_config = &t->model->config, *teacher_config = &teacher->config;
     TRY(distill_check(o, student_config, teacher_config, err));
-    struct distillation d = {.student = t->model, .teacher = teacher, .options = o,
-                             .steps = train_steps(&o->train, t->seq_len)};
+    struct distillation d = {
+        .student = t->model, .teacher = teacher, .options = o, .steps = train_steps(&o->train, t->seq_len)};
     d.n_pair = map_layers(o, student_config, teacher_config, &d.student_layer, &d.teacher_layer, err);
     d.student_hidden = xcalloc((size_t)student_config->n_layer + 1, sizeof *d.student_hidden, "taps");
     d.teacher_hidden = xcalloc((size_t)teacher_config->n_layer + 1, sizeof *d.teacher_hidden, "taps");

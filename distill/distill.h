@@ -12,17 +12,20 @@ enum target_order { TARGETS_MIXED, TARGETS_HARD_FIRST };
 struct distill_options { // rows in distill_option_table (which also holds train_option_table's rows through `train`)
     char *teacher;       // NULL: the recipe's model before pruning
     double alpha, temperature;
-    int temperature_rule; // constant; falling: 3 * 0.9^(step/1000), not below 1; rising: from 1 to temperature over the run
-    int order;            // hard_first: alpha rises linearly from 0 to its value over the run's first half
-    double hidden;        // weight of the hidden-state MSE; 0: off
+    int temperature_rule;   // constant; falling: 3 * 0.9^(step/1000), not below 1; rising: from 1 to temperature over
+                            // the run
+    int order;              // hard_first: alpha rises linearly from 0 to its value over the run's first half
+    double hidden;          // weight of the hidden-state MSE; 0: off
     struct json *layer_map; // [[student layer, teacher layer], ...]; NULL: evenly spread
     struct train_options train;
 };
 extern const struct option distill_option_table[];
 
 // Checks that the two fit (vocabulary; hidden widths when hidden > 0; the layer map).
-int distill_check(const struct distill_options *o, const struct config *student, const struct config *teacher, struct error *err);
+int distill_check(const struct distill_options *o, const struct config *student, const struct config *teacher,
+                  struct error *err);
 // Fills the trainer's loss and context and runs it. Everything else in t is the caller's.
-int distill_run(struct trainer *t, struct model *teacher, const struct distill_options *o, struct train_result *r, struct error *err);
+int distill_run(struct trainer *t, struct model *teacher, const struct distill_options *o, struct train_result *r,
+                struct error *err);
 
 #endif

@@ -1,10 +1,10 @@
 // dataset.c: see dataset.h.
 //
-// The order of windows comes from a keyed permutation computed one index at a time (a small Feistel network over the next
-// power of four, walked until it lands inside): a batch is a pure function of its number, and nothing as long as the data
-// is kept or made again when a run is resumed.
+// The order of windows comes from a keyed permutation computed one index at a time (a small Feistel network over the
+// next power of four, walked until it lands inside): a batch is a pure function of its number, and nothing as long as
+// the data is kept or made again when a run is resumed.
 //
-// To add an input format: name its ending in document_format and give it a reader beside read_jsonl.
+// To add an input format: give it a reader beside read_jsonl and choose it by its ending in dataset_documents.
 #include "common/data/dataset.h"
 
 #include <stdlib.h>
@@ -79,8 +79,8 @@ static void encode_document(void *context, const char *text, size_t len)
     e->dataset->text_bytes += (int64_t)len;
 }
 
-int dataset_read(struct dataset *d, const struct tokenizer *t, const char *const *paths, size_t n_paths, const char *where,
-                 struct error *err)
+int dataset_read(struct dataset *d, const struct tokenizer *t, const char *const *paths, size_t n_paths,
+                 const char *where, struct error *err)
 {
     *d = (struct dataset){0};
     struct encoding e = {.tokenizer = t, .dataset = d};
@@ -117,10 +117,7 @@ int dataset_check(const struct dataset *d, int64_t vocab, const char *where, str
     return 0;
 }
 
-int64_t dataset_windows(const struct dataset *d, int64_t seq_len)
-{
-    return (d->n_token - 1 + seq_len - 1) / seq_len;
-}
+int64_t dataset_windows(const struct dataset *d, int64_t seq_len) { return (d->n_token - 1 + seq_len - 1) / seq_len; }
 
 static uint64_t mix(uint64_t x) // splitmix64's finaliser (Steele et al. 2014)
 {

@@ -1,8 +1,8 @@
 // dataset.h: text files in, token windows out.
 //
-// Documents (a .txt file is one; each line of a .jsonl with a "text" field is one; either may be gzipped) are tokenized with
-// the tokenizer's own BOS/EOS rules and laid end to end in one stream. Training windows are seq_len + 1 tokens at stride
-// seq_len; their order is a seeded permutation, a new one for each pass.
+// Documents (a .txt file is one; each line of a .jsonl with a "text" field is one; either may be gzipped) are
+// tokenized with the tokenizer's own BOS/EOS rules and laid end to end in one stream. Training windows are seq_len +
+// 1 tokens at stride seq_len; their order is a seeded permutation, a new one for each pass.
 #ifndef PDQ_DATASET_H
 #define PDQ_DATASET_H
 
@@ -11,16 +11,16 @@
 #include "common/base/error.h"
 #include "common/text/tokenizer.h"
 
-struct dataset {      // process lifetime
-    int32_t *token;   // [n_token]
+struct dataset {    // process lifetime
+    int32_t *token; // [n_token]
     int64_t n_token;
     int64_t text_bytes;    // of the text they came from
     int64_t invalid_bytes; // bytes that were not UTF-8
 };
 
 // where: for messages ("data.train"). Fewer than 2 tokens is an error. Paths are opened as they stand.
-int dataset_read(struct dataset *d, const struct tokenizer *t, const char *const *paths, size_t n_paths, const char *where,
-                 struct error *err);
+int dataset_read(struct dataset *d, const struct tokenizer *t, const char *const *paths, size_t n_paths,
+                 const char *where, struct error *err);
 void dataset_release(struct dataset *d);
 // The documents' texts in order, before tokenizing. `take` gets each one; the text is its only while it runs.
 int dataset_documents(const char *const *paths, size_t n_paths, const char *where,

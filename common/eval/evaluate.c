@@ -1,7 +1,8 @@
 // evaluate.c: see evaluate.h.
 //
-// Several windows go through the model at once; of the hidden states only the rows that predict something go on to the output
-// head. The per-token values are kept in the order of the text, so that statistics are paired and sums have one order.
+// Several windows go through the model at once; of the hidden states only the rows that predict something go on to
+// the output head. The per-token values are kept in the order of the text, so that statistics are paired and sums
+// have one order.
 #include "common/eval/evaluate.h"
 
 #include <math.h>
@@ -38,10 +39,7 @@ static void encode_with_bos(struct encoding *e, const char *text, size_t len, in
     e->dataset->text_bytes += (int64_t)len;
 }
 
-static void encode_document(void *context, const char *text, size_t len)
-{
-    encode_with_bos(context, text, len, 0);
-}
+static void encode_document(void *context, const char *text, size_t len) { encode_with_bos(context, text, len, 0); }
 
 static void collect_document(void *context, const char *text, size_t len)
 {
@@ -57,7 +55,8 @@ int eval_stream(struct dataset *d, const struct tokenizer *t, enum eval_protocol
     *d = (struct dataset){0};
     struct encoding e = {.tokenizer = t, .dataset = d};
     int whole = protocol == EVAL_LLAMA_CPP;
-    int status = dataset_documents(paths, n_paths, "evaluation text", whole ? collect_document : encode_document, &e, err);
+    int status =
+        dataset_documents(paths, n_paths, "evaluation text", whole ? collect_document : encode_document, &e, err);
     if (status == 0 && whole) {
         if (e.len && e.text[e.len - 1] == '\n')
             e.len--;
@@ -80,16 +79,16 @@ struct run { // one call of evaluate
     const struct tokenizer *tokenizer;
     const struct eval_options *options;
     struct tape tape;
-    int64_t window, first; // tokens in a window; targets of a window begin at position first + 1
-    int64_t n_window;      // the last may be shorter
-    int64_t limit, done;   // tokens to predict; predicted
-    int32_t *ids;          // [rows of a batch]
-    int32_t *target;       // [limit]
-    int64_t *row;          // [rows of a batch]: rows that predict
+    int64_t window, first;          // tokens in a window; targets of a window begin at position first + 1
+    int64_t n_window;               // the last may be shorter
+    int64_t limit, done;            // tokens to predict; predicted
+    int32_t *ids;                   // [rows of a batch]
+    int32_t *target;                // [limit]
+    int64_t *row;                   // [rows of a batch]: rows that predict
     double *nll, *against_nll, *kl; // [limit]
     unsigned char *agree;           // [limit]
-    int32_t *id_bytes;     // [V]: bytes that an id adds to a text; -1: not looked up yet
-    double bytes, sum; // of the text predicted; of the losses so far, for the progress line
+    int32_t *id_bytes;              // [V]: bytes that an id adds to a text; -1: not looked up yet
+    double bytes, sum;              // of the text predicted; of the losses so far, for the progress line
 };
 
 static int64_t window_length(const struct run *r, int64_t w)
@@ -110,12 +109,14 @@ static int plan_windows(struct run *r, struct error *err)
         r->first = N / 2;
         predicted = r->n_window * (N - 1 - r->first);
         if (r->n_window < 2)
-            return error_set(err,
-                             "evaluation: the text has %lld tokens, but the llama.cpp protocol needs two windows of %lld; "
-                             "give more text or a smaller window",
-                             (long long)n, (long long)N);
+            return error_set(
+                err,
+                "evaluation: the text has %lld tokens, but the llama.cpp protocol needs two windows of %lld; "
+                "give more text or a smaller window",
+                (long long)n, (long long)N);
         if (predicted < 1)
-            return error_set(err, "evaluation: a window of %lld tokens predicts none in the llama.cpp protocol; need 4",
+            return error_set(err,
+                             "evaluation: a window of %lld tokens predicts none in the llama.cpp protocol; need 4",
                              (long long)N);
     } else {
         r->n_window = (n + N - 1) / N;
@@ -144,7 +145,8 @@ static int64_t token_bytes(struct run *r, int64_t position)
     return r->id_bytes[id];
 }
 
-// Fills ids with B windows of T tokens from window w on; notes the rows that predict and their targets. Returns their number.
+// Fills ids with B windows of T tokens from window w on; notes the rows that predict and their targets. Returns their
+// number.
 static int64_t fill_batch(struct run *r, int64_t w, int64_t B, int64_t T)
 {
     int replace = r->options->protocol == EVAL_LLAMA_CPP && tokenizer_adds_bos(r->tokenizer) &&
@@ -263,10 +265,11 @@ static int check_models(const struct model *m, const struct model *against, cons
                         const struct eval_options *o, struct error *err)
 {
     if (against && against->config.vocab != m->config.vocab)
-        return error_set(err,
-                         "evaluation: the model's vocabulary has %lld entries, the one it is compared with has %lld; compare "
-                         "models with the same tokenizer",
-                         (long long)m->config.vocab, (long long)against->config.vocab);
+        return error_set(
+            err,
+            "evaluation: the model's vocabulary has %lld entries, the one it is compared with has %lld; compare "
+            "models with the same tokenizer",
+            (long long)m->config.vocab, (long long)against->config.vocab);
     if (m->config.context > 0 && o->seq_len > m->config.context)
         log_warn("windows of %lld tokens are longer than the model's context of %lld", (long long)o->seq_len,
                  (long long)m->config.context);

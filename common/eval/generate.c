@@ -1,4 +1,5 @@
-// generate.c: see generate.h. One sequence, keys and values cached; only the last row of a forward pass meets the output head.
+// generate.c: see generate.h. One sequence, keys and values cached; only the last row of a forward pass meets the
+// output head.
 #include "common/eval/generate.h"
 
 #include <math.h>
@@ -110,13 +111,15 @@ static int append(void *context, int32_t id)
     return 0;
 }
 
-void generate_sample(struct model *m, int32_t bos, int64_t n_documents, int64_t length, uint64_t seed, struct token_list *out)
+void generate_sample(struct model *m, int32_t bos, int64_t n_documents, int64_t length, uint64_t seed,
+                     struct token_list *out)
 {
     for (int64_t i = 0; i < n_documents && !interrupted(); i++) {
         struct random random;
         random_init(&random, seed, "sampled document", (uint64_t)i);
         int32_t first = bos >= 0 ? bos : (int32_t)random_below(&random, m->config.vocab);
-        const struct generate_options o = {.tokens = length - 1, .temperature = 1,
+        const struct generate_options o = {.tokens = length - 1,
+                                           .temperature = 1,
                                            .seed = (uint64_t)random_u32(&random) << 32 | random_u32(&random)};
         append(out, first);
         generate(m, &first, 1, &o, append, out);
@@ -129,7 +132,8 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-// Seconds to take in `total` tokens, `at_once` at a time, from an empty context: the median of several runs after one more.
+// Seconds to take in `total` tokens, `at_once` at a time, from an empty context: the median of several runs after one
+// more.
 static double time_tokens(struct model *m, const int32_t *ids, int64_t total, int64_t at_once)
 {
     double seconds[SPEED_RUNS + 1];

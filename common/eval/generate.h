@@ -12,13 +12,15 @@ struct generate_options {
     int stop_at_eos;
 };
 
-// Continues prompt [n]; each new id goes to emit as it comes (return non-zero to stop). Returns the number of new tokens.
+// Continues prompt [n]; each new id goes to emit as it comes (return non-zero to stop). Returns the number of new
+// tokens.
 int64_t generate(struct model *m, const int32_t *prompt, int64_t n, const struct generate_options *o,
                  int (*emit)(void *context, int32_t id), void *context);
 
-// Draws ids from the model itself (temperature 1, BOS first): n_documents of length tokens each, for training text where there is
-// none. Appends to out.
-void generate_sample(struct model *m, int32_t bos, int64_t n_documents, int64_t length, uint64_t seed, struct token_list *out);
+// Draws ids from the model itself (temperature 1, BOS first): n_documents of length tokens each, for training text
+// where there is none. Appends to out.
+void generate_sample(struct model *m, int32_t bos, int64_t n_documents, int64_t length, uint64_t seed,
+                     struct token_list *out);
 
 struct speed_result {
     double prefill, decode; // tokens/s, medians of several runs

@@ -1,7 +1,7 @@
 // optimizer.c: see optimizer.h.
 //
-// Everything here walks the flat arrays in chunks whose borders depend on the shapes alone. A chunk is computed by one
-// thread by the same code, sums over chunks are taken in order: the bits do not depend on the number of threads.
+// Everything here walks the flat arrays in chunks whose borders depend on the shapes alone. A chunk is computed by
+// one thread by the same code, sums over chunks are taken in order: the bits do not depend on the number of threads.
 #include "common/train/optimizer.h"
 
 #include <math.h>

@@ -2,8 +2,8 @@
 //
 //   header | weights | first moments | second moments (AdamW) | best weights (if kept) | log | digest of all before
 //
-// The file is written by one machine and read by the same kind of machine (little-endian), and replaced whole: whatever
-// moment the run is killed at, the last complete snapshot is there.
+// The file is written by one machine and read by the same kind of machine (little-endian), and replaced whole:
+// whatever moment the run is killed at, the last complete snapshot is there.
 #include "common/train/snapshot.h"
 
 #include <stdlib.h>
@@ -72,10 +72,11 @@ static int check(const char *path, const struct file_map *map, const struct head
     if (memcmp(head->magic, MAGIC, sizeof head->magic) != 0)
         return damaged(path, "it does not begin with " MAGIC, err);
     if (strncmp(head->identity, identity, sizeof head->identity) != 0)
-        return error_set(err,
-                         "%s: snapshot of another run (inputs %.32s, this run's are %s): the options, the data or the "
-                         "start weights differ; remove it to train from the start, or choose another output",
-                         path, head->identity, identity);
+        return error_set(
+            err,
+            "%s: snapshot of another run (inputs %.32s, this run's are %s): the options, the data or the "
+            "start weights differ; remove it to train from the start, or choose another output",
+            path, head->identity, identity);
     if (head->n_element != m->n_element || head->has_second != (o->v != NULL) || head->log_bytes < 0 ||
         (head->has_best != 0 && head->has_best != 1) || head->step < 0)
         return damaged(path, "its header does not fit this run", err);

@@ -1,4 +1,5 @@
-// snapshot.h: everything that a training run needs to go on: weights, moments, step, curve so far. One file, replaced whole.
+// snapshot.h: everything that a training run needs to go on: weights, moments, step, curve so far. One file, replaced
+// whole.
 #ifndef PDQ_SNAPSHOT_H
 #define PDQ_SNAPSHOT_H
 
@@ -9,7 +10,7 @@ struct snapshot { // lifetime: one training run
     int64_t evaluated;    // the last step with a held-out evaluation
     double best_held_out; // NaN: none yet
     float *best;          // its weights [n_element], owned; NULL: not kept
-    char *log; // run.jsonl so far, NUL-terminated; owned
+    char *log;            // run.jsonl so far, NUL-terminated; owned
     size_t log_bytes, log_capacity;
 };
 

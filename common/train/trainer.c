@@ -1,8 +1,8 @@
 // trainer.c: see trainer.h.
 //
-// What makes a run repeatable: batch k is a pure function of (data, seed, k), everything computed is independent of the
-// number of threads, and the state that a step leaves (weights, moments, best weights, log) is exactly what a snapshot
-// holds. When snapshots are taken may depend on the clock; nothing that they hold does.
+// What makes a run repeatable: batch k is a pure function of (data, seed, k), everything computed is independent of
+// the number of threads, and the state that a step leaves (weights, moments, best weights, log) is exactly what a
+// snapshot holds. When snapshots are taken may depend on the clock; nothing that they hold does.
 #include "common/train/trainer.h"
 
 #include <math.h>
@@ -97,8 +97,12 @@ static void run_init(struct run *r, struct trainer *t)
     *r = (struct run){.trainer = t, .steps = train_steps(o, t->seq_len)};
     r->step_tokens = o->batch * o->accumulate * t->seq_len;
     r->state.best_held_out = (double)NAN;
-    struct optimizer_options oo = {.kind = o->optimizer, .beta1 = o->beta1, .beta2 = o->beta2, .eps = o->eps,
-                                   .weight_decay = o->weight_decay, .momentum = o->momentum};
+    struct optimizer_options oo = {.kind = o->optimizer,
+                                   .beta1 = o->beta1,
+                                   .beta2 = o->beta2,
+                                   .eps = o->eps,
+                                   .weight_decay = o->weight_decay,
+                                   .momentum = o->momentum};
     model_want_gradients(t->model);
     memset(t->model->grad, 0, (size_t)t->model->n_element * sizeof *t->model->grad);
     optimizer_init(&r->optimizer, &oo, t->model);
@@ -170,10 +174,11 @@ static int train_step(struct run *r, struct error *err)
     accumulate_gradients(r, &parts);
     double norm = gradient_norm(t->model);
     if (!isfinite(parts.loss) || !isfinite(norm))
-        return error_set(err,
-                         "%s: the run diverged at step %lld (loss %g, gradient norm %g); give a smaller learning_rate "
-                         "than %g or a longer warmup",
-                         t->title, (long long)r->state.step + 1, parts.loss, norm, o->learning_rate);
+        return error_set(
+            err,
+            "%s: the run diverged at step %lld (loss %g, gradient norm %g); give a smaller learning_rate "
+            "than %g or a longer warmup",
+            t->title, (long long)r->state.step + 1, parts.loss, norm, o->learning_rate);
     int64_t warmup = o->warmup < 0 ? r->steps / 20 : o->warmup;
     double rate = schedule_rate(o->schedule, o->learning_rate, o->floor, warmup, r->steps, r->state.step);
     double scale = o->clip > 0 && norm > o->clip ? o->clip / norm : 1;
@@ -314,8 +319,8 @@ void trainer_drop_snapshot(const char *folder)
     free(path);
 }
 
-struct tensor *train_cross_entropy(void *context, struct tape *tape, const struct forward *forward, const int32_t *targets,
-                                   double weight, int64_t step, struct loss_parts *parts)
+struct tensor *train_cross_entropy(void *context, struct tape *tape, const struct forward *forward,
+                                   const int32_t *targets, double weight, int64_t step, struct loss_parts *parts)
 {
     (void)step;
     struct model *m = context;

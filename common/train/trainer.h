@@ -1,8 +1,8 @@
-// trainer.h: the training loop: batches, accumulation, clipping, schedule, snapshots, progress. It does not know what the
-// loss is: a function gives the loss of one micro-batch (train: cross-entropy; distill: knowledge distillation).
+// trainer.h: the training loop: batches, accumulation, clipping, schedule, snapshots, progress. It does not know what
+// the loss is: a function gives the loss of one micro-batch (train: cross-entropy; distill: knowledge distillation).
 //
-// A run is a pure function of (start weights, data, options): interrupted at any moment and run again, it goes on from its
-// last snapshot and ends with the same bytes.
+// A run is a pure function of (start weights, data, options): interrupted at any moment and run again, it goes on
+// from its last snapshot and ends with the same bytes.
 #ifndef PDQ_TRAINER_H
 #define PDQ_TRAINER_H
 
@@ -12,11 +12,11 @@
 #include "common/data/dataset.h"
 #include "common/train/optimizer.h"
 
-struct train_options { // one option table row each: train_option_table
-    int64_t steps, tokens;    // one of them (0: not given); tokens are rounded up to whole steps
+struct train_options {         // one option table row each: train_option_table
+    int64_t steps, tokens;     // one of them (0: not given); tokens are rounded up to whole steps
     int64_t batch, accumulate; // sequences in a micro-batch, micro-batches in a step
     double learning_rate, floor, clip;
-    int64_t warmup; // -1: a twentieth of the steps
+    int64_t warmup;          // -1: a twentieth of the steps
     int schedule, optimizer; // enum schedule_kind, enum optimizer_kind
     double beta1, beta2, eps, weight_decay, momentum;
     int64_t snapshot_every; // steps; 0: by time, about every two minutes
@@ -27,39 +27,41 @@ struct train_options { // one option table row each: train_option_table
 
 extern const struct option train_option_table[]; // rows for struct train_options
 
-// The rows, for a struct S that holds a train_options as its member `prefix` ("train." with the dot; empty: S is one).
-#define TRAIN_OPTION_ROWS(S, prefix)                                                                                   \
-    {"steps", OPTION_INT, offsetof(S, prefix steps), "0", 0, 1e9, NULL, "N", "optimizer steps (or give tokens)"},      \
-    {"tokens", OPTION_INT, offsetof(S, prefix tokens), "0", 0, 1e15, NULL, "N",                                        \
-     "training tokens, rounded up to whole steps"},                                                                    \
-    {"batch", OPTION_INT, offsetof(S, prefix batch), "8", 1, 65536, NULL, "N", "sequences in a micro-batch"},          \
-    {"accumulate", OPTION_INT, offsetof(S, prefix accumulate), "1", 1, 65536, NULL, "N", "micro-batches in a step"},   \
-    {"learning_rate", OPTION_DOUBLE, offsetof(S, prefix learning_rate), "5e-4", 0, 100, NULL, "R",                     \
-     "peak learning rate"},                                                                                            \
-    {"schedule", OPTION_CHOICE, offsetof(S, prefix schedule), "cosine", 0, 0, "cosine|linear|constant", NULL,          \
-     "how the learning rate falls after the warm-up"},                                                                 \
-    {"floor", OPTION_DOUBLE, offsetof(S, prefix floor), "0.1", 0, 1, NULL, "R",                                        \
-     "last learning rate as a share of the peak"},                                                                     \
-    {"warmup", OPTION_INT, offsetof(S, prefix warmup), "-1", -1, 1e9, NULL, "N",                                       \
-     "steps of linear warm-up; -1: a twentieth of all steps"},                                                         \
-    {"clip", OPTION_DOUBLE, offsetof(S, prefix clip), "1", 0, 1e9, NULL, "R",                                          \
-     "largest global norm of the gradient; 0: no clipping"},                                                           \
-    {"optimizer", OPTION_CHOICE, offsetof(S, prefix optimizer), "adamw", 0, 0, "adamw|sgd", NULL, "optimizer"},        \
-    {"beta1", OPTION_DOUBLE, offsetof(S, prefix beta1), "0.9", 0, 0.999999, NULL, "R", "AdamW: decay of the mean"},    \
-    {"beta2", OPTION_DOUBLE, offsetof(S, prefix beta2), "0.95", 0, 0.999999, NULL, "R",                                \
-     "AdamW: decay of the mean square"},                                                                               \
-    {"eps", OPTION_DOUBLE, offsetof(S, prefix eps), "1e-8", 0, 1, NULL, "R", "AdamW: added to the root mean square"},  \
-    {"weight_decay", OPTION_DOUBLE, offsetof(S, prefix weight_decay), "0.1", 0, 100, NULL, "R",                        \
-     "decoupled weight decay of matrices"},                                                                            \
-    {"momentum", OPTION_DOUBLE, offsetof(S, prefix momentum), "0.9", 0, 1, NULL, "R", "SGD: momentum"},                \
-    {"snapshot_every", OPTION_INT, offsetof(S, prefix snapshot_every), "0", 0, 1e9, NULL, "N",                         \
-     "steps between snapshots; 0: about every two minutes"},                                                           \
-    {"eval_every", OPTION_INT, offsetof(S, prefix eval_every), "0", 0, 1e9, NULL, "N",                                 \
-     "steps between held-out evaluations; 0: none"},                                                                   \
-    {"keep_best", OPTION_BOOL, offsetof(S, prefix keep_best), "false", 0, 0, NULL, NULL,                               \
-     "end with the weights of the best held-out loss"},                                                                \
-    {"checkpoint", OPTION_BOOL, offsetof(S, prefix checkpoint), "false", 0, 0, NULL, NULL,                             \
+// The rows, for a struct S that holds a train_options as member `prefix` ("train." with its dot; empty: S is one).
+// clang-format off
+#define TRAIN_OPTION_ROWS(S, prefix)                                                                                 \
+    {"steps", OPTION_INT, offsetof(S, prefix steps), "0", 0, 1e9, NULL, "N", "optimizer steps (or give tokens)"},    \
+    {"tokens", OPTION_INT, offsetof(S, prefix tokens), "0", 0, 1e15, NULL, "N",                                      \
+     "training tokens, rounded up to whole steps"},                                                                  \
+    {"batch", OPTION_INT, offsetof(S, prefix batch), "8", 1, 65536, NULL, "N", "sequences in a micro-batch"},        \
+    {"accumulate", OPTION_INT, offsetof(S, prefix accumulate), "1", 1, 65536, NULL, "N", "micro-batches in a step"}, \
+    {"learning_rate", OPTION_DOUBLE, offsetof(S, prefix learning_rate), "5e-4", 0, 100, NULL, "R",                   \
+     "peak learning rate"},                                                                                          \
+    {"schedule", OPTION_CHOICE, offsetof(S, prefix schedule), "cosine", 0, 0, "cosine|linear|constant", NULL,        \
+     "how the learning rate falls after the warm-up"},                                                               \
+    {"floor", OPTION_DOUBLE, offsetof(S, prefix floor), "0.1", 0, 1, NULL, "R",                                      \
+     "last learning rate as a share of the peak"},                                                                   \
+    {"warmup", OPTION_INT, offsetof(S, prefix warmup), "-1", -1, 1e9, NULL, "N",                                     \
+     "steps of linear warm-up; -1: a twentieth of all steps"},                                                       \
+    {"clip", OPTION_DOUBLE, offsetof(S, prefix clip), "1", 0, 1e9, NULL, "R",                                        \
+     "largest global norm of the gradient; 0: no clipping"},                                                         \
+    {"optimizer", OPTION_CHOICE, offsetof(S, prefix optimizer), "adamw", 0, 0, "adamw|sgd", NULL, "optimizer"},      \
+    {"beta1", OPTION_DOUBLE, offsetof(S, prefix beta1), "0.9", 0, 0.999999, NULL, "R", "AdamW: decay of the mean"},  \
+    {"beta2", OPTION_DOUBLE, offsetof(S, prefix beta2), "0.95", 0, 0.999999, NULL, "R",                              \
+     "AdamW: decay of the mean square"},                                                                             \
+    {"eps", OPTION_DOUBLE, offsetof(S, prefix eps), "1e-8", 0, 1, NULL, "R", "AdamW: added to the divisor"},         \
+    {"weight_decay", OPTION_DOUBLE, offsetof(S, prefix weight_decay), "0.1", 0, 100, NULL, "R",                      \
+     "decoupled weight decay of matrices"},                                                                          \
+    {"momentum", OPTION_DOUBLE, offsetof(S, prefix momentum), "0.9", 0, 1, NULL, "R", "SGD: momentum"},              \
+    {"snapshot_every", OPTION_INT, offsetof(S, prefix snapshot_every), "0", 0, 1e9, NULL, "N",                       \
+     "steps between snapshots; 0: about every two minutes"},                                                         \
+    {"eval_every", OPTION_INT, offsetof(S, prefix eval_every), "0", 0, 1e9, NULL, "N",                               \
+     "steps between held-out evaluations; 0: none"},                                                                 \
+    {"keep_best", OPTION_BOOL, offsetof(S, prefix keep_best), "false", 0, 0, NULL, NULL,                             \
+     "end with the weights of the best held-out loss"},                                                              \
+    {"checkpoint", OPTION_BOOL, offsetof(S, prefix checkpoint), "false", 0, 0, NULL, NULL,                           \
      "less memory: compute layers again in the backward pass"}
+// clang-format on
 
 struct loss_parts { // means over a micro-batch's counted tokens; what the curves show
     double loss, ce, kl, mse;
@@ -72,8 +74,8 @@ struct trainer {
     uint64_t seed;
     enum precision precision;
     struct train_options options;
-    const char *title;  // for the progress line: "distill"
-    const char *folder; // snapshots and run.jsonl live here; NULL: none
+    const char *title;    // for the progress line: "distill"
+    const char *folder;   // snapshots and run.jsonl live here; NULL: none
     const char *identity; // hash of inputs that are not in this struct (weight hooks, ...); NULL: there are none
     // Loss of one micro-batch, divided by `accumulate` through `weight`: records on the tape and returns the root.
     struct tensor *(*loss)(void *context, struct tape *tape, const struct forward *forward, const int32_t *targets,
@@ -86,22 +88,23 @@ struct trainer {
 
 struct train_result {
     int64_t steps, tokens;
-    double first_loss, last_loss; // means over the first and last ten steps
-    double best_held_out;         // NaN: not measured
+    double first_loss, last_loss;      // means over the first and last ten steps
+    double best_held_out;              // NaN: not measured
     double seconds, tokens_per_second; // of this process's share
 };
 
-// Options that no table row can check: steps or tokens, keep_best without evaluations. where: "distill", "stages[1].train".
+// Options that no table row can check: steps or tokens, keep_best without evaluations. where: "distill",
+// "stages[1].train".
 int train_check(const struct train_options *o, const char *where, struct error *err);
 int64_t train_steps(const struct train_options *o, int64_t seq_len);
 // Runs (or resumes) to the end; on ^C leaves a snapshot and fails. Curves go to folder/run.jsonl, one object per step
-// {"step","tokens","loss","ce","kl","mse","lr","norm"} and {"step","held_out"}. The last snapshot stays in the folder, so that
-// nothing is lost before the caller has saved the weights; trainer_drop_snapshot then removes it.
+// {"step","tokens","loss","ce","kl","mse","lr","norm"} and {"step","held_out"}. The last snapshot stays in the
+// folder, so that nothing is lost before the caller has saved the weights; trainer_drop_snapshot then removes it.
 int trainer_run(struct trainer *t, struct train_result *result, struct error *err);
 void trainer_drop_snapshot(const char *folder);
 
 // The plain loss: cross-entropy. context: struct model *.
-struct tensor *train_cross_entropy(void *context, struct tape *tape, const struct forward *forward, const int32_t *targets,
-                                   double weight, int64_t step, struct loss_parts *parts);
+struct tensor *train_cross_entropy(void *context, struct tape *tape, const struct forward *forward,
+                                   const int32_t *targets, double weight, int64_t step, struct loss_parts *parts);
 
 #endif

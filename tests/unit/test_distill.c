@@ -25,7 +25,11 @@ static void job_init(struct job *job)
     job->options.train.accumulate = 2;
     job->options.train.learning_rate = 2e-3;
     job->folder = tiny_folder();
-    job->trainer = (struct trainer){.model = job->student, .data = &job->data, .seq_len = 20, .seed = 3, .title = "distill",
+    job->trainer = (struct trainer){.model = job->student,
+                                    .data = &job->data,
+                                    .seq_len = 20,
+                                    .seed = 3,
+                                    .title = "distill",
                                     .folder = job->folder};
 }
 
@@ -75,7 +79,8 @@ Test(distill, same_bits_at_any_number_of_threads_and_with_checkpoints)
         run(&job[i]);
     }
     for (int i = 1; i < 3; i++)
-        cr_assert_arr_eq(job[0].student->data, job[i].student->data, (size_t)job[0].student->n_element * sizeof(float));
+        cr_assert_arr_eq(job[0].student->data, job[i].student->data,
+                         (size_t)job[0].student->n_element * sizeof(float));
     for (int i = 0; i < 3; i++)
         job_release(&job[i]);
 }
@@ -104,8 +109,8 @@ Test(distill, loss_is_made_of_its_parts)
     job.options.hidden = 0.25;
     run(&job);
     for (int64_t step = 1; step <= 6; step++) {
-        const double loss = 0.6 * 9 * logged(&job, step, "kl") + 0.4 * logged(&job, step, "ce") +
-                            0.25 * logged(&job, step, "mse");
+        const double loss =
+            0.6 * 9 * logged(&job, step, "kl") + 0.4 * logged(&job, step, "ce") + 0.25 * logged(&job, step, "mse");
         cr_assert_gt(logged(&job, step, "kl"), 0);
         cr_assert_gt(logged(&job, step, "mse"), 0);
         cr_assert_float_eq(logged(&job, step, "loss"), loss, 1e-6 * loss);

@@ -72,8 +72,8 @@ Test(evaluate, windows_by_hand)
     for (int64_t start = 0; start < 43; start += 10)
         for (int64_t at = start + 1; at < start + 10 && at < 43; at++, k++) {
             const double loss = naive_loss(b.model, b.data.token, start, at, b.data.token[start]);
-            cr_assert_float_eq(r.token_nll[k], loss, LOSS_TOLERANCE, "token %ld: %g, expected %g", (long)k, r.token_nll[k],
-                               loss);
+            cr_assert_float_eq(r.token_nll[k], loss, LOSS_TOLERANCE, "token %ld: %g, expected %g", (long)k,
+                               r.token_nll[k], loss);
             sum += r.token_nll[k];
             square += r.token_nll[k] * r.token_nll[k];
         }
@@ -207,7 +207,8 @@ Test(generate, greedy_is_the_likeliest_next_token)
     tape_init(&tape, PRECISION_F32);
     for (int64_t n = 3; n < 15; n++) { // the whole text again for each token, without a cache
         const struct forward f = {.ids = ids, .B = 1, .T = n};
-        const float *z = op_linear(&tape, model_forward(m, &tape, &f), model_head(m), NULL)->data + (n - 1) * TINY_VOCAB;
+        const float *z =
+            op_linear(&tape, model_forward(m, &tape, &f), model_head(m), NULL)->data + (n - 1) * TINY_VOCAB;
         int32_t best = 0;
         for (int32_t v = 1; v < TINY_VOCAB; v++)
             best = z[v] > z[best] ? v : best;

@@ -20,8 +20,8 @@ static void fill_gradients(struct model *m, uint64_t step)
 
 static void compare(int kind)
 {
-    const struct optimizer_options p = {.kind = kind, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1,
-                                        .momentum = 0.8};
+    const struct optimizer_options p = {
+        .kind = kind, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1, .momentum = 0.8};
     const double scale = 0.5, lr = 0.01;
     struct model *m = tiny_model(2, 32, 1);
     model_want_gradients(m);
@@ -68,11 +68,20 @@ Test(optimizer, sgd_against_a_naive_loop) { compare(OPTIMIZER_SGD); }
 Test(optimizer, norm_and_step_at_any_number_of_threads)
 {
     struct layer_shape layer = {.n_head = 4, .n_kv_head = 2, .n_ff = 700}; // several chunks
-    const struct config c = {.model_type = "llama", .n_layer = 1, .hidden = 256, .head_dim = 64, .vocab = 1001, .context = 64,
-                             .layer = &layer, .rms_eps = 1e-5, .rope_theta = 10000, .tie_embeddings = 1, .bos_id = -1,
+    const struct config c = {.model_type = "llama",
+                             .n_layer = 1,
+                             .hidden = 256,
+                             .head_dim = 64,
+                             .vocab = 1001,
+                             .context = 64,
+                             .layer = &layer,
+                             .rms_eps = 1e-5,
+                             .rope_theta = 10000,
+                             .tie_embeddings = 1,
+                             .bos_id = -1,
                              .eos_id = -1};
-    const struct optimizer_options p = {.kind = OPTIMIZER_ADAMW, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8,
-                                        .weight_decay = 0.1};
+    const struct optimizer_options p = {
+        .kind = OPTIMIZER_ADAMW, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1};
     struct model *m[3];
     double norm[3], exact = 0;
     for (int i = 0; i < 3; i++) {

@@ -11,7 +11,8 @@ Test(schedule, cosine)
     cr_assert_float_eq(schedule_rate(SCHEDULE_COSINE, 2, 0.1, 4, 13, 3), 2, 1e-15);
     cr_assert_float_eq(schedule_rate(SCHEDULE_COSINE, 2, 0.1, 4, 13, 4), 2, 1e-15);
     cr_assert_float_eq(schedule_rate(SCHEDULE_COSINE, 2, 0.1, 4, 13, 8), 1.1, 1e-15);
-    cr_assert_float_eq(schedule_rate(SCHEDULE_COSINE, 2, 0.1, 4, 13, 10), 2 * (0.1 + 0.45 * (1 + cos(0.75 * M_PI))), 1e-15);
+    cr_assert_float_eq(schedule_rate(SCHEDULE_COSINE, 2, 0.1, 4, 13, 10), 2 * (0.1 + 0.45 * (1 + cos(0.75 * M_PI))),
+                       1e-15);
     cr_assert_float_eq(schedule_rate(SCHEDULE_COSINE, 2, 0.1, 4, 13, 12), 0.2, 1e-15);
 }
 

@@ -18,7 +18,7 @@ static void state_init(struct state *s, uint64_t seed, int kind)
     const struct optimizer_options p = {.kind = kind};
     s->model = tiny_model(1, 32, seed);
     optimizer_init(&s->optimizer, &p, s->model);
-    s->snapshot = (struct snapshot){.best_held_out = NAN};
+    s->snapshot = (struct snapshot){.best_held_out = (double)NAN};
 }
 
 static void state_release(struct state *s)
@@ -37,8 +37,13 @@ static void write_example(const char *path, struct state *s)
         s->optimizer.v[i] = (float)-i;
     }
     s->optimizer.step = 17;
-    s->snapshot = (struct snapshot){.step = 17, .evaluated = 10, .best_held_out = 2.5, .best = xmalloc(bytes, "test"),
-                                    .log = xstrdup("{\"step\":1}\n"), .log_bytes = 11, .log_capacity = 12};
+    s->snapshot = (struct snapshot){.step = 17,
+                                    .evaluated = 10,
+                                    .best_held_out = 2.5,
+                                    .best = xmalloc(bytes, "test"),
+                                    .log = xstrdup("{\"step\":1}\n"),
+                                    .log_bytes = 11,
+                                    .log_capacity = 12};
     memcpy(s->snapshot.best, s->model->data, bytes);
     struct error err;
     cr_assert_eq(snapshot_write(path, IDENTITY, s->model, &s->optimizer, &s->snapshot, &err), 0, "%s", err.text);

@@ -1,4 +1,5 @@
-// A training run ends with the same bytes at any number of threads, and after being interrupted or killed and run again.
+// A training run ends with the same bytes at any number of threads, and after being interrupted or killed and run
+// again.
 #include <criterion/criterion.h>
 #include <math.h>
 #include <signal.h>
@@ -22,7 +23,8 @@ struct job { // what one run needs, and where it is to be hit
 };
 
 static struct tensor *loss_with_accident(void *context, struct tape *tape, const struct forward *forward,
-                                         const int32_t *targets, double weight, int64_t step, struct loss_parts *parts)
+                                         const int32_t *targets, double weight, int64_t step,
+                                         struct loss_parts *parts)
 {
     struct job *job = context;
     if (step == job->signal_step) {
@@ -53,8 +55,15 @@ static void job_init(struct job *job, const char *folder)
     o.accumulate = 2;
     o.snapshot_every = 3;
     o.learning_rate = 3e-3;
-    job->trainer = (struct trainer){.model = job->model, .data = &job->data, .seq_len = 24, .seed = 11, .options = o,
-                                    .title = "train", .folder = folder, .loss = loss_with_accident, .context = job};
+    job->trainer = (struct trainer){.model = job->model,
+                                    .data = &job->data,
+                                    .seq_len = 24,
+                                    .seed = 11,
+                                    .options = o,
+                                    .title = "train",
+                                    .folder = folder,
+                                    .loss = loss_with_accident,
+                                    .context = job};
 }
 
 static void job_release(struct job *job)
@@ -109,7 +118,8 @@ Test(trainer, learns_and_is_the_same_at_any_number_of_threads)
     job_init(&job[0], NULL);
     job[0].trainer.options.steps = 60;
     run_whole(&job[0], &result[0]);
-    cr_assert_lt(result[0].last_loss, 0.8 * result[0].first_loss, "%g after %g", result[0].last_loss, result[0].first_loss);
+    cr_assert_lt(result[0].last_loss, 0.8 * result[0].first_loss, "%g after %g", result[0].last_loss,
+                 result[0].first_loss);
     job_release(&job[0]);
 }
 

@@ -1,5 +1,5 @@
-// tiny.h: a made-up byte-level tokenizer, a model of a few thousand weights and folders to work in, for tests of what stands
-// above models and tokenizers.
+// tiny.h: a made-up byte-level tokenizer, a model of a few thousand weights and folders to work in, for tests of what
+// stands above models and tokenizers.
 #ifndef PDQ_TINY_H
 #define PDQ_TINY_H
 
@@ -29,8 +29,17 @@ static inline struct tokenizer *tiny_tokenizer(void)
         type[i] = i >= 3 ? TOKEN_BYTE : i == 0 ? TOKEN_UNKNOWN : TOKEN_CONTROL;
     }
     char model[] = "llama";
-    const struct vocab v = {.model = model, .size = TINY_VOCAB, .token = token, .score = score, .type = type,
-                            .bos = 1, .eos = 2, .unk = 0, .add_bos = 1, .add_eos = 0, .add_space_prefix = 0};
+    const struct vocab v = {.model = model,
+                            .size = TINY_VOCAB,
+                            .token = token,
+                            .score = score,
+                            .type = type,
+                            .bos = 1,
+                            .eos = 2,
+                            .unk = 0,
+                            .add_bos = 1,
+                            .add_eos = 0,
+                            .add_space_prefix = 0};
     struct error err;
     struct tokenizer *t = tokenizer_from_vocab(&v, &err);
     cr_assert_not_null(t, "%s", err.text);
@@ -43,9 +52,18 @@ static inline struct model *tiny_model(int64_t n_layer, int64_t hidden, uint64_t
     struct layer_shape layer[8];
     for (int i = 0; i < 8; i++)
         layer[i] = (struct layer_shape){.n_head = 4, .n_kv_head = 2, .n_ff = 40};
-    const struct config c = {.model_type = "llama", .n_layer = n_layer, .hidden = hidden, .head_dim = 8, .vocab = TINY_VOCAB,
-                             .context = 64, .layer = layer, .rms_eps = 1e-5, .rope_theta = 10000, .tie_embeddings = 1,
-                             .bos_id = 1, .eos_id = 2};
+    const struct config c = {.model_type = "llama",
+                             .n_layer = n_layer,
+                             .hidden = hidden,
+                             .head_dim = 8,
+                             .vocab = TINY_VOCAB,
+                             .context = 64,
+                             .layer = layer,
+                             .rms_eps = 1e-5,
+                             .rope_theta = 10000,
+                             .tie_embeddings = 1,
+                             .bos_id = 1,
+                             .eos_id = 2};
     struct model *m = model_new(&c, 1);
     model_initialise(m, seed);
     for (int i = 0; i < m->n_parameter; i++)
