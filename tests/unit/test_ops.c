@@ -273,7 +273,7 @@ Test(ops, embed) {
     for (int i = 0; i < N; i++)
         ids[i] = (i * 7 + i * i) % V;
     ids[0] = V - 1;
-    for (int64_t D = 1; D <= 33; D += 16) {
+    for (int64_t D = 1; D <= 129; D += 64) {
         struct op_case c = {.name = "embed",
                             .build = embed_build,
                             .forward = embed_forward,
@@ -353,8 +353,8 @@ static void linear_backward(const struct op_case *c, double *const *x, const dou
 }
 
 Test(ops, linear) {
-    static const int64_t shape[][3] = {{1, 1, 1},    {1, 40, 24},   {5, 7, 3},
-                                       {16, 33, 65}, {130, 48, 96}, {300, 20, 130}};
+    static const int64_t shape[][3] = {{1, 1, 1},      {1, 40, 24},   {5, 7, 3},     {16, 33, 65},  {130, 48, 96},
+                                       {300, 20, 130}, {600, 64, 96}, {96, 600, 70}, {1100, 40, 72}};
     for (size_t s = 0; s < sizeof shape / sizeof shape[0]; s++)
         for (int bias = 0; bias < 2; bias++)
             for (int hooked = 0; hooked < 2; hooked++) {
@@ -464,7 +464,7 @@ static void rmsnorm_backward(const struct op_case *c, double *const *x, const do
 }
 
 Test(ops, rmsnorm) {
-    static const int64_t shape[][2] = {{1, 1}, {1, 64}, {7, 20}, {130, 33}, {70, 300}};
+    static const int64_t shape[][2] = {{1, 1}, {1, 64}, {7, 20}, {130, 33}, {70, 300}, {1030, 40}};
     for (size_t s = 0; s < sizeof shape / sizeof shape[0]; s++)
         for (int tiny = 0; tiny < 2; tiny++) {
             int64_t N = shape[s][0], D = shape[s][1];
