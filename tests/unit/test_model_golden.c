@@ -125,6 +125,61 @@ Test(model_golden, distillation) {
         check_model("llama", "mistral", settings[i]);
 }
 
+// A model wide enough that products have several panels: gradients have the same bits with 1 and 2 threads, and with
+// blocks computed again, in f32 and in bf16.
+static void gradients_of(struct model *m, enum precision precision, struct setting setting, float *to) {
+    enum { B = 4, T = 96 };
+    int32_t ids[B * T + 1];
+    for (int i = 0; i <= B * T; i++)
+        ids[i] = (int32_t)((i * 37 + i * i / 3) % m->config.vocab);
+    threads_set(setting.threads);
+    memset(m->grad, 0, (size_t)m->n_element * sizeof(float));
+    struct tape tape;
+    tape_init(&tape, precision);
+    tape.recording = 1;
+    struct forward f = {.ids = ids, .B = B, .T = T, .checkpoint = setting.checkpoint};
+    struct head_spec spec = {ids + 1, NULL, NULL, 0, 1, 1};
+    struct head_result result;
+    struct tensor *x = model_forward(m, &tape, &f);
+    struct tensor *loss = op_head_loss(&tape, x, model_head(m), &spec, &result);
+    tape_backward(&tape, loss);
+    tape_release(&tape);
+    memcpy(to, m->grad, (size_t)m->n_element * sizeof(float));
+}
+
+Test(model_golden, bits_do_not_depend_on_threads) {
+    gemm_init();
+    struct layer_shape layer[2] = {{8, 4, 384}, {8, 4, 384}};
+    struct config c = {.model_type = "llama",
+                       .n_layer = 2,
+                       .hidden = 128,
+                       .head_dim = 16,
+                       .vocab = 1024,
+                       .context = 512,
+                       .layer = layer,
+                       .rms_eps = 1e-5,
+                       .rope_theta = 10000,
+                       .bos_id = -1,
+                       .eos_id = -1};
+    struct model *m = model_new(&c, 1);
+    model_initialise(m, 3);
+    model_want_gradients(m);
+    size_t bytes = (size_t)m->n_element * sizeof(float);
+    float *first = xmalloc(bytes, "a test's gradients"), *next = xmalloc(bytes, "a test's gradients");
+    for (int precision = 0; precision < 2; precision++) {
+        enum precision p = precision ? PRECISION_BF16 : PRECISION_F32;
+        gradients_of(m, p, settings[0], first);
+        for (size_t i = 1; i < SETTINGS; i++) {
+            gradients_of(m, p, settings[i], next);
+            cr_expect(memcmp(first, next, bytes) == 0, "%s, %d threads, checkpoint %d: other bits",
+                      precision ? "bf16" : "f32", settings[i].threads, settings[i].checkpoint);
+        }
+    }
+    free(first);
+    free(next);
+    model_free(m);
+}
+
 // One sequence through the key/value cache, a few positions first and then one by one, as decoding does.
 static void check_cache(const char *name, int64_t first) {
     struct golden g = open_golden(name, "loss-ce");
