@@ -20,7 +20,7 @@ static int hash_teacher(const struct recipe *r, const struct stage *stage, struc
     if (!teacher)
         return 0;
     char *path = recipe_path(r, teacher), text[HASH_TEXT];
-    int result = model_hash(path, text, err);
+    int result = model_hash(path, 0, text, err);
     free(path);
     hasher_add_text(h, result == 0 ? text : "");
     return result < 0 ? error_prefix(err, "the teacher") : 0;

@@ -179,7 +179,7 @@ static int describe(const struct inspect_options *o, const struct opened *m, str
     json_set_string(object, "tokenizer", path_base(tokenizer_source(m->tokenizer)));
     json_set_number(object, "tokens", (double)tokenizer_size(m->tokenizer));
     json_set(object, "loads", loads_json(&m->model->config, m->is_gguf));
-    int status = model_hash(m->path, hash, err);
+    int status = model_hash(m->path, 0, hash, err);
     json_set_string(object, "hash", hash);
     if (status == 0)
         status = m->is_gguf ? list_gguf(m->path, tensors, object, err) : list_safetensors(m->path, tensors, err);

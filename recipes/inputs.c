@@ -36,15 +36,51 @@ static void hash_tokens(struct text_input *t)
     hasher_end(h, t->hash);
 }
 
+// Keeps the first n tokens, with the bytes of the text that they stand for.
+static void cut(struct dataset *d, const struct tokenizer *t, int64_t n)
+{
+    if (d->n_token <= n)
+        return;
+    size_t len;
+    free(tokenizer_decode(t, d->token, (size_t)n, &len));
+    d->n_token = n;
+    d->text_bytes = (int64_t)len;
+}
+
+static void append(struct dataset *d, const struct dataset *more)
+{
+    d->token = xrealloc(d->token, (size_t)(d->n_token + more->n_token) * sizeof *d->token, "tokens");
+    memcpy(d->token + d->n_token, more->token, (size_t)more->n_token * sizeof *more->token);
+    d->n_token += more->n_token;
+    d->text_bytes += more->text_bytes;
+    d->invalid_bytes += more->invalid_bytes;
+}
+
+// Held-out text: of several files the same number of whole windows each, so that eval_tokens speaks for all of them.
+static int read_eval(struct text_input *t, const struct recipe *r, const struct tokenizer *tokenizer, char *const *paths, size_t n,
+                     struct error *err)
+{
+    int64_t window = r->data.seq_len, windows = r->data.eval_tokens / (int64_t)n / (window - 1) + 1;
+    for (size_t i = 0; i < n; i++) {
+        struct dataset one = {0};
+        const char *const path[] = {paths[i]};
+        TRY(eval_stream(&one, tokenizer, EVAL_WINDOWS, path, 1, err));
+        if (n > 1)
+            cut(&one, tokenizer, windows * window);
+        append(&t->data, &one);
+        dataset_release(&one);
+    }
+    return 0;
+}
+
 static int read_files(struct text_input *t, const struct recipe *r, const struct tokenizer *tokenizer,
                       const struct option_list *files, int is_eval, struct error *err)
 {
     char **paths = xcalloc(files->count, sizeof *paths, "paths");
     for (size_t i = 0; i < files->count; i++)
         paths[i] = recipe_path(r, files->item[i]);
-    const char *const *list = (const char *const *)paths;
-    int result = is_eval ? eval_stream(&t->data, tokenizer, EVAL_WINDOWS, list, files->count, err)
-                         : dataset_read(&t->data, tokenizer, list, files->count, "data.train", err);
+    int result = is_eval ? read_eval(t, r, tokenizer, paths, files->count, err)
+                         : dataset_read(&t->data, tokenizer, (const char *const *)paths, files->count, "data.train", err);
     for (size_t i = 0; i < files->count; i++)
         free(paths[i]);
     free(paths);

@@ -112,14 +112,14 @@ int shape_read(struct config *c, const char *path, struct error *err)
     return config_read(c, path, err);
 }
 
-static int counts_for_hash(const char *name)
+static int counts_for_hash(const char *name, int shape_only)
 {
-    return path_ends_with(name, ".safetensors") || path_ends_with(name, ".safetensors.index.json") ||
-           strcmp(name, "config.json") == 0 || strncmp(name, "tokenizer", 9) == 0 ||
+    int is_weight = path_ends_with(name, ".safetensors") || path_ends_with(name, ".safetensors.index.json");
+    return (is_weight && !shape_only) || strcmp(name, "config.json") == 0 || strncmp(name, "tokenizer", 9) == 0 ||
            strcmp(name, "special_tokens_map.json") == 0;
 }
 
-int model_hash(const char *path, char out[HASH_TEXT], struct error *err)
+int model_hash(const char *path, int shape_only, char out[HASH_TEXT], struct error *err)
 {
     if (!file_is_directory(path))
         return hash_file(path, out, err);
@@ -129,7 +129,7 @@ int model_hash(const char *path, char out[HASH_TEXT], struct error *err)
     struct hasher *h = hasher_new();
     int result = 0;
     for (size_t i = 0; i < n && result == 0; i++) {
-        if (!counts_for_hash(names[i]))
+        if (!counts_for_hash(names[i], shape_only))
             continue;
         char *file = path_join(path, names[i]), text[HASH_TEXT];
         result = hash_file(file, text, err);

@@ -23,8 +23,9 @@ void opened_release(struct opened *o); // fine on a zeroed one
 
 // The shape alone, quickly: config.json, or a GGUF file's keys. Released with config_release.
 int shape_read(struct config *c, const char *path, struct error *err);
-// A hash of what decides the model's numbers: the GGUF file, or config.json, weights and tokenizer files of a folder.
-int model_hash(const char *path, char out[HASH_TEXT], struct error *err);
+// A hash of what decides the model's numbers: the GGUF file, or config.json, weights (unless shape_only) and tokenizer files of a
+// folder.
+int model_hash(const char *path, int shape_only, char out[HASH_TEXT], struct error *err);
 // Bytes of the weights as they lie on disk: the GGUF file, or the folder's safetensors.
 int64_t model_bytes(const char *path);
 

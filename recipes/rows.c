@@ -100,7 +100,7 @@ static int facts_make(const struct run *run, const struct recipe *r, const struc
 {
     const struct config *c = &m->model->config;
     char hash[HASH_TEXT];
-    TRY(model_hash(s->path, hash, err));
+    TRY(model_hash(s->path, 0, hash, err));
     json_set_string(facts, "name", s->name);
     json_set_string(facts, "path", s->shown);
     json_set_string(facts, "hash", hash);

@@ -90,15 +90,7 @@ static int claim_folder(struct run *run, int force, struct error *err)
 
 // ---- opening what a run needs ----
 
-static int has_weights(const char *folder)
-{
-    char *one = path_join(folder, "model.safetensors"), *many = path_join(folder, "model.safetensors.index.json");
-    int there = file_exists(one) || file_exists(many);
-    free(one);
-    free(many);
-    return there;
-}
-
+// Nothing that lies in the model's folder but its shape and tokenizer counts then.
 static int starts_fresh(const struct recipe *r)
 {
     const struct stage *first = &r->stage[0];
@@ -113,7 +105,7 @@ static int open_parent(struct run *run, struct error *err)
     const struct recipe *r = run->recipe;
     char *path = recipe_path(r, r->model);
     int status = 0;
-    run->parent_is_shape = file_is_directory(path) && !has_weights(path) && starts_fresh(r);
+    run->parent_is_shape = starts_fresh(r);
     if (path_is_gguf(path) && !file_is_directory(path))
         status = error_set(err, "%s: a GGUF file; a recipe starts from a Hugging Face folder (eval and generate take GGUF files)", path);
     else if (run->parent_is_shape)
@@ -121,7 +113,7 @@ static int open_parent(struct run *run, struct error *err)
     else
         status = opened_open(&run->parent, path, err);
     if (status == 0)
-        status = model_hash(path, run->parent_hash, err);
+        status = model_hash(path, run->parent_is_shape, run->parent_hash, err);
     free(path);
     return status;
 }

@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "common/base/file.h"
-#include "common/base/log.h"
 #include "distill/distill.h"
 #include "prune/prune.h"
 #include "recipes/inputs.h"
@@ -174,8 +173,6 @@ static int prune_once(struct pruning *p, int64_t step, struct error *err)
         result = prune_step(p->current.model, &so_far, counts, &calibration, &smaller, &plan, &difference, err);
     free(counts);
     TRY(result);
-    log_info("prune: step %ld of %ld; masked and sliced model differ by %.2g of the largest logit", (long)step, (long)o->steps,
-             difference);
     compose(&p->kept, &plan);
     p->difference = difference > p->difference ? difference : p->difference;
     model_free(p->current.model);
