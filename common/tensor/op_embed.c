@@ -19,7 +19,7 @@ static void embed_backward(struct tape *tape, struct node *node)
     const int64_t N = node->out->dim[0], D = table->dim[1];
     const float *dy = node->out->grad;
     float *grad = table->grad;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (N * D > PARALLEL_MIN)
     for (int64_t c = 0; c < D; c += COLUMN_BLOCK) {
         const int64_t end = min_i64(D, c + COLUMN_BLOCK);
         for (int64_t n = 0; n < N; n++)

@@ -110,7 +110,7 @@ static void head_backward(struct tape *tape, struct node *node)
     if (!dx)
         return;
     const int64_t n = tensor_count(x);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (n > PARALLEL_MIN)
     for (int64_t i = 0; i < n; i++)
         dx[i] = s->dx[i] + (beta == 0.0f ? 0.0f : dx[i]);
 }

@@ -9,7 +9,7 @@
 
 static void add_bias(float *y, const float *bias, int64_t N, int64_t O)
 {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (N * O > PARALLEL_MIN)
     for (int64_t n = 0; n < N; n++)
         for (int64_t o = 0; o < O; o++)
             y[n * O + o] += bias[o];
@@ -31,7 +31,7 @@ static void linear_backward(struct tape *tape, struct node *node)
         weight_add_gradient(tape, w, N, dy, x->data);
     if (bias && bias->needs_grad) {
         float *grad = bias->grad;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (N * O > PARALLEL_MIN)
         for (int64_t c = 0; c < O; c += COLUMN_BLOCK)
             for (int64_t o = c; o < min_i64(O, c + COLUMN_BLOCK); o++) {
                 double sum = 0;

@@ -22,7 +22,7 @@ static void swiglu_backward(struct tape *tape, struct node *node)
     float gate_beta = 0, up_beta = 0;
     float *dg = tape_grad(tape, gate, &gate_beta), *du = tape_grad(tape, up, &up_beta);
     const int64_t n = tensor_count(gate);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (n > PARALLEL_MIN)
     for (int64_t i = 0; i < n; i += BLOCK) {
         const int64_t end = min_i64(n, i + BLOCK);
         for (int64_t j = i; dg && j < end; j++) {
@@ -39,7 +39,7 @@ struct tensor *op_swiglu(struct tape *tape, struct tensor *gate, struct tensor *
     need_same_shape("op_swiglu", gate, up);
     const int64_t n = tensor_count(gate);
     struct tensor *y = tape_tensor(tape, "swiglu", 2, tensor_rows(gate), tensor_columns(gate), 1);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (n > PARALLEL_MIN)
     for (int64_t i = 0; i < n; i += BLOCK)
         for (int64_t j = i; j < min_i64(n, i + BLOCK); j++)
             y->data[j] = gate->data[j] * vec_sigmoid(gate->data[j]) * up->data[j];
@@ -50,7 +50,7 @@ struct tensor *op_swiglu(struct tape *tape, struct tensor *gate, struct tensor *
 // to = from (beta 0) or to += from (beta 1)
 static void accumulate(float *to, const float *from, int64_t n, float beta)
 {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (n > PARALLEL_MIN)
     for (int64_t i = 0; i < n; i += BLOCK) {
         const int64_t end = min_i64(n, i + BLOCK);
         if (beta == 0.0f)
@@ -77,7 +77,7 @@ struct tensor *op_add(struct tape *tape, struct tensor *a, struct tensor *b)
     need_same_shape("op_add", a, b);
     const int64_t n = tensor_count(a);
     struct tensor *y = tape_tensor(tape, "sum", 2, tensor_rows(a), tensor_columns(a), 1);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (n > PARALLEL_MIN)
     for (int64_t i = 0; i < n; i += BLOCK)
         for (int64_t j = i; j < min_i64(n, i + BLOCK); j++)
             y->data[j] = a->data[j] + b->data[j];
@@ -105,7 +105,7 @@ static void gate_backward(struct tape *tape, struct node *node)
     float *dx = tape_grad(tape, x, &beta);
     const size_t mark = arena_mark(&tape->arena);
     double *part = arena_zalloc(&tape->arena, (size_t)(chunks * units) * sizeof(double));
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (N * C > PARALLEL_MIN)
     for (int64_t c = 0; c < chunks; c++)
         for (int64_t n = c * ROW_CHUNK; n < min_i64(N, (c + 1) * ROW_CHUNK); n++)
             for (int64_t u = 0; u < units; u++)
@@ -128,7 +128,7 @@ struct tensor *op_gate(struct tape *tape, struct tensor *x, struct tensor *gate)
         BUG("op_gate: %s[%ld,%ld] with %ld units", x->name, (long)N, (long)C, (long)units);
     const int64_t width = C / units;
     struct tensor *y = tape_tensor(tape, x->name, 2, N, C, 1);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (N * C > PARALLEL_MIN)
     for (int64_t n = 0; n < N; n++)
         for (int64_t u = 0; u < units; u++)
             for (int64_t i = n * C + u * width; i < n * C + (u + 1) * width; i++)
@@ -150,7 +150,7 @@ static void mse_backward(struct tape *tape, struct node *node)
     const float k = (float)(2 * s->weight / (double)n) * node->out->grad[0];
     float beta;
     float *dx = tape_grad(tape, x, &beta);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (n > PARALLEL_MIN)
     for (int64_t i = 0; i < n; i += BLOCK)
         for (int64_t j = i; j < min_i64(n, i + BLOCK); j++)
             dx[j] = k * (x->data[j] - s->target[j]) + (beta == 0.0f ? 0.0f : dx[j]);
@@ -160,7 +160,7 @@ struct tensor *op_mse(struct tape *tape, struct tensor *x, const float *target, 
 {
     const int64_t n = tensor_count(x), blocks = (n + BLOCK - 1) / BLOCK;
     double *part = arena_alloc(&tape->arena, (size_t)blocks * sizeof(double));
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (n > PARALLEL_MIN)
     for (int64_t b = 0; b < blocks; b++) {
         double sum = 0;
         for (int64_t i = b * BLOCK; i < min_i64(n, (b + 1) * BLOCK); i++) {

@@ -48,7 +48,7 @@ static void rmsnorm_backward(struct tape *tape, struct node *node)
     float *dx = tape_grad(tape, x, &beta);
     const size_t mark = arena_mark(&tape->arena);
     float *part = w->needs_grad ? arena_zalloc(&tape->arena, (size_t)(chunks * D) * sizeof(float)) : NULL;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (N * D > PARALLEL_MIN)
     for (int64_t c = 0; c < chunks; c++)
         for (int64_t n = c * ROW_CHUNK; n < min_i64(N, (c + 1) * ROW_CHUNK); n++)
             row_backward(x->data + n * D, w->data, dy + n * D, s->inverse[n], D, beta, dx ? dx + n * D : NULL,
@@ -68,7 +68,7 @@ struct tensor *op_rmsnorm(struct tape *tape, struct tensor *x, struct tensor *w,
     struct rmsnorm_saved *s = arena_alloc(&tape->arena, sizeof *s);
     s->inverse = arena_alloc(&tape->arena, (size_t)N * sizeof(float));
     struct tensor *y = tape_tensor(tape, w->name, 2, N, D, 1);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (N * D > PARALLEL_MIN)
     for (int64_t n = 0; n < N; n++) {
         const float *row = x->data + n * D;
         const float inverse = (float)(1.0 / sqrt(vec_dot(row, row, D) / (double)D + eps));

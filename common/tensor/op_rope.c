@@ -3,11 +3,12 @@
 
 #include "common/base/error.h"
 #include "common/tensor/ops.h"
+#include "common/tensor/vecmath.h"
 
 const float *rope_table(struct tape *tape, const double *inverse_frequency, int64_t E, int64_t T, int64_t position0)
 {
     float *table = arena_alloc(&tape->arena, (size_t)(T * E) * sizeof(float));
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (T * E > PARALLEL_MIN)
     for (int64_t t = 0; t < T; t++)
         for (int64_t i = 0; i < E / 2; i++) {
             const double angle = (double)(position0 + t) * inverse_frequency[i];
@@ -22,7 +23,7 @@ static void rotate(const float *x, float *y, const float *table, int64_t N, int6
                    float beta)
 {
     const int64_t half = E / 2;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (N * C > PARALLEL_MIN)
     for (int64_t n = 0; n < N; n++) {
         const float *cosine = table + (n % T) * E, *sine = cosine + half;
         for (int64_t h = 0; h < C; h += E) {

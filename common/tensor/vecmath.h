@@ -33,6 +33,9 @@ static inline float vec_sigmoid(float x) { return 1.0f / (1.0f + vec_exp(-x)); }
 // Sums are taken in f32 over blocks this long and then in double: fast, and exact enough for a loss.
 #define SUM_BLOCK 256
 
+// Loops over fewer elements are done by the calling thread: waking others costs more (decoding has many of them).
+#define PARALLEL_MIN 8192
+
 static inline int64_t min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t max_i64(int64_t a, int64_t b) { return a > b ? a : b; }
 
