@@ -26,7 +26,7 @@ const struct option recipe_option_table[] = {
 const struct option data_option_table[] = {
     {ROW("train", OPTION_LIST, train), NULL, 0, 0, NULL, "FILE", "text to learn from: .txt or .jsonl, may be gzipped"},
     {ROW("eval", OPTION_LIST, eval), NULL, 0, 0, NULL, "FILE", "held-out text to measure on"},
-    {ROW("seq_len", OPTION_INT, seq_len), "256", 2, 1 << 20, NULL, "N", "tokens in a window"},
+    {ROW("seq_len", OPTION_INT, seq_len), "0", 0, 1 << 20, NULL, "N", "tokens in a window; 0: the model's context, at most 256"},
     {ROW("eval_tokens", OPTION_INT, eval_tokens), "50000", 1, 1e12, NULL, "N", "tokens to measure on"},
     {ROW("sample", OPTION_JSON, sample), NULL, 0, 0, NULL, NULL, "draw the text from the model where files are absent: documents, length"},
     {.name = NULL}};
@@ -411,6 +411,8 @@ int recipe_variant(struct recipe *r, const struct recipe *base, const char *name
     memset(r, 0, sizeof *r);
     if (result == 0)
         result = recipe_from_json(r, o, where, base->folder, NULL, err);
+    if (result == 0)
+        r->data.seq_len = base->data.seq_len;
     free(where);
     json_free(o);
     return result;

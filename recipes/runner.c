@@ -129,21 +129,15 @@ static int needs_text(const struct recipe *r)
 // With variants the stages that matter are theirs.
 static int run_needs_text(const struct recipe *r) { return r->variants || needs_text(r); }
 
-static int check_context(const struct run *run, struct error *err)
-{
-    const struct config *c = &run->parent.model->config;
-    if (c->context > 0 && run->recipe->data.seq_len > c->context)
-        return error_set(err, "%s: data.seq_len: found %ld, the model's context is %ld tokens (max_position_embeddings)",
-                         run->recipe->where, (long)run->recipe->data.seq_len, (long)c->context);
-    return 0;
-}
+#define DEFAULT_WINDOW 256
 
-static int check_train_text(const struct run *run, struct error *err)
+static int settle_window(struct recipe *r, const struct config *c, struct error *err)
 {
-    const struct dataset *d = &run->inputs->train.data;
-    if (d->n_token && dataset_windows(d, run->recipe->data.seq_len) < 1)
-        return error_set(err, "%s: data.train: %ld tokens, expected at least one window of data.seq_len + 1 = %ld; give more text or a "
-                              "smaller seq_len", run->recipe->where, (long)d->n_token, (long)run->recipe->data.seq_len + 1);
+    if (r->data.seq_len == 0)
+        r->data.seq_len = c->context > 0 && c->context < DEFAULT_WINDOW ? c->context : DEFAULT_WINDOW;
+    if (r->data.seq_len < 2 || (c->context > 0 && r->data.seq_len > c->context))
+        return error_set(err, "%s: data.seq_len: found %ld, expected 2 to the model's context, %ld tokens (max_position_embeddings)",
+                         r->where, (long)r->data.seq_len, (long)c->context);
     return 0;
 }
 
@@ -267,13 +261,10 @@ static int check_and_run(struct run *run, const struct runner_options *o, char *
 {
     const struct recipe *r = run->recipe;
     struct forecasts forecasts;
-    TRY(check_context(run, err));
     TRY(forecasts_make(&forecasts, r, &run->parent.model->config, run->parent.tokenizer, run->out, err));
     int status = r->variants ? variants_check(r, err) : 0;
     if (status == 0)
         status = inputs_open(run->inputs, r, run->parent.tokenizer, run_needs_text(r), err);
-    if (status == 0)
-        status = check_train_text(run, err);
     if (status == 0 && o->dry_run)
         print_forecast(&forecasts, r, o->json);
     forecasts_release(&forecasts);
@@ -281,11 +272,10 @@ static int check_and_run(struct run *run, const struct runner_options *o, char *
         return status;
     TRY(claim_folder(run, o->force, err));
     TRY(inputs_draw(run->inputs, r, &run->parent, run->parent_hash, run->out, err));
-    TRY(check_train_text(run, err));
     return r->variants ? run_variants(run, err) : run_plain(run, o, last, err);
 }
 
-int runner_run(const struct recipe *r, const struct runner_options *o, char **last, struct error *err)
+int runner_run(struct recipe *r, const struct runner_options *o, char **last, struct error *err)
 {
     struct inputs inputs = {0};
     struct run run = {.recipe = r, .inputs = &inputs, .lock = -1};
@@ -298,6 +288,8 @@ int runner_run(const struct recipe *r, const struct runner_options *o, char **la
     interrupt_catch();
     header_print(r->precision);
     int status = open_parent(&run, err);
+    if (status == 0)
+        status = settle_window(r, &run.parent.model->config, err);
     if (status == 0)
         status = check_and_run(&run, o, last, err);
     if (run.lock >= 0)

@@ -17,8 +17,8 @@ struct runner_options {
     int no_report;      // only the stages: no measurements, no report
 };
 
-// On success *last (NULL: not wanted) is the path of the last stage's first product; the caller frees.
-int runner_run(const struct recipe *r, const struct runner_options *o, char **last, struct error *err);
+// Settles r's defaults that depend on the model. On success *last (NULL: not wanted) is the path of the last stage's first product; the caller frees.
+int runner_run(struct recipe *r, const struct runner_options *o, char **last, struct error *err);
 
 // ---- for the runner and its variants ----
 

@@ -18,7 +18,7 @@ const struct option single_option_table[] = {
     OUTPUT_ROW("folder of the new model"),
     {"data", OPTION_LIST, AT(data), NULL, 0, 0, NULL, "FILE", "text to learn from: .txt or .jsonl, may be gzipped (may be repeated)"},
     {"eval", OPTION_LIST, AT(eval), NULL, 0, 0, NULL, "FILE", "held-out text, for --eval-every and --keep-best (may be repeated)"},
-    {"seq_len", OPTION_INT, AT(seq_len), "256", 2, 1 << 20, NULL, "N", "tokens in a window"},
+    {"seq_len", OPTION_INT, AT(seq_len), "0", 0, 1 << 20, NULL, "N", "tokens in a window; 0: the model's context, at most 256"},
     {"eval_tokens", OPTION_INT, AT(eval_tokens), "50000", 1, 1e12, NULL, "N", "tokens of a held-out measurement"},
     {"seed", OPTION_INT, AT(seed), "1", 0, 1e15, NULL, "N", "decides all random choices"},
     {"precision", OPTION_CHOICE, AT(precision), "f32", 0, 0, "f32|bf16", NULL, "operands of products"},
@@ -60,8 +60,6 @@ static struct json *make_recipe(const struct call *call, const struct stage_type
         json_set_number(data, "eval_tokens", (double)s->eval_tokens);
         json_set_number(o, "seed", (double)s->seed);
         json_set_string(o, "precision", s->precision == PRECISION_BF16 ? "bf16" : "f32");
-    } else {
-        json_set_number(data, "seq_len", 2); // nothing reads text here; any model's context has room for it
     }
     struct json *options = options_json(type->table, stage_options);
     const char *teacher = json_string(json_get(options, "teacher"));
@@ -116,13 +114,13 @@ int single_run(const struct call *call, const struct stage_type *type, const voi
     }
     size_t n = strlen(s->output);
     char *output = xasprintf("%.*s", (int)(n > 1 && s->output[n - 1] == '/' ? n - 1 : n), s->output);
-    char *work = xasprintf("%s.run", output), *where = xasprintf("pdq %s", call->command->name), *product = NULL;
+    char *work = xasprintf("%s.run", output), *product = NULL;
     struct json *o = make_recipe(call, type, stage_options, output);
     struct recipe recipe = {0};
     struct runner_options options = {.out = work, .force = s->force, .no_report = 1};
     int status = check_output(output, s->force, err);
     if (status == 0)
-        status = recipe_from_json(&recipe, o, where, ".", NULL, err);
+        status = recipe_from_json(&recipe, o, "options", ".", NULL, err);
     if (status == 0)
         status = runner_run(&recipe, &options, &product, err);
     if (status == 0)
@@ -133,7 +131,6 @@ int single_run(const struct call *call, const struct stage_type *type, const voi
     json_free(o);
     free(output);
     free(work);
-    free(where);
     free(product);
     return status < 0 ? EXIT_FAILED : EXIT_FINE;
 }

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Recipes that cannot be run: one message with place, found, expected; no output folder.
+. "$(dirname "$0")/helpers.inc"
+make_model "$work/m"
+make_text "$work/text.txt" 60
+cd "$work" || exit 1
+
+recipe() { printf '%s' "$1" > "$work/r.json"; }
+bad() { # PATTERN RECIPE
+    recipe "$2"
+    refused 1 "$1" "$PDQ" run r.json -o out
+    absent out
+}
+data='"data": {"train": "text.txt", "eval": "text.txt", "seq_len": 32, "eval_tokens": 200}'
+good="{\"model\": \"m\", $data, \"stages\": [{\"prune\": {\"ffn\": 0.5}}, {\"quantize\": {}}, {\"quantize\": {\"type\": \"Q4_0\"}}]}"
+
+refused 1 'none.json' "$PDQ" run none.json -o out
+bad 'line 1, column' '{"model" "m"}'
+bad 'expected an object' '[]'
+bad '"model" is missing' '{"stages": [{"prune": {"ffn": 0.5}}]}'
+bad 'unknown key "stage"; did you mean "stages"' '{"model": "m", "stage": []}'
+bad 'unknown key "ffnn"; did you mean "ffn"' '{"model": "m", "stages": [{"prune": {"ffnn": 0.5}}]}'
+bad 'unknown stage type "destill"; did you mean "distill"' '{"model": "m", "stages": [{"destill": {}}]}'
+bad 'stages\[0\].prune: "ffn": found "half", expected a number' '{"model": "m", "stages": [{"prune": {"ffn": "half"}}]}'
+bad '"ffn": found 1.5, expected a number from 0 to' '{"model": "m", "stages": [{"prune": {"ffn": 1.5}}]}'
+bad '"stages": expected a list' '{"model": "m", "stages": {}}'
+bad 'one key, the stage' '{"model": "m", "stages": [{"prune": {}, "distill": {}}]}'
+bad 'nothing to remove' '{"model": "m", "stages": [{"prune": {}}]}'
+bad 'data.train: no such file' '{"model": "m", "data": {"train": "none.txt"}, "stages": [{"train": {"tokens": 100}}]}'
+bad '"data" has none' '{"model": "m", "stages": [{"train": {"tokens": 100}}]}'
+bad 'found "Q4_1".*expected F32' '{"model": "m", "stages": [{"quantize": {"type": "Q4_1"}}]}'
+bad 'did you mean Q8_0' '{"model": "m", "stages": [{"quantize": {"type": "Q80"}}]}'
+bad 'none: no such file or directory' '{"model": "none", "stages": [{"quantize": {}}]}'
+bad 'seq_len: found 500, expected 2 to the model.s context, 256' \
+    '{"model": "m", "data": {"seq_len": 500, "train": "text.txt"}, "stages": [{"train": {"tokens": 100}}]}'
+: > empty.txt
+bad 'empty.txt|data.train' '{"model": "m", "data": {"train": "empty.txt", "seq_len": 32}, "stages": [{"train": {"tokens": 100}}]}'
+bad 'keep_best' "{\"model\": \"m\", \"data\": {\"train\": \"text.txt\", \"seq_len\": 32}, \"stages\": [{\"train\": {\"tokens\": 100, \"eval_every\": 1, \"keep_best\": true}}]}"
+bad 'no multiple of .*block of 256' '{"model": "m", "stages": [{"quantize": {"type": "Q4_K"}}]}'
+make_model other --vocab 400
+bad 'vocabulary' "{\"model\": \"m\", $data, \"stages\": [{\"distill\": {\"teacher\": \"other\", \"tokens\": 100}}]}"
+bad 'memory' "{\"model\": \"m\", \"data\": {\"train\": \"text.txt\", \"seq_len\": 32}, \"stages\": [{\"train\": {\"steps\": 1, \"batch\": 65000}}, {\"train\": {\"steps\": 1, \"batch\": 60000}}]}"
+
+recipe "$good"
+set_bad() { refused 1 "$2" "$PDQ" run r.json -o out --set "$1"; absent out; }
+set_bad 'prune.fnn=0.1' 'did you mean "ffn"'
+set_bad 'prine.ffn=0.1' 'did you mean "prune"'
+set_bad 'quantize.type=F16' 'stages\[1\].quantize.type, stages\[2\].quantize.type'
+set_bad 'stages[7].prune.ffn=0.1' '3 stages'
+set_bad 'stages[0].distill.alpha=1' 'is of type "prune"'
+set_bad 'distill.alpha=1' 'no stage of type "distill"'
+set_bad 'seed=minus' 'seed'
+set_bad 'prune' 'KEY=VALUE'
+"$PDQ" run r.json --dry-run --set prune.ffn=0.25 --set 'stages[1].quantize.type=F16' --set data.seq_len=16 2> /dev/null > dry ||
+    fail "good --set refused"
+grep -q 'FFN 128 -> .*FFN 96' dry || fail "--set prune.ffn=0.25 has no effect"
+grep -q 'GGUF F16' dry || fail "--set stages[1]... has no effect"
+exit $failed

@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# What is written and where: outputs in the way, --force, thin commands, evaluation's own limits.
+. "$(dirname "$0")/helpers.inc"
+cd "$work" || exit 1
+make_model m --dtype f32
+make_text text.txt 60
+
+quiet() { "$@" > out.txt 2> err.txt || fail "$*: $(cat err.txt)"; }
+quiet "$PDQ" prune m -o p --ffn 0.5 --heads 0.5 --data text.txt --seq-len 32 --calibration-tokens 64
+grep -qx p out.txt || fail "prune does not print its output"
+absent p.run p/INPUTS
+"$PDQ" inspect p | grep -q '2 query and 1 key/value heads of 32, FFN 64' || fail "pruned shape"
+refused 1 'is there already; --force replaces' "$PDQ" prune m -o p --ffn 0.25 --score magnitude
+quiet "$PDQ" prune m -o p --ffn 0.25 --score magnitude --force
+"$PDQ" inspect p | grep -q 'FFN 96' || fail "--force did not replace"
+mkdir mine && touch mine/thesis.txt
+refused 1 'holds no model' "$PDQ" prune m -o mine --ffn 0.5 --score l1 --force
+[ -e mine/thesis.txt ] || fail "--force removed what was not ours"
+quiet "$PDQ" distill p --teacher m -o d --data text.txt --seq-len 32 --steps 2 --batch 2
+quiet "$PDQ" quantize d -o d.gguf --type Q8_0
+quiet "$PDQ" export d -o d-f16 --dtype f16
+quiet "$PDQ" export d -o d-f16.gguf --dtype f16
+refused 1 'no multiple of' "$PDQ" quantize m -o k.gguf --type Q4_K
+absent k.gguf k.gguf.run
+quiet "$PDQ" quantize m -o k.gguf --type Q4_K --allow-fallback
+grep -q 'Q8_0' err.txt || fail "a fallback is not said"
+refused 1 'GGUF file' "$PDQ" prune d.gguf -o x --ffn 0.5 --score l1
+for model in d d.gguf d-f16 d-f16.gguf k.gguf; do
+    quiet "$PDQ" eval "$model" --data text.txt --seq-len 32 --tokens 40
+    quiet "$PDQ" generate "$model" --prompt "1 sheep" --tokens 3
+    quiet "$PDQ" inspect "$model"
+done
+
+: > empty.txt
+printf 'a few words' > few.txt
+refused 1 'tokens' "$PDQ" eval m --data empty.txt --seq-len 32
+refused 1 'no such file|cannot' "$PDQ" eval m --data none.txt --seq-len 32
+refused 1 '2 windows|two windows' "$PDQ" eval m --data few.txt --seq-len 64 --protocol llama.cpp
+refused 1 'context' "$PDQ" eval m --data text.txt --seq-len 257
+make_model other --vocab 400
+refused 1 'vocabular' "$PDQ" eval m --data text.txt --seq-len 32 --against other
+refused 1 'ids 0 to 299' "$PDQ" generate m --ids 5,300
+refused 1 'separated by commas' "$PDQ" generate m --ids 5,x
+
+# a run's folder: this very run goes on, another needs --force, foreign folders are left alone
+echo '{"model": "m", "data": {"train": "text.txt", "eval": "text.txt", "seq_len": 32, "eval_tokens": 100},
+ "stages": [{"prune": {"ffn": 0.5, "calibration_tokens": 64}}, {"quantize": {}}]} // a comment' > r.json
+quiet "$PDQ" run r.json -o out
+grep -q '^report: ' out.txt || fail "no report's path"
+grep -q '^Q8_0 ' out.txt || fail "no row for Q8_0"
+[ -s out/report.html ] && [ -s out/report.json ] || fail "no report"
+quiet "$PDQ" run r.json -o out
+grep -c 'done before' err.txt | grep -qx 2 || fail "finished stages are not skipped"
+cp -r out before
+refused 1 'another recipe or other options' "$PDQ" run r.json -o out --set seed=2
+diff -r before out > /dev/null || fail "a refused run changed the folder"
+quiet "$PDQ" run r.json -o out --set seed=2 --force
+refused 1 'holds other things' "$PDQ" run r.json -o mine --force
+refused 1 'a file is there' "$PDQ" run r.json -o text.txt
+refused 1 'folder of a run, not a model' "$PDQ" inspect out
+(flock 9; "$PDQ" run r.json -o out --set seed=2 > /dev/null 2> err.txt && fail "two runs in one folder"; exit $failed) 9>> out/.lock || failed=1
+grep -q 'another pdq' err.txt || fail "no word of the other run: $(cat err.txt)"
+exit $failed

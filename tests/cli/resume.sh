@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Killed at random moments and run again, a run ends with the same bytes as one that was left alone, at another number of threads.
+. "$(dirname "$0")/helpers.inc"
+command -v python3 > /dev/null || { echo "python3 is needed"; exit 77; }
+cd "$work" || exit 1
+make_model m --dtype f32
+make_text text.txt 300
+cat > r.json <<'JSON'
+{"model": "m", "data": {"train": "text.txt", "eval": "text.txt", "seq_len": 32, "eval_tokens": 200},
+ "stages": [
+   {"prune": {"heads": 0.5, "ffn": 0.5, "steps": 2, "calibration_tokens": 128, "recover": {"steps": 20, "batch": 2, "snapshot_every": 3}}},
+   {"distill": {"steps": 40, "batch": 2, "snapshot_every": 5, "eval_every": 10, "keep_best": true}},
+   {"quantize": {"type": "Q8_0"}}, {"export": {}}]}
+JSON
+"$PDQ" run r.json -o alone > /dev/null 2> err.txt || { cat err.txt; exit 1; }
+RANDOM=7
+kills=0
+for _ in $(seq 12); do
+    "$PDQ" run r.json -o killed --threads 2 > /dev/null 2> err.txt &
+    child=$!
+    sleep "0.$((RANDOM % 10))"
+    if kill -9 $child 2> /dev/null; then kills=$((kills + 1)); fi
+    wait $child 2> /dev/null && break
+done
+"$PDQ" run r.json -o killed > /dev/null 2> err.txt || fail "the last run: $(cat err.txt)"
+echo "$kills kills"
+[ $kills -gt 0 ] || fail "nothing was killed"
+(cd alone && find . \( -name '*.safetensors' -o -name '*.gguf' -o -name run.jsonl -o -name config.json -o -name '*.f64' \)) | while read -r file; do
+    cmp "alone/$file" "killed/$file" || echo differs >> differs
+done
+[ ! -e differs ] || fail "files differ"
+python3 - <<'PY' || fail "report.json differs outside measured"
+import json
+a, b = (json.load(open(d + "/report.json")) for d in ("alone", "killed"))
+for r in (a, b):
+    del r["measured"]
+assert a == b
+PY
+left=$(find killed -name 'snapshot' -o -name '*.tmp-*')
+[ -z "$left" ] || fail "left behind: $left"
+
+# ^C leaves a snapshot, says how to go on, and exits with 1
+"$PDQ" run r.json -o stopped --set distill.steps=100000 > /dev/null 2> err.txt &
+child=$!
+for _ in $(seq 100); do grep -q '\[2/4\]' err.txt && break; sleep 0.1; done
+sleep 0.5
+kill -INT $child
+wait $child
+code=$?
+[ $code = 1 ] || fail "interrupted: exit $code"
+grep -q 'run the same command again' err.txt || fail "interrupted: $(tail -1 err.txt)"
+exit $failed
