@@ -22,10 +22,12 @@ const struct bench_shape bench_shapes[BENCH_SHAPES] = {
 
 static const struct option table[] = {
     {"threads", OPTION_INT, offsetof(struct bench_options, threads), "0", 0, 1024, NULL, "N", "0: all"},
-    {"shape", OPTION_CHOICE, offsetof(struct bench_options, shape), "all", 0, 0, "d288|d256|all", NULL, "model shapes"},
+    {"shape", OPTION_CHOICE, offsetof(struct bench_options, shape), "all", 0, 0, "d288|d256|all", NULL,
+     "model shapes"},
     {"precision", OPTION_CHOICE, offsetof(struct bench_options, precision), "both", 0, 0, "f32|bf16|both", NULL,
      "of products"},
-    {"csv", OPTION_STRING, offsetof(struct bench_options, csv), NULL, 0, 0, NULL, "DIR", "append the rows to files here"},
+    {"csv", OPTION_STRING, offsetof(struct bench_options, csv), NULL, 0, 0, NULL, "DIR",
+     "append the rows to files here"},
     {0}};
 
 static const struct {
@@ -38,8 +40,7 @@ static const struct {
                {"quantize", bench_quant, "block formats: encode, decode, dot"}};
 #define BENCHES (sizeof benches / sizeof *benches)
 
-void table_open(struct table *t, const char *folder, const char *name, const char *title, const char *columns)
-{
+void table_open(struct table *t, const char *folder, const char *name, const char *title, const char *columns) {
     *t = (struct table){.columns = columns, .at = columns};
     printf("\n%s\n", title);
     if (folder) {
@@ -64,15 +65,13 @@ void table_open(struct table *t, const char *folder, const char *name, const cha
     t->csv = csv;
 }
 
-void table_close(struct table *t)
-{
+void table_close(struct table *t) {
     if (t->csv)
         fclose(t->csv);
     fflush(stdout);
 }
 
-static void table_cell(struct table *t, const char *shown, const char *exact)
-{
+static void table_cell(struct table *t, const char *shown, const char *exact) {
     int width = atoi(t->at + strcspn(t->at, ":") + 1);
     t->at += strcspn(t->at, "|");
     int last = !*t->at;
@@ -86,8 +85,7 @@ static void table_cell(struct table *t, const char *shown, const char *exact)
 
 void table_text(struct table *t, const char *text) { table_cell(t, text, text); }
 
-void table_number(struct table *t, double value, int decimals)
-{
+void table_number(struct table *t, double value, int decimals) {
     char shown[40] = "", exact[40] = "";
     if (!isnan(value)) {
         snprintf(shown, sizeof shown, "%.*f", decimals, value);
@@ -96,21 +94,18 @@ void table_number(struct table *t, double value, int decimals)
     table_cell(t, shown, exact);
 }
 
-void table_integer(struct table *t, int64_t value)
-{
+void table_integer(struct table *t, int64_t value) {
     char text[32];
     snprintf(text, sizeof text, "%lld", (long long)value);
     table_text(t, text);
 }
 
-static int compare_doubles(const void *a, const void *b)
-{
+static int compare_doubles(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
 
-double bench_time(void (*run)(void *context), void *context, double budget)
-{
+double bench_time(void (*run)(void *context), void *context, double budget) {
     double seconds[101], end;
     int n = 0;
 
@@ -125,16 +120,17 @@ double bench_time(void (*run)(void *context), void *context, double budget)
     return seconds[n / 2];
 }
 
-int bench_wants(const struct bench_options *o, enum precision precision)
-{
+int bench_wants(const struct bench_options *o, enum precision precision) {
     const char *why;
-    return (o->precision == BENCH_BOTH || o->precision == (int)precision) && gemm_precision(precision, &why) == precision;
+    return (o->precision == BENCH_BOTH || o->precision == (int)precision) &&
+           gemm_precision(precision, &why) == precision;
 }
 
-int bench_wants_shape(const struct bench_options *o, int shape) { return o->shape == BENCH_SHAPES || o->shape == shape; }
+int bench_wants_shape(const struct bench_options *o, int shape) {
+    return o->shape == BENCH_SHAPES || o->shape == shape;
+}
 
-float *bench_floats(int64_t n, double scale)
-{
+float *bench_floats(int64_t n, double scale) {
     struct random r;
     float *to = xmalloc((size_t)n * sizeof *to, "numbers to measure with");
     // Drawing them all would take longer than measuring.
@@ -148,8 +144,7 @@ float *bench_floats(int64_t n, double scale)
     return to;
 }
 
-double bench_bandwidth(void)
-{
+double bench_bandwidth(void) {
     static double bandwidth;
     if (bandwidth == 0) {
         struct machine m;
@@ -159,8 +154,7 @@ double bench_bandwidth(void)
     return bandwidth;
 }
 
-static int usage(void)
-{
+static int usage(void) {
     fputs("usage: pdq-bench BENCH... [options]\n\n", stderr);
     for (size_t i = 0; i < BENCHES; i++)
         fprintf(stderr, "  %-9s %s\n", benches[i].name, benches[i].what);
@@ -169,8 +163,7 @@ static int usage(void)
     return 2;
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     struct bench_options o;
     struct error err;
     const char **words;

@@ -1,6 +1,7 @@
 // bench.h: what the benchmarks share: the command line, tables that are also CSV files, and timing.
 //
-// To add a benchmark: a file bench_<name>.c, its prototype below, one row in the table of bench.c and one line in bench/run.
+// To add a benchmark: a file bench_<name>.c, its prototype below, one row in the table of bench.c and its name in
+// bench/run.
 #ifndef PDQ_BENCH_H
 #define PDQ_BENCH_H
 

@@ -18,17 +18,15 @@ struct product {
     float *a, *b, *c;
 };
 
-static void multiply(void *context)
-{
+static void multiply(void *context) {
     const struct product *p = context;
     gemm(p->precision, p->ta, p->tb, p->M, p->N, p->K, p->a, p->ta == TRANSPOSED ? p->M : p->K, p->b,
          p->tb == TRANSPOSED ? p->K : p->N, 0, p->c, p->N);
 }
 
 // One weight [O, I] at N rows: y = x w^T, dx = dy w, dw = dy^T x.
-static void bench_weight(const struct bench_options *o, struct table *t, const char *name, int64_t N, int64_t O, int64_t I,
-                         int threads)
-{
+static void bench_weight(const struct bench_options *o, struct table *t, const char *name, int64_t N, int64_t O,
+                         int64_t I, int threads) {
     struct product p = {.a = bench_floats(N * (O > I ? O : I), 1), .b = bench_floats((O > N ? O : N) * I, 1)};
     const struct {
         const char *what;
@@ -57,8 +55,8 @@ static void bench_weight(const struct bench_options *o, struct table *t, const c
     free(p.b);
 }
 
-static void bench_shape_products(const struct bench_options *o, struct table *t, const struct bench_shape *s, int threads)
-{
+static void bench_shape_products(const struct bench_options *o, struct table *t, const struct bench_shape *s,
+                                 int threads) {
     int64_t N = s->batch * s->seq_len, D = s->hidden;
 
     bench_weight(o, t, "q, k, v, o", N, D, D, threads);
@@ -68,8 +66,7 @@ static void bench_shape_products(const struct bench_options *o, struct table *t,
     bench_weight(o, t, "head", s->vocab > 8192 ? HEAD_ROWS_LARGE : HEAD_ROWS_SMALL, s->vocab, D, threads);
 }
 
-void bench_gemm(const struct bench_options *o)
-{
+void bench_gemm(const struct bench_options *o) {
     struct table t;
     int most = threads_count();
 
@@ -78,7 +75,8 @@ void bench_gemm(const struct bench_options *o)
         if (!bench_wants_shape(o, s))
             continue;
         char title[100];
-        snprintf(title, sizeof title, "Products of %s, GFLOP/s (y = x w^T, dx = dy w, dw = dy^T x)", bench_shapes[s].name);
+        snprintf(title, sizeof title, "Products of %s, GFLOP/s (y = x w^T, dx = dy w, dw = dy^T x)",
+                 bench_shapes[s].name);
         table_open(&t, o->csv, "gemm", title, "weight:-24|product:-7|M:6|N:6|K:6|threads:7|f32:6|bf16:6");
         for (int n = 1;; n = n * 2 < most ? n * 2 : most) {
             threads_set(n);

@@ -1,5 +1,5 @@
-// bench_ops.c: every op alone, forward and backward, at the shapes of the two distillation cases, beside the time that
-// reading its inputs and writing its outputs once would take.
+// bench_ops.c: every op alone, forward and backward, at the shapes of the two distillation cases, beside the time
+// that reading its inputs and writing its outputs once would take.
 
 #include <math.h>
 #include <stdlib.h>
@@ -27,25 +27,26 @@ struct op_case {
 
 static int64_t rows(const struct bench_shape *s) { return s->batch * s->seq_len; }
 
-static struct tensor *add_tensor(struct op_case *c, const char *name, int parameter, int64_t d0, int64_t d1)
-{
+static struct tensor *add_tensor(struct op_case *c, const char *name, int parameter, int64_t d0, int64_t d1) {
     struct tensor *t = &c->tensor[c->n_tensor];
     int64_t n = d0 * d1;
-    *t = (struct tensor){.name = name, .n_dim = d0 == 1 ? 1 : 2, .dim = {d0 == 1 ? d1 : d0, d1, 1}, .needs_grad = 1,
-                         .data = bench_floats(n, 0.1), .grad = parameter ? bench_floats(n, 0) : NULL};
+    *t = (struct tensor){.name = name,
+                         .n_dim = d0 == 1 ? 1 : 2,
+                         .dim = {d0 == 1 ? d1 : d0, d1, 1},
+                         .needs_grad = 1,
+                         .data = bench_floats(n, 0.1),
+                         .grad = parameter ? bench_floats(n, 0) : NULL};
     c->parameter[c->n_tensor++] = parameter;
     return t;
 }
 
-static void run_forward(void *context)
-{
+static void run_forward(void *context) {
     struct op_case *c = context;
     tape_reset(&c->tape);
     c->forward(c);
 }
 
-static void run_backward(void *context)
-{
+static void run_backward(void *context) {
     struct op_case *c = context;
     size_t mark = arena_mark(&c->tape.arena);
     for (int i = 0; i < c->n_tensor; i++)
@@ -61,14 +62,12 @@ static struct tensor *linear(struct op_case *c) { return op_linear(&c->tape, &c-
 
 static struct tensor *rmsnorm(struct op_case *c) { return op_rmsnorm(&c->tape, &c->tensor[0], &c->tensor[1], 1e-5); }
 
-static struct tensor *rope(struct op_case *c)
-{
+static struct tensor *rope(struct op_case *c) {
     const int64_t E = c->shape->hidden / c->shape->heads, T = c->shape->seq_len;
     return op_rope(&c->tape, &c->tensor[0], rope_table(&c->tape, c->rope, E, T, 0), E, T);
 }
 
-static struct tensor *attention(struct op_case *c)
-{
+static struct tensor *attention(struct op_case *c) {
     const struct bench_shape *s = c->shape;
     return op_attention(&c->tape, &c->tensor[0], &c->tensor[1], &c->tensor[2], s->batch, s->seq_len, s->seq_len,
                         s->hidden / s->heads);
@@ -82,17 +81,19 @@ static struct tensor *gate(struct op_case *c) { return op_gate(&c->tape, &c->ten
 
 static struct tensor *mse(struct op_case *c) { return op_mse(&c->tape, &c->tensor[0], c->reference, 1); }
 
-static struct tensor *head_loss(struct op_case *c)
-{
-    struct head_spec spec = {.targets = c->ids, .teacher_x = c->reference, .teacher_w = &c->tensor[2], .alpha = 0.7,
-                             .temperature = 2, .weight = 1};
+static struct tensor *head_loss(struct op_case *c) {
+    struct head_spec spec = {.targets = c->ids,
+                             .teacher_x = c->reference,
+                             .teacher_w = &c->tensor[2],
+                             .alpha = 0.7,
+                             .temperature = 2,
+                             .weight = 1};
     return op_head_loss(&c->tape, &c->tensor[0], &c->tensor[1], &spec, NULL);
 }
 
 // floats: what forward and backward together must read and write at least. flops: of their products.
 static void measure(const struct bench_options *o, struct table *t, struct op_case *c, const char *name,
-                    struct tensor *(*forward)(struct op_case *c), double floats, double flops)
-{
+                    struct tensor *(*forward)(struct op_case *c), double floats, double flops) {
     for (int precision = PRECISION_F32; precision <= PRECISION_BF16; precision++) {
         if (!bench_wants(o, (enum precision)precision) || (precision == PRECISION_BF16 && flops == 0))
             continue;
@@ -127,17 +128,15 @@ static void measure(const struct bench_options *o, struct table *t, struct op_ca
     c->n_tensor = 0;
 }
 
-static void bench_linear(const struct bench_options *o, struct table *t, struct op_case *c, const char *name, int64_t O,
-                         int64_t I)
-{
+static void bench_linear(const struct bench_options *o, struct table *t, struct op_case *c, const char *name,
+                         int64_t O, int64_t I) {
     double N = (double)rows(c->shape), weight = (double)(O * I);
     add_tensor(c, "x", 0, rows(c->shape), I);
     add_tensor(c, "w", 1, O, I);
     measure(o, t, c, name, linear, 3 * N * (double)(I + O) + 4 * weight, 6 * N * weight);
 }
 
-static void bench_shape_ops(const struct bench_options *o, struct table *t, struct op_case *c)
-{
+static void bench_shape_ops(const struct bench_options *o, struct table *t, struct op_case *c) {
     const struct bench_shape *s = c->shape;
     const int64_t D = s->hidden, F = s->student_ff, V = s->vocab, n = rows(s);
     const double N = (double)n, ND = N * (double)D, NF = N * (double)F;
@@ -173,8 +172,7 @@ static void bench_shape_ops(const struct bench_options *o, struct table *t, stru
     measure(o, t, c, "head and loss", head_loss, 4 * ND + 4 * (double)(V * D), 8 * ND * (double)V);
 }
 
-void bench_ops(const struct bench_options *o)
-{
+void bench_ops(const struct bench_options *o) {
     struct table t;
     for (int i = 0; i < BENCH_SHAPES; i++) {
         const struct bench_shape *s = &bench_shapes[i];
@@ -189,8 +187,9 @@ void bench_ops(const struct bench_options *o)
         for (int64_t e = 0; e < s->hidden / s->heads / 2; e++)
             c.rope[e] = pow(1e4, -2.0 * (double)e / (double)(s->hidden / s->heads));
         bench_bandwidth(); // before the table, so that its pause is not taken for an op
-        table_open(&t, o->csv, "ops", "Ops, forward and backward (floor: inputs and outputs moved once at memory speed)",
-                   "shape:-5|op:-14|precision:-9|threads:7|forward ms:10|backward ms:11|floor ms:8|x floor:7|GFLOP/s:7");
+        table_open(
+            &t, o->csv, "ops", "Ops, forward and backward (floor: inputs and outputs moved once at memory speed)",
+            "shape:-5|op:-14|precision:-9|threads:7|forward ms:10|backward ms:11|floor ms:8|x floor:7|GFLOP/s:7");
         bench_shape_ops(o, &t, &c);
         table_close(&t);
         free(c.ids);

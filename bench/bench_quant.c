@@ -18,32 +18,28 @@ struct matrix {
     int64_t row_bytes;
 };
 
-static void encode(void *context)
-{
+static void encode(void *context) {
     const struct matrix *m = context;
 #pragma omp parallel for schedule(dynamic, 16)
     for (int64_t r = 0; r < ROWS; r++)
         m->format->encode(m->values + r * COLUMNS, m->blocks + r * m->row_bytes, COLUMNS);
 }
 
-static void decode(void *context)
-{
+static void decode(void *context) {
     const struct matrix *m = context;
 #pragma omp parallel for schedule(static)
     for (int64_t r = 0; r < ROWS; r++)
         m->format->decode(m->blocks + r * m->row_bytes, m->values + r * COLUMNS, COLUMNS);
 }
 
-static void dot(void *context)
-{
+static void dot(void *context) {
     const struct matrix *m = context;
 #pragma omp parallel for schedule(static)
     for (int64_t r = 0; r < ROWS; r++)
         m->dots[r] = m->format->dot(m->blocks + r * m->row_bytes, m->values, COLUMNS);
 }
 
-void bench_quant(const struct bench_options *o)
-{
+void bench_quant(const struct bench_options *o) {
     static const char *const names[] = {"F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q6_K"};
     const double floats = 4e-6 * ROWS * COLUMNS;
     struct table t;

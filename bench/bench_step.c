@@ -1,5 +1,5 @@
-// bench_step.c: the distillation step as users run it (distill_run), on a made-up model and random tokens of the shapes that
-// bench/peers gives PyTorch, and then its own products alone.
+// bench_step.c: the distillation step as users run it (distill_run), on a made-up model and random tokens of the
+// shapes that bench/peers gives PyTorch, and then its own products alone.
 
 #include <stdlib.h>
 
@@ -32,14 +32,12 @@ struct watch { // what the trainer's held-out hook notes between steps
     struct recording *recording;
 };
 
-static int same_call(const struct gemm_call *a, const struct gemm_call *b)
-{
+static int same_call(const struct gemm_call *a, const struct gemm_call *b) {
     return a->precision == b->precision && a->ta == b->ta && a->tb == b->tb && a->M == b->M && a->N == b->N &&
            a->K == b->K && a->beta == b->beta && a->serial == b->serial;
 }
 
-static void record(void *context, const struct gemm_call *call)
-{
+static void record(void *context, const struct gemm_call *call) {
     struct recording *r = context;
 #pragma omp critical(bench_record)
     {
@@ -55,8 +53,7 @@ static void record(void *context, const struct gemm_call *call)
 }
 
 // Called after each step. The last one is recorded; recording costs about a thousandth of it.
-static int between_steps(void *context, double *loss, struct error *err)
-{
+static int between_steps(void *context, double *loss, struct error *err) {
     struct watch *w = context;
     (void)err;
     *loss = 0;
@@ -70,11 +67,18 @@ static int between_steps(void *context, double *loss, struct error *err)
     return 0;
 }
 
-static struct model *make_model(const struct bench_shape *s, int64_t heads, int64_t ff, uint64_t seed)
-{
-    struct config c = {.model_type = "llama", .n_layer = s->layers, .hidden = s->hidden, .head_dim = s->hidden / s->heads,
-                       .vocab = s->vocab, .context = s->seq_len, .rms_eps = 1e-5, .rope_theta = 1e4, .tie_embeddings = 1,
-                       .bos_id = -1, .eos_id = -1};
+static struct model *make_model(const struct bench_shape *s, int64_t heads, int64_t ff, uint64_t seed) {
+    struct config c = {.model_type = "llama",
+                       .n_layer = s->layers,
+                       .hidden = s->hidden,
+                       .head_dim = s->hidden / s->heads,
+                       .vocab = s->vocab,
+                       .context = s->seq_len,
+                       .rms_eps = 1e-5,
+                       .rope_theta = 1e4,
+                       .tie_embeddings = 1,
+                       .bos_id = -1,
+                       .eos_id = -1};
     c.layer = xcalloc((size_t)s->layers, sizeof *c.layer, "layers");
     for (int64_t l = 0; l < s->layers; l++)
         c.layer[l] = (struct layer_shape){heads, heads, ff};
@@ -92,8 +96,7 @@ struct replay {
     float *a, *b, *c; // c: one for each thread where serial
 };
 
-static void replay_one(const struct replay *r, float *c)
-{
+static void replay_one(const struct replay *r, float *c) {
     const struct gemm_call *p = &r->call;
     int64_t lda = p->ta == TRANSPOSED ? p->M : p->K, ldb = p->tb == TRANSPOSED ? p->K : p->N;
     if (p->serial)
@@ -102,8 +105,7 @@ static void replay_one(const struct replay *r, float *c)
         gemm(p->precision, p->ta, p->tb, p->M, p->N, p->K, r->a, lda, r->b, ldb, p->beta, c, p->N);
 }
 
-static void replay_parallel(void *context)
-{
+static void replay_parallel(void *context) {
     const struct replay *r = context;
     if (!r->call.serial) {
         replay_one(r, r->c);
@@ -114,10 +116,12 @@ static void replay_parallel(void *context)
         replay_one(r, r->c + thread_number() * r->call.M * r->call.N);
 }
 
-static void time_alone(struct recorded *p)
-{
+static void time_alone(struct recorded *p) {
     const struct gemm_call *c = &p->call;
-    struct replay r = {.call = *c, .count = p->count, .a = bench_floats(c->M * c->K, 1), .b = bench_floats(c->N * c->K, 1),
+    struct replay r = {.call = *c,
+                       .count = p->count,
+                       .a = bench_floats(c->M * c->K, 1),
+                       .b = bench_floats(c->N * c->K, 1),
                        .c = bench_floats(c->M * c->N * (c->serial ? threads_count() : 1), 0)};
     double once = bench_time(replay_parallel, &r, SECONDS_EACH);
     p->seconds = c->serial ? once : once * (double)p->count;
@@ -126,14 +130,12 @@ static void time_alone(struct recorded *p)
     free(r.c);
 }
 
-static int by_seconds(const void *a, const void *b)
-{
+static int by_seconds(const void *a, const void *b) {
     double x = ((const struct recorded *)a)->seconds, y = ((const struct recorded *)b)->seconds;
     return (x < y) - (x > y);
 }
 
-static double list_products(struct recording *r, const struct bench_options *o, const char *case_name)
-{
+static double list_products(struct recording *r, const struct bench_options *o, const char *case_name) {
     struct table t;
     double total = 0;
 
@@ -165,8 +167,7 @@ static double list_products(struct recording *r, const struct bench_options *o, 
 
 // ---- the step ----
 
-static double median_step(const struct watch *w)
-{
+static double median_step(const struct watch *w) {
     double step[STEPS - 1];
     for (int i = 0; i < STEPS - 1; i++)
         step[i] = w->end[i + 1] - w->end[i];
@@ -180,9 +181,9 @@ static double median_step(const struct watch *w)
     return step[(STEPS - 1) / 2];
 }
 
-static void run_steps(const struct bench_shape *s, enum precision precision, struct watch *w)
-{
-    struct model *teacher = make_model(s, s->heads, s->ff, 1), *student = make_model(s, s->student_heads, s->student_ff, 2);
+static void run_steps(const struct bench_shape *s, enum precision precision, struct watch *w) {
+    struct model *teacher = make_model(s, s->heads, s->ff, 1),
+                 *student = make_model(s, s->student_heads, s->student_ff, 2);
     int64_t n = STEPS * s->batch * s->seq_len + 1;
     struct dataset data = {.token = xmalloc((size_t)n * sizeof *data.token, "tokens"), .n_token = n};
     struct distill_options o;
@@ -199,8 +200,14 @@ static void run_steps(const struct bench_shape *s, enum precision precision, str
     o.train.steps = STEPS;
     o.train.batch = s->batch;
     o.train.eval_every = 1;
-    struct trainer t = {.model = student, .data = &data, .seq_len = s->seq_len, .seed = 4, .precision = precision,
-                        .title = "bench", .held_out = between_steps, .held_out_context = w};
+    struct trainer t = {.model = student,
+                        .data = &data,
+                        .seq_len = s->seq_len,
+                        .seed = 4,
+                        .precision = precision,
+                        .title = "bench",
+                        .held_out = between_steps,
+                        .held_out_context = w};
     if (distill_run(&t, teacher, &o, &result, &err) < 0)
         BUG("bench: %s", err.text);
     gemm_trace(NULL, NULL);
@@ -210,8 +217,7 @@ static void run_steps(const struct bench_shape *s, enum precision precision, str
     free(data.token);
 }
 
-void bench_step(const struct bench_options *o)
-{
+void bench_step(const struct bench_options *o) {
     for (int i = 0; i < BENCH_SHAPES; i++)
         for (int precision = PRECISION_F32; precision <= PRECISION_BF16; precision++) {
             const struct bench_shape *s = &bench_shapes[i];
@@ -236,7 +242,7 @@ void bench_step(const struct bench_options *o)
             table_number(&t, 1e3 * step, 1);
             table_number(&t, 1e3 * alone, 1);
             table_number(&t, 100 * alone / step, 1);
-            table_number(&t, 1e3 * w.inside_gemm / (STEPS - 2), 1);
+            table_number(&t, 1e3 * w.inside_gemm / (STEPS - 1), 1);
             table_number(&t, peak / 1e6, 0);
             table_close(&t);
             free(recording.product);

@@ -1,11 +1,11 @@
 #!/usr/bin/python3
-"""The distillation step of bench_step.c in plain PyTorch: the same shapes, loss and optimizer, written as one would by hand.
+"""The distillation step of bench_step.c in plain PyTorch: the same shapes, loss and optimizer, written by hand.
 
 usage: torch_step.py SHAPE(d288|d256) PRECISION(f32|bf16) THREADS
 Prints one line: tokens/s (median of five steps after one that warms up) and the process's peak memory in MB.
 
 A step: the teacher forward without gradients, the student forward and backward through
-0.7 * T^2 * KL(teacher || student) + 0.3 * CE at T = 2, gradients clipped to norm 1, AdamW. bf16 is autocast, as PyTorch means it.
+0.7 * T^2 * KL(teacher || student) + 0.3 * CE at T = 2, gradients clipped to norm 1, AdamW. bf16: autocast.
 """
 import math
 import resource

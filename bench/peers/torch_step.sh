@@ -1,6 +1,6 @@
 #!/bin/sh
-# Our distillation step and PyTorch's beside each other, one after the other in one run: tokens/s, peak memory, and the ratios.
-# Run it on an otherwise idle machine.
+# Our distillation step and PyTorch's beside each other, one after the other in one run: tokens/s, peak memory, and
+# the ratios. Run it on an otherwise idle machine.
 #
 # usage: bench/peers/torch_step.sh [THREADS]        (default 2; PYTHON names a python3 with torch)
 set -eu
@@ -9,14 +9,16 @@ threads=${1:-2}
 python=${PYTHON:-/usr/bin/python3}
 bench=${PDQ_BENCH:-$here/build/release/bench/pdq-bench}
 [ -x "$bench" ] || { echo "torch_step.sh: no $bench; run ./bootstrap build, or name it in PDQ_BENCH" >&2; exit 1; }
-"$python" -c 'import torch' 2> /dev/null || { echo "torch_step.sh: $python has no torch (Debian: python3-torch)" >&2; exit 1; }
+"$python" -c 'import torch' 2> /dev/null ||
+    { echo "torch_step.sh: $python has no torch (Debian: python3-torch)" >&2; exit 1; }
 csv=$here/build/bench
 mkdir -p "$csv"
 own=$(mktemp -d)
 trap 'rm -rf "$own"' EXIT
-echo "shape,precision,threads,pdq tokens/s,torch tokens/s,times torch,pdq peak MB,torch peak MB,share of torch's" > "$csv/torch.csv"
-printf '%-6s %-9s %7s %12s %14s %11s %12s %13s %9s\n' shape precision threads 'pdq tokens/s' 'torch tokens/s' 'times torch' \
-    'pdq peak MB' 'torch peak MB' 'share %'
+columns="shape,precision,threads,pdq tokens/s,torch tokens/s,times torch,pdq peak MB,torch peak MB,share %"
+echo "$columns" > "$csv/torch.csv"
+printf '%-6s %-9s %7s %12s %14s %11s %12s %13s %9s\n' shape precision threads 'pdq tokens/s' 'torch tokens/s' \
+    'times torch' 'pdq peak MB' 'torch peak MB' 'share %'
 for shape in d288 d256; do
     for precision in f32 bf16; do
         rm -f "$own/step.csv"
@@ -27,8 +29,12 @@ for shape in d288 d256; do
         theirs=$("$python" "$here/bench/peers/torch_step.py" $shape $precision "$threads" 2> /dev/null)
         # shellcheck disable=SC2086 # two and three words
         set -- $ours $theirs
-        awk -v s=$shape -v p=$precision -v n="$threads" -v o="$1" -v om="$2" -v t="$3" -v tm="$4" -v csv="$csv/torch.csv" 'BEGIN {
-            printf "%-6s %-9s %7d %12.0f %14.0f %11.2f %12.0f %13.0f %9.1f\n", s, p, n, o, t, o / t, om, tm, 100 * om / tm
-            printf "%s,%s,%d,%g,%g,%g,%g,%g,%g\n", s, p, n, o, t, o / t, om, tm, om / tm >> csv }'
+        awk -v what="$shape $precision $threads" -v o="$1" -v om="$2" -v t="$3" -v tm="$4" \
+            -v csv="$csv/torch.csv" 'BEGIN {
+            split(what, w, " ")
+            share = 100 * om / tm
+            printf "%-6s %-9s %7d %12.0f %14.0f %11.2f %12.0f %13.0f %9.1f\n",
+                w[1], w[2], w[3], o, t, o / t, om, tm, share
+            printf "%s,%s,%d,%g,%g,%g,%g,%g,%g\n", w[1], w[2], w[3], o, t, o / t, om, tm, share >> csv }'
     done
 done

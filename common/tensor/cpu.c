@@ -6,17 +6,15 @@
 #include <stdint.h>
 #include <string.h>
 
-static uint64_t state_saved_by_os(void)
-{
+static uint64_t state_saved_by_os(void) {
     unsigned a, d;
     __asm__ volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
     return (uint64_t)d << 32 | a;
 }
 
-// No feature bit tells the number of 512-bit FMA units, so this is a list: server cores since Ice Lake have two, client
-// cores one, and the Skylake generation's servers differ by product line.
-static int has_two_fma(const struct cpu *cpu)
-{
+// No feature bit tells the number of 512-bit FMA units, so this is a list: server cores since Ice Lake have two,
+// client cores one, and the Skylake generation's servers differ by product line.
+static int has_two_fma(const struct cpu *cpu) {
     static const int two[] = {0x6a, 0x6c, 0x8f, 0xad, 0xae, 0xcf};
     static const char *const one[] = {"Silver", "Bronze", "Gold 5", " D-", " W-21"};
 
@@ -33,8 +31,7 @@ static int has_two_fma(const struct cpu *cpu)
     return 1;
 }
 
-static void read_name(struct cpu *cpu)
-{
+static void read_name(struct cpu *cpu) {
     unsigned r[12] = {0};
 
     for (unsigned i = 0; i < 3; i++)
@@ -49,8 +46,7 @@ static void read_name(struct cpu *cpu)
     memcpy(cpu->name, name, n);
 }
 
-static void detect(struct cpu *cpu)
-{
+static void detect(struct cpu *cpu) {
     unsigned a, b, c, d, a1 = 0, b1, c1, d1;
 
     read_name(cpu);
@@ -76,8 +72,7 @@ static void detect(struct cpu *cpu)
     cpu->two_fma = has_two_fma(cpu);
 }
 
-const struct cpu *cpu_get(void)
-{
+const struct cpu *cpu_get(void) {
     static struct cpu cpu;
 
     if (!cpu.name[0])

@@ -5,8 +5,7 @@
 
 #include <immintrin.h>
 
-static void from_bf16(const uint16_t *from, float *to, int64_t n)
-{
+static void from_bf16(const uint16_t *from, float *to, int64_t n) {
     int64_t i = 0;
 
     for (; i + 8 <= n; i += 8) {
@@ -18,8 +17,7 @@ static void from_bf16(const uint16_t *from, float *to, int64_t n)
 }
 
 // Eight values rounded, each in the low half of its 32 bits.
-static inline __m256i round_bf16(const float *from)
-{
+static inline __m256i round_bf16(const float *from) {
     __m256 f = _mm256_loadu_ps(from);
     __m256i u = _mm256_castps_si256(f);
     __m256i high = _mm256_srli_epi32(u, 16);
@@ -31,8 +29,7 @@ static inline __m256i round_bf16(const float *from)
     return _mm256_blendv_epi8(_mm256_srli_epi32(sum, 16), quiet, nan);
 }
 
-static void to_bf16(const float *from, uint16_t *to, int64_t n)
-{
+static void to_bf16(const float *from, uint16_t *to, int64_t n) {
     int64_t i = 0;
 
     for (; i + 16 <= n; i += 16) {
@@ -43,8 +40,7 @@ static void to_bf16(const float *from, uint16_t *to, int64_t n)
         to[i] = f32_to_bf16(from[i]);
 }
 
-static void from_f16(const uint16_t *from, float *to, int64_t n)
-{
+static void from_f16(const uint16_t *from, float *to, int64_t n) {
     int64_t i = 0;
 
     for (; i + 8 <= n; i += 8)
@@ -53,8 +49,7 @@ static void from_f16(const uint16_t *from, float *to, int64_t n)
         to[i] = f16_to_f32(from[i]);
 }
 
-static void to_f16(const float *from, uint16_t *to, int64_t n)
-{
+static void to_f16(const float *from, uint16_t *to, int64_t n) {
     int64_t i = 0;
 
     for (; i + 8 <= n; i += 8)
@@ -63,8 +58,7 @@ static void to_f16(const float *from, uint16_t *to, int64_t n)
         to[i] = f32_to_f16(from[i]);
 }
 
-void dtype_to_f32(enum dtype type, const void *from, float *to, int64_t n)
-{
+void dtype_to_f32(enum dtype type, const void *from, float *to, int64_t n) {
     if (type == DTYPE_F32)
         memcpy(to, from, (size_t)n * 4);
     else if (type == DTYPE_BF16)
@@ -73,8 +67,7 @@ void dtype_to_f32(enum dtype type, const void *from, float *to, int64_t n)
         from_f16(from, to, n);
 }
 
-void dtype_from_f32(enum dtype type, const float *from, void *to, int64_t n)
-{
+void dtype_from_f32(enum dtype type, const float *from, void *to, int64_t n) {
     if (type == DTYPE_F32)
         memcpy(to, from, (size_t)n * 4);
     else if (type == DTYPE_BF16)

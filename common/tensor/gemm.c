@@ -1,7 +1,7 @@
 // gemm.c: matrix products, the only user of BLIS and oneDNN.
 //
-// A product is cut into panels by its shape alone, and each panel is computed by one thread with a serial call, so the
-// bits of a result cannot depend on the number of threads. Panels are large: small ones lose to repeated packing.
+// A product is cut into panels by its shape alone, and each panel is computed by one thread with a serial call, so
+// the bits of a result cannot depend on the number of threads. Panels are large: small ones lose to repeated packing.
 // gemm() itself is called by one thread at a time, outside parallel regions.
 
 #include "common/tensor/gemm.h"
@@ -32,8 +32,7 @@ static void *trace_context;
 // ---- the choice of kernels ----
 
 // The number BLIS 0.9 wants in BLIS_ARCH_TYPE, which differs from build to build; -1: none.
-static int blis_number(const char *name)
-{
+static int blis_number(const char *name) {
     for (int i = 0; i < BLIS_NUM_ARCHS; i++) {
         const char *found = bli_arch_string((arch_t)i);
         if (found && !strcmp(found, name))
@@ -42,8 +41,7 @@ static int blis_number(const char *name)
     return -1;
 }
 
-void gemm_init(void)
-{
+void gemm_init(void) {
     const struct cpu *cpu = cpu_get();
     const char *why = "BLIS's own choice";
 
@@ -62,14 +60,12 @@ void gemm_init(void)
              bli_arch_string(bli_arch_query_id()), why);
 }
 
-const char *gemm_description(void)
-{
+const char *gemm_description(void) {
     gemm_init();
     return description;
 }
 
-enum precision gemm_precision(enum precision wanted, const char **why)
-{
+enum precision gemm_precision(enum precision wanted, const char **why) {
     const char *unused;
     const struct cpu *cpu = cpu_get();
 
@@ -80,8 +76,9 @@ enum precision gemm_precision(enum precision wanted, const char **why)
         return PRECISION_F32;
     }
 #ifdef PDQ_HAVE_DNNL
-    *why = cpu->amx_bf16 ? "oneDNN with AMX" : cpu->avx512_bf16 ? "oneDNN with AVX512-BF16"
-           : "this CPU has neither AMX nor AVX512-BF16, so f32 is used";
+    *why = cpu->amx_bf16      ? "oneDNN with AMX"
+           : cpu->avx512_bf16 ? "oneDNN with AVX512-BF16"
+                              : "this CPU has neither AMX nor AVX512-BF16, so f32 is used";
     return cpu->amx_bf16 || cpu->avx512_bf16 ? PRECISION_BF16 : PRECISION_F32;
 #else
     (void)cpu;
@@ -90,8 +87,7 @@ enum precision gemm_precision(enum precision wanted, const char **why)
 #endif
 }
 
-const char *gemm_bf16_description(void)
-{
+const char *gemm_bf16_description(void) {
 #ifdef PDQ_HAVE_DNNL
     static char text[40];
     const dnnl_version_t *v = dnnl_version();
@@ -116,8 +112,7 @@ struct cut {
     int64_t rows, columns; // number of panels along M and N
 };
 
-static struct cut cut_product(int64_t M, int64_t N, int64_t K)
-{
+static struct cut cut_product(int64_t M, int64_t N, int64_t K) {
     struct cut cut = {1, 1};
     double area = (double)M * (double)N;
     int64_t most = area >= 1 << 22 ? PANELS_MAX : area >= 1 << 20 ? 16 : 8;
@@ -137,26 +132,24 @@ static struct cut cut_product(int64_t M, int64_t N, int64_t K)
 }
 
 // Where panel p of `count` over n begins.
-static int64_t panel_start(int64_t n, int64_t count, int64_t p, int64_t step)
-{
+static int64_t panel_start(int64_t n, int64_t count, int64_t p, int64_t step) {
     return p == count ? n : n * p / count / step * step;
 }
 
-static void blis(int sup, enum transpose ta, enum transpose tb, int64_t M, int64_t N, int64_t K, float alpha, const float *A,
-                 int64_t lda, const float *B, int64_t ldb, float beta, float *C, int64_t ldc)
-{
+static void blis(int sup, enum transpose ta, enum transpose tb, int64_t M, int64_t N, int64_t K, float alpha,
+                 const float *A, int64_t lda, const float *B, int64_t ldb, float beta, float *C, int64_t ldc) {
     rntm_t rntm;
 
     bli_rntm_init(&rntm);
     bli_rntm_set_l3_sup(sup, &rntm);
     // BLIS takes its inputs without const.
-    bli_sgemm_ex(ta == TRANSPOSED ? BLIS_TRANSPOSE : BLIS_NO_TRANSPOSE, tb == TRANSPOSED ? BLIS_TRANSPOSE : BLIS_NO_TRANSPOSE,
-                 M, N, K, &alpha, (float *)(uintptr_t)A, lda, 1, (float *)(uintptr_t)B, ldb, 1, &beta, C, ldc, 1, NULL, &rntm);
+    bli_sgemm_ex(ta == TRANSPOSED ? BLIS_TRANSPOSE : BLIS_NO_TRANSPOSE,
+                 tb == TRANSPOSED ? BLIS_TRANSPOSE : BLIS_NO_TRANSPOSE, M, N, K, &alpha, (float *)(uintptr_t)A, lda,
+                 1, (float *)(uintptr_t)B, ldb, 1, &beta, C, ldc, 1, NULL, &rntm);
 }
 
-static void gemm_f32(enum transpose ta, enum transpose tb, int64_t M, int64_t N, int64_t K, const float *A, int64_t lda,
-                     const float *B, int64_t ldb, float beta, float *C, int64_t ldc)
-{
+static void gemm_f32(enum transpose ta, enum transpose tb, int64_t M, int64_t N, int64_t K, const float *A,
+                     int64_t lda, const float *B, int64_t ldb, float beta, float *C, int64_t ldc) {
     struct cut cut = cut_product(M, N, K);
     int64_t count = cut.rows * cut.columns;
 
@@ -167,8 +160,8 @@ static void gemm_f32(enum transpose ta, enum transpose tb, int64_t M, int64_t N,
         int64_t m = panel_start(M, cut.rows, p / cut.columns + 1, PANEL_STEP) - i;
         int64_t n = panel_start(N, cut.columns, p % cut.columns + 1, PANEL_STEP) - j;
         // sup kernels would take another path, and give other bits, for small panels only.
-        blis(0, ta, tb, m, n, K, 1, ta == TRANSPOSED ? A + i : A + i * lda, lda, tb == TRANSPOSED ? B + j * ldb : B + j, ldb,
-             beta, C + i * ldc + j, ldc);
+        blis(0, ta, tb, m, n, K, 1, ta == TRANSPOSED ? A + i : A + i * lda, lda,
+             tb == TRANSPOSED ? B + j * ldb : B + j, ldb, beta, C + i * ldc + j, ldc);
     }
 }
 
@@ -176,8 +169,7 @@ static void gemm_f32(enum transpose ta, enum transpose tb, int64_t M, int64_t N,
 
 #define FEW_ROWS 4
 
-static float dot(const float *a, const float *b, int64_t n)
-{
+static float dot(const float *a, const float *b, int64_t n) {
     __m256 s0 = _mm256_setzero_ps(), s1 = s0, s2 = s0, s3 = s0;
     int64_t i = 0;
 
@@ -198,9 +190,8 @@ static float dot(const float *a, const float *b, int64_t n)
     return sum;
 }
 
-static void gemm_few_rows(int64_t M, int64_t N, int64_t K, const float *A, int64_t lda, const float *B, int64_t ldb, float beta,
-                          float *C, int64_t ldc)
-{
+static void gemm_few_rows(int64_t M, int64_t N, int64_t K, const float *A, int64_t lda, const float *B, int64_t ldb,
+                          float beta, float *C, int64_t ldc) {
 #pragma omp parallel for schedule(static) if (2.0 * (double)(M * N * K) >= PARALLEL_FLOPS / 8)
     for (int64_t j = 0; j < N; j++)
         for (int64_t i = 0; i < M; i++) {
@@ -226,7 +217,7 @@ struct panel_primitive {
     struct panel_primitive *next; // in the same slot
 };
 
-// Creating a primitive costs about a millisecond, so they are kept, until there are this many (texts of every length).
+// Creating a primitive costs about a millisecond, so they are kept, until there are this many (texts of any length).
 #define PRIMITIVES 4096
 #define PRIMITIVE_SLOTS 1024 // 10 bits of hash
 
@@ -250,16 +241,14 @@ static struct {
     struct buffer operand; // B of the product in progress
 } bf16;
 
-static void check(dnnl_status_t status, const char *what)
-{
+static void check(dnnl_status_t status, const char *what) {
     if (status == dnnl_out_of_memory)
         BUG("gemm: oneDNN has no memory for %s", what);
     if (status != dnnl_success)
         BUG("gemm: oneDNN failed in %s with status %d", what, (int)status);
 }
 
-static void *buffer_get(struct buffer *b, size_t bytes)
-{
+static void *buffer_get(struct buffer *b, size_t bytes) {
     if (bytes > b->bytes) {
         free(b->data);
         b->bytes = bytes;
@@ -268,8 +257,7 @@ static void *buffer_get(struct buffer *b, size_t bytes)
     return (void *)(((uintptr_t)b->data + 63) & ~(uintptr_t)63);
 }
 
-static void primitives_drop(void)
-{
+static void primitives_drop(void) {
     for (int i = 0; i < PRIMITIVE_SLOTS; i++)
         while (bf16.slot[i]) {
             struct panel_primitive *p = bf16.slot[i];
@@ -280,8 +268,7 @@ static void primitives_drop(void)
     bf16.primitives = 0;
 }
 
-static void bf16_prepare(int threads)
-{
+static void bf16_prepare(int threads) {
     if (!bf16.engine)
         check(dnnl_engine_create(&bf16.engine, dnnl_cpu, 0), "dnnl_engine_create");
     if (bf16.primitives >= PRIMITIVES)
@@ -291,21 +278,21 @@ static void bf16_prepare(int threads)
     bf16.worker = xrealloc(bf16.worker, (size_t)threads * sizeof *bf16.worker, "oneDNN workers");
     for (int i = bf16.workers; i < threads; i++) {
         memset(&bf16.worker[i], 0, sizeof bf16.worker[i]);
-        check(dnnl_stream_create(&bf16.worker[i].stream, bf16.engine, dnnl_stream_default_flags), "dnnl_stream_create");
+        check(dnnl_stream_create(&bf16.worker[i].stream, bf16.engine, dnnl_stream_default_flags),
+              "dnnl_stream_create");
     }
     bf16.workers = threads;
 }
 
-static void describe(dnnl_memory_desc_t *desc, int64_t rows, int64_t columns, dnnl_data_type_t type, int transposed, int64_t ld)
-{
+static void describe(dnnl_memory_desc_t *desc, int64_t rows, int64_t columns, dnnl_data_type_t type, int transposed,
+                     int64_t ld) {
     dnnl_dims_t dims = {rows, columns};
     dnnl_dims_t strides = {transposed ? 1 : ld, transposed ? ld : 1};
 
     check(dnnl_memory_desc_init_by_strides(desc, 2, dims, type, strides), "dnnl_memory_desc_init_by_strides");
 }
 
-static void primitive_make(struct panel_primitive *p, const struct panel_key *key)
-{
+static void primitive_make(struct panel_primitive *p, const struct panel_key *key) {
     dnnl_matmul_desc_t matmul;
     dnnl_primitive_attr_t attr;
     dnnl_primitive_desc_t desc;
@@ -317,7 +304,8 @@ static void primitive_make(struct panel_primitive *p, const struct panel_key *ke
     check(dnnl_matmul_desc_init(&matmul, &p->a, &p->b, NULL, &p->c), "dnnl_matmul_desc_init");
     check(dnnl_primitive_attr_create(&attr), "dnnl_primitive_attr_create");
     // oneDNN's own scratchpad belongs to the thread that created the primitive.
-    check(dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user), "dnnl_primitive_attr_set_scratchpad_mode");
+    check(dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user),
+          "dnnl_primitive_attr_set_scratchpad_mode");
     if (key->add) {
         dnnl_post_ops_t sum;
         check(dnnl_post_ops_create(&sum), "dnnl_post_ops_create");
@@ -332,16 +320,14 @@ static void primitive_make(struct panel_primitive *p, const struct panel_key *ke
     dnnl_primitive_attr_destroy(attr);
 }
 
-static int panel_key_equal(const struct panel_key *a, const struct panel_key *b)
-{
+static int panel_key_equal(const struct panel_key *a, const struct panel_key *b) {
     return a->m == b->m && a->n == b->n && a->k == b->k && a->ldc == b->ldc && a->ta == b->ta && a->tb == b->tb &&
            a->add == b->add;
 }
 
 // Inside a parallel region, under a lock. The thread's own omp_set_num_threads(1) has been called: a primitive's bits
 // depend on the number of threads that it was created for.
-static const struct panel_primitive *primitive_get(const struct panel_key *key)
-{
+static const struct panel_primitive *primitive_get(const struct panel_key *key) {
     uint64_t hash = 0;
     const int64_t part[] = {key->m, key->n, key->k, key->ldc, key->ta, key->tb, key->add};
 
@@ -360,8 +346,7 @@ static const struct panel_primitive *primitive_get(const struct panel_key *key)
     return p;
 }
 
-static void panel_run(const struct panel_primitive *p, struct worker *w, uint16_t *a, uint16_t *b, float *c)
-{
+static void panel_run(const struct panel_primitive *p, struct worker *w, uint16_t *a, uint16_t *b, float *c) {
     dnnl_memory_t memory[4];
     void *scratch = buffer_get(&w->scratch, dnnl_memory_desc_get_size(&p->scratch));
 
@@ -380,8 +365,7 @@ static void panel_run(const struct panel_primitive *p, struct worker *w, uint16_
 }
 
 // Rows of f32 at stride ld, packed as bf16.
-static void pack_bf16(const float *from, int64_t ld, int64_t rows, int64_t columns, uint16_t *to)
-{
+static void pack_bf16(const float *from, int64_t ld, int64_t rows, int64_t columns, uint16_t *to) {
     if (ld == columns) {
         dtype_from_f32(DTYPE_BF16, from, to, rows * columns);
         return;
@@ -394,8 +378,7 @@ static void pack_bf16(const float *from, int64_t ld, int64_t rows, int64_t colum
 #define BF16_ROWS 128 // at least, in a panel
 #define BF16_STEP 16
 
-static int64_t cut_rows(int64_t M, int64_t N, int64_t K)
-{
+static int64_t cut_rows(int64_t M, int64_t N, int64_t K) {
     int64_t count = 1, most = M >= 8192 ? PANELS_MAX : M >= 4096 ? 16 : 8;
 
     if (2.0 * (double)M * (double)N * (double)K < PARALLEL_FLOPS || M < 2 * BF16_STEP)
@@ -406,9 +389,8 @@ static int64_t cut_rows(int64_t M, int64_t N, int64_t K)
     return count;
 }
 
-static void gemm_bf16(enum transpose ta, enum transpose tb, int64_t M, int64_t N, int64_t K, const float *A, int64_t lda,
-                      const float *B, int64_t ldb, float beta, float *C, int64_t ldc)
-{
+static void gemm_bf16(enum transpose ta, enum transpose tb, int64_t M, int64_t N, int64_t K, const float *A,
+                      int64_t lda, const float *B, int64_t ldb, float beta, float *C, int64_t ldc) {
     int64_t count = cut_rows(M, N, K);
     int64_t b_rows = tb == TRANSPOSED ? N : K, b_columns = tb == TRANSPOSED ? K : N;
 
@@ -442,22 +424,19 @@ static void gemm_bf16(enum transpose ta, enum transpose tb, int64_t M, int64_t N
 
 // ---- the door ----
 
-static void count_product(const struct gemm_call *call)
-{
+static void count_product(const struct gemm_call *call) {
     atomic_fetch_add_explicit(&flops_counted, 2 * call->M * call->N * call->K, memory_order_relaxed);
     if (trace)
         trace(trace_context, call);
 }
 
-void gemm_trace(void (*seen)(void *context, const struct gemm_call *call), void *context)
-{
+void gemm_trace(void (*seen)(void *context, const struct gemm_call *call), void *context) {
     trace = seen;
     trace_context = context;
 }
 
-void gemm(enum precision precision, enum transpose ta, enum transpose tb, int64_t M, int64_t N, int64_t K, const float *A,
-          int64_t lda, const float *B, int64_t ldb, float beta, float *C, int64_t ldc)
-{
+void gemm(enum precision precision, enum transpose ta, enum transpose tb, int64_t M, int64_t N, int64_t K,
+          const float *A, int64_t lda, const float *B, int64_t ldb, float beta, float *C, int64_t ldc) {
     double start = timer_now();
 
 #ifndef PDQ_HAVE_DNNL
@@ -478,21 +457,18 @@ void gemm(enum precision precision, enum transpose ta, enum transpose tb, int64_
     count_product(&(struct gemm_call){precision, ta, tb, M, N, K, beta, 0});
 }
 
-void gemm_serial(enum transpose ta, enum transpose tb, int64_t M, int64_t N, int64_t K, float alpha, const float *A, int64_t lda,
-                 const float *B, int64_t ldb, float beta, float *C, int64_t ldc)
-{
+void gemm_serial(enum transpose ta, enum transpose tb, int64_t M, int64_t N, int64_t K, float alpha, const float *A,
+                 int64_t lda, const float *B, int64_t ldb, float beta, float *C, int64_t ldc) {
     // Unpacked (sup) kernels win for attention's small tiles unless B's columns must be gathered.
     blis(tb == PLAIN, ta, tb, M, N, K, alpha, A, lda, B, ldb, beta, C, ldc);
     count_product(&(struct gemm_call){PRECISION_F32, ta, tb, M, N, K, beta, 1});
 }
 
-struct gemm_count gemm_counted(void)
-{
+struct gemm_count gemm_counted(void) {
     return (struct gemm_count){(double)atomic_load(&flops_counted), seconds_counted};
 }
 
-void gemm_count_reset(void)
-{
+void gemm_count_reset(void) {
     atomic_store(&flops_counted, 0);
     seconds_counted = 0;
 }

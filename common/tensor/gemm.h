@@ -15,8 +15,8 @@ enum transpose { PLAIN, TRANSPOSED };
 // Chooses BLIS's kernels from the CPU's features (BLIS itself looks at the CPU's name). Called once before the first
 // product by anything that multiplies; a second call does nothing.
 void gemm_init(void);
-// What bf16 will really use: PRECISION_BF16 where oneDNN is there and the CPU multiplies bf16 (AMX or AVX512-BF16), else
-// PRECISION_F32, with the reason in *why (static text).
+// What bf16 will really use: PRECISION_BF16 where oneDNN is there and the CPU multiplies bf16 (AMX or AVX512-BF16),
+// else PRECISION_F32, with the reason in *why (static text).
 enum precision gemm_precision(enum precision wanted, const char **why);
 // "BLIS 0.9.0 skx (AVX-512, ...)": what was chosen and why, static text.
 const char *gemm_description(void);

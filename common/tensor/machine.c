@@ -26,22 +26,21 @@ struct work {
     double share; // seconds for one measurement
 };
 
-static double product_gflops(const struct work *w, enum precision precision)
-{
+static double product_gflops(const struct work *w, enum precision precision) {
     double best = 0, end = timer_now() + w->share;
 
     gemm(precision, PLAIN, TRANSPOSED, M_ROWS, M_COLUMNS, M_DEPTH, w->a, M_DEPTH, w->b, M_DEPTH, 0, w->c, M_COLUMNS);
     for (int i = 0; i < TRIES_MIN || timer_now() < end; i++) {
         double start = timer_now();
-        gemm(precision, PLAIN, TRANSPOSED, M_ROWS, M_COLUMNS, M_DEPTH, w->a, M_DEPTH, w->b, M_DEPTH, 0, w->c, M_COLUMNS);
+        gemm(precision, PLAIN, TRANSPOSED, M_ROWS, M_COLUMNS, M_DEPTH, w->a, M_DEPTH, w->b, M_DEPTH, 0, w->c,
+             M_COLUMNS);
         double rate = 2e-9 * M_ROWS * M_COLUMNS * M_DEPTH / (timer_now() - start);
         best = rate > best ? rate : best;
     }
     return best;
 }
 
-static double stream_gbs(const struct work *w, int arrays)
-{
+static double stream_gbs(const struct work *w, int arrays) {
     double best = 0, end = timer_now() + w->share;
 
     for (int i = 0; i < TRIES_MIN || timer_now() < end; i++) {
@@ -61,8 +60,7 @@ static double stream_gbs(const struct work *w, int arrays)
     return best;
 }
 
-void machine_measure(struct machine *m)
-{
+void machine_measure(struct machine *m) {
     int levels = 1;
 
     memset(m, 0, sizeof *m);
@@ -99,14 +97,12 @@ void machine_measure(struct machine *m)
 
 const struct machine_rate *machine_full_rate(const struct machine *m) { return &m->rate[m->n_rate - 1]; }
 
-static void add_feature(struct json *features, int present, const char *name)
-{
+static void add_feature(struct json *features, int present, const char *name) {
     if (present)
         json_push(features, json_from_string(name));
 }
 
-struct json *machine_json(const struct machine *m)
-{
+struct json *machine_json(const struct machine *m) {
     struct json *o = json_object(), *features = json_array(), *rates = json_array();
 
     json_set_string(o, "cpu", m->cpu->name);

@@ -1,4 +1,5 @@
-// machine.h: what this machine does when asked, in numbers: `pdq doctor` prints them, the dry run predicts time with them.
+// machine.h: what this machine does when asked, in numbers: `pdq doctor` prints them, the dry run predicts time with
+// them.
 #ifndef PDQ_MACHINE_H
 #define PDQ_MACHINE_H
 
@@ -15,8 +16,8 @@ struct machine_rate {
 
 struct machine {
     const struct cpu *cpu;
-    int threads;           // threads_count() when measured
-    const char *bf16_why;  // what bf16 runs on, or why it does not
+    int threads;                             // threads_count() when measured
+    const char *bf16_why;                    // what bf16 runs on, or why it does not
     struct machine_rate rate[MACHINE_RATES]; // 1, 2, 4 ... threads; the last one has them all
     int n_rate;
 };

@@ -1,6 +1,7 @@
-// Products against a naive loop in double, large ones against a random vector, and the promise that bits do not depend on
-// the number of threads. Tolerances: a sum of K terms in f32 is off by at most about K 2^-24 of the sum of magnitudes;
-// in practice by sqrt(K), so that 4 sqrt(K) 2^-24 of it is ample. bf16 operands are rounded before the reference is computed.
+// Products against a naive loop in double, large ones against a random vector, and the promise that bits do not
+// depend on the number of threads. Tolerances: a sum of K terms in f32 is off by at most about K 2^-24 of the sum of
+// magnitudes; in practice by sqrt(K), so that 4 sqrt(K) 2^-24 of it is ample. bf16 operands are rounded before the
+// reference is computed.
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -20,8 +21,7 @@ struct product {
     float beta;
 };
 
-static float *random_matrix(struct random *r, int64_t count)
-{
+static float *random_matrix(struct random *r, int64_t count) {
     float *to = xmalloc((size_t)count * sizeof *to + 64, "a test matrix");
     for (int64_t i = 0; i < count; i++)
         to[i] = (float)random_uniform(r) * 2 - 1;
@@ -31,30 +31,25 @@ static float *random_matrix(struct random *r, int64_t count)
 static int64_t a_count(const struct product *p) { return (p->ta == TRANSPOSED ? p->k : p->m) * p->lda; }
 static int64_t b_count(const struct product *p) { return (p->tb == TRANSPOSED ? p->n : p->k) * p->ldb; }
 
-static void multiply(const struct product *p, const float *a, const float *b, float *c)
-{
+static void multiply(const struct product *p, const float *a, const float *b, float *c) {
     gemm(p->precision, p->ta, p->tb, p->m, p->n, p->k, a, p->lda, b, p->ldb, p->beta, c, p->ldc);
 }
 
-static double operand(const struct product *p, const float *x, int64_t i)
-{
+static double operand(const struct product *p, const float *x, int64_t i) {
     // A few rows are multiplied in f32 whatever was asked for.
     int f32 = p->precision == PRECISION_F32 || (p->m <= 4 && p->ta == PLAIN && p->tb == TRANSPOSED);
     return f32 ? (double)x[i] : (double)bf16_to_f32(f32_to_bf16(x[i]));
 }
 
-static double a_at(const struct product *p, const float *a, int64_t i, int64_t k)
-{
+static double a_at(const struct product *p, const float *a, int64_t i, int64_t k) {
     return operand(p, a, p->ta == TRANSPOSED ? k * p->lda + i : i * p->lda + k);
 }
 
-static double b_at(const struct product *p, const float *b, int64_t k, int64_t j)
-{
+static double b_at(const struct product *p, const float *b, int64_t k, int64_t j) {
     return operand(p, b, p->tb == TRANSPOSED ? j * p->ldb + k : k * p->ldb + j);
 }
 
-static void check_naive(const struct product *p, struct random *r)
-{
+static void check_naive(const struct product *p, struct random *r) {
     float *a = random_matrix(r, a_count(p)), *b = random_matrix(r, b_count(p));
     float *c = random_matrix(r, p->m * p->ldc), *before = xmalloc((size_t)(p->m * p->ldc) * 4, "a test matrix");
 
@@ -79,14 +74,13 @@ static void check_naive(const struct product *p, struct random *r)
             }
             double allowed = 4 * sqrt((double)p->k + 1) * 0x1p-24 * magnitude;
             cr_assert(fabs((double)got - want) <= allowed, "%s %d%d %ldx%ldx%ld beta %g at %ld,%ld: %g, expected %g",
-                      p->precision == PRECISION_F32 ? "f32" : "bf16", p->ta, p->tb, (long)p->m, (long)p->n, (long)p->k,
-                      (double)p->beta, (long)i, (long)j, (double)got, want);
+                      p->precision == PRECISION_F32 ? "f32" : "bf16", p->ta, p->tb, (long)p->m, (long)p->n,
+                      (long)p->k, (double)p->beta, (long)i, (long)j, (double)got, want);
         }
     free(a), free(b), free(c), free(before);
 }
 
-static struct product random_product(struct random *r, enum precision precision, int64_t most, int64_t gap)
-{
+static struct product random_product(struct random *r, enum precision precision, int64_t most, int64_t gap) {
     struct product p = {.precision = precision,
                         .ta = random_below(r, 2) ? TRANSPOSED : PLAIN,
                         .tb = random_below(r, 2) ? TRANSPOSED : PLAIN,
@@ -100,14 +94,12 @@ static struct product random_product(struct random *r, enum precision precision,
     return p;
 }
 
-static int have_bf16(void)
-{
+static int have_bf16(void) {
     const char *why;
     return gemm_precision(PRECISION_BF16, &why) == PRECISION_BF16;
 }
 
-Test(gemm, f32_against_a_naive_loop)
-{
+Test(gemm, f32_against_a_naive_loop) {
     struct random r;
     random_init(&r, 1, "gemm naive", 0);
     for (int i = 0; i < 200; i++) {
@@ -116,8 +108,7 @@ Test(gemm, f32_against_a_naive_loop)
     }
 }
 
-Test(gemm, bf16_against_a_naive_loop)
-{
+Test(gemm, bf16_against_a_naive_loop) {
     if (!have_bf16())
         cr_skip("no bf16 on this machine");
     struct random r;
@@ -126,11 +117,11 @@ Test(gemm, bf16_against_a_naive_loop)
         struct product p = random_product(&r, PRECISION_BF16, i < 60 ? 40 : 150, 5);
         check_naive(&p, &r);
     }
-    cr_assert(omp_get_max_threads() == omp_get_num_procs() || getenv("OMP_NUM_THREADS"), "bf16 changed the thread count");
+    cr_assert(omp_get_max_threads() == omp_get_num_procs() || getenv("OMP_NUM_THREADS"),
+              "bf16 changed the thread count");
 }
 
-Test(gemm, few_rows)
-{
+Test(gemm, few_rows) {
     struct random r;
     random_init(&r, 3, "gemm few rows", 0);
     for (int64_t m = 1; m <= 6; m++)
@@ -140,8 +131,7 @@ Test(gemm, few_rows)
         }
 }
 
-Test(gemm, nothing_to_sum)
-{
+Test(gemm, nothing_to_sum) {
     float c[4] = {1, 2, 3, 4}, none = 0;
     gemm(PRECISION_F32, PLAIN, TRANSPOSED, 0, 2, 3, &none, 3, &none, 3, 0, c, 2);
     cr_assert_eq(c[0], 1.0f);
@@ -153,8 +143,7 @@ Test(gemm, nothing_to_sum)
 }
 
 // C x = A (B x) for a random x costs two passes over the operands: large products are checked in full for little.
-static void check_with_vector(const struct product *p, struct random *r)
-{
+static void check_with_vector(const struct product *p, struct random *r) {
     float *a = random_matrix(r, a_count(p)), *b = random_matrix(r, b_count(p)), *c = random_matrix(r, p->m * p->ldc);
     double *bx = xcalloc((size_t)p->k, sizeof *bx, "test"), *x = xcalloc((size_t)p->n, sizeof *x, "test");
     double *cx = xcalloc((size_t)p->m, sizeof *cx, "test"), *size = xcalloc((size_t)p->k, sizeof *size, "test");
@@ -178,14 +167,13 @@ static void check_with_vector(const struct product *p, struct random *r)
         }
         for (int64_t j = 0; j < p->n; j++)
             got += (double)c[i * p->ldc + j] * x[j];
-        cr_assert(fabs(got - cx[i]) <= 1e-6 * magnitude, "%d%d %ldx%ldx%ld row %ld: %g, expected %g (of %g)", p->ta, p->tb,
-                  (long)p->m, (long)p->n, (long)p->k, (long)i, got, cx[i], magnitude);
+        cr_assert(fabs(got - cx[i]) <= 1e-6 * magnitude, "%d%d %ldx%ldx%ld row %ld: %g, expected %g (of %g)", p->ta,
+                  p->tb, (long)p->m, (long)p->n, (long)p->k, (long)i, got, cx[i], magnitude);
     }
     free(a), free(b), free(c), free(bx), free(x), free(cx), free(size);
 }
 
-Test(gemm, large_products_with_a_random_vector)
-{
+Test(gemm, large_products_with_a_random_vector) {
     // Rows cut, columns cut, a gradient of a head, both operands strided.
     const struct product large[] = {{PRECISION_F32, PLAIN, TRANSPOSED, 1000, 288, 288, 288, 288, 288, 0},
                                     {PRECISION_F32, PLAIN, TRANSPOSED, 64, 5000, 288, 288, 288, 5000, 0},
@@ -201,14 +189,14 @@ Test(gemm, large_products_with_a_random_vector)
         }
 }
 
-static void check_threads(enum precision precision, uint64_t seed)
-{
+static void check_threads(enum precision precision, uint64_t seed) {
     struct random r;
     random_init(&r, seed, "gemm threads", 0);
     for (int i = 0; i < 200; i++) {
         struct product p = random_product(&r, precision, i < 100 ? 300 : 700, 3);
         size_t bytes = (size_t)(p.m * p.ldc) * sizeof(float);
-        float *a = random_matrix(&r, a_count(&p)), *b = random_matrix(&r, b_count(&p)), *c = random_matrix(&r, p.m * p.ldc);
+        float *a = random_matrix(&r, a_count(&p)), *b = random_matrix(&r, b_count(&p)),
+              *c = random_matrix(&r, p.m * p.ldc);
         float *one = xmalloc(bytes, "test");
         memcpy(one, c, bytes);
         omp_set_num_threads(1);
@@ -216,35 +204,34 @@ static void check_threads(enum precision precision, uint64_t seed)
         omp_set_num_threads(2 + i % 3);
         multiply(&p, a, b, c);
         cr_assert_eq(omp_get_max_threads(), 2 + i % 3);
-        cr_assert(!memcmp(one, c, bytes), "%d%d %ldx%ldx%ld: bits differ", p.ta, p.tb, (long)p.m, (long)p.n, (long)p.k);
+        cr_assert(!memcmp(one, c, bytes), "%d%d %ldx%ldx%ld: bits differ", p.ta, p.tb, (long)p.m, (long)p.n,
+                  (long)p.k);
         free(a), free(b), free(c), free(one);
     }
 }
 
 Test(gemm, f32_bits_do_not_depend_on_threads) { check_threads(PRECISION_F32, 5); }
 
-Test(gemm, f32_bits_do_not_depend_on_threads_with_avx2_kernels)
-{
+Test(gemm, f32_bits_do_not_depend_on_threads_with_avx2_kernels) {
     setenv("BLIS_ARCH_TYPE", "3", 1); // haswell in Debian's BLIS 0.9
     if (!strstr(gemm_description(), "haswell"))
         cr_skip("3 is %s here", gemm_description());
     check_threads(PRECISION_F32, 6);
 }
 
-Test(gemm, bf16_bits_do_not_depend_on_threads)
-{
+Test(gemm, bf16_bits_do_not_depend_on_threads) {
     if (!have_bf16())
         cr_skip("no bf16 on this machine");
     check_threads(PRECISION_BF16, 7);
 }
 
-Test(gemm, serial_with_alpha)
-{
+Test(gemm, serial_with_alpha) {
     struct random r;
     random_init(&r, 8, "gemm serial", 0);
     for (int i = 0; i < 60; i++) {
         struct product p = random_product(&r, PRECISION_F32, 70, 5);
-        float *a = random_matrix(&r, a_count(&p)), *b = random_matrix(&r, b_count(&p)), *c = random_matrix(&r, p.m * p.ldc);
+        float *a = random_matrix(&r, a_count(&p)), *b = random_matrix(&r, b_count(&p)),
+              *c = random_matrix(&r, p.m * p.ldc);
         float *before = xmalloc((size_t)(p.m * p.ldc) * 4, "test");
         memcpy(before, c, (size_t)(p.m * p.ldc) * 4);
         gemm_serial(p.ta, p.tb, p.m, p.n, p.k, 0.25f, a, p.lda, b, p.ldb, p.beta, c, p.ldc);
@@ -260,8 +247,7 @@ Test(gemm, serial_with_alpha)
     }
 }
 
-Test(gemm, counts_operations)
-{
+Test(gemm, counts_operations) {
     float a[6] = {0}, c[4];
     gemm_count_reset();
     gemm(PRECISION_F32, PLAIN, TRANSPOSED, 2, 2, 3, a, 3, a, 3, 0, c, 2);
@@ -271,8 +257,7 @@ Test(gemm, counts_operations)
 }
 
 // Every 16-bit pattern goes to f32 and back unchanged; arrays give what single values give, at every tail length.
-Test(dtype, sixteen_bits_there_and_back)
-{
+Test(dtype, sixteen_bits_there_and_back) {
     static uint16_t from[65536], back[65536];
     static float wide[65536];
     for (int type = DTYPE_F16; type <= DTYPE_BF16; type++) {
@@ -288,8 +273,7 @@ Test(dtype, sixteen_bits_there_and_back)
     }
 }
 
-Test(dtype, arrays_round_like_single_values)
-{
+Test(dtype, arrays_round_like_single_values) {
     float from[67];
     uint16_t to[67];
     struct random r;
