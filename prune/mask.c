@@ -39,7 +39,7 @@ void mask_apply(struct model *m, const struct plan *p)
 // Final hidden states of one sequence.
 static struct tensor *hidden(struct model *m, struct tape *tape, const int32_t *ids, int64_t T)
 {
-    const struct forward f = {.ids = ids, .B = 1, .T = T};
+    const struct forward f = {.ids = ids, .B = 1, .T = T, .checkpoint = 1};
     return model_forward(m, tape, &f);
 }
 
@@ -60,7 +60,7 @@ static void compare(struct model *a, struct model *b, struct tape *tape, const i
         const struct tensor *za = logits(a, tape, xa, first, n), *zb = logits(b, tape, xb, first, n);
         for (int64_t i = 0; i < tensor_count(za); i++) {
             const double d = fabs((double)za->data[i] - (double)zb->data[i]);
-            *difference = !(d <= *difference) ? d : *difference; // a NaN stays
+            *difference = d > *difference || isnan(d) ? d : *difference; // nothing is larger than a NaN: it stays
             *largest = fmax(*largest, fabs((double)za->data[i]));
         }
         arena_reset(&tape->arena, mark);

@@ -2,7 +2,7 @@
 //
 //   scores (prune_score_table) -> plan (which units stay) -> check: masked = sliced -> shrink (a smaller model)
 //
-// To add a score: a file score_<name>.c with one function of the signature below, and one row in prune_score_table (plan.c).
+// To add a score: a file score_<name>.c with one function of the signature below, and one row in prune_score_table (prune.c).
 #ifndef PDQ_PRUNE_H
 #define PDQ_PRUNE_H
 

@@ -30,9 +30,20 @@ static void unit_sums(const struct tensor *t, int along_columns, int64_t unit, e
         }
 }
 
-// Adds (or, for the product, multiplies in) every tensor's share. A product starts from 0, read as "none yet".
+static void fill(double *score, int64_t n, double value)
+{
+    for (int64_t u = 0; u < n; u++)
+        score[u] = value;
+}
+
+// Adds (or, for the product, multiplies in) every tensor's share.
 static void add_tensors(struct model *m, struct prune_scores *out, enum norm norm, int product)
 {
+    for (int64_t l = 0; product && l < out->n_layer; l++) {
+        fill(out->head[l], m->config.layer[l].n_head, 1);
+        fill(out->group[l], m->config.layer[l].n_kv_head, 1);
+        fill(out->ff[l], m->config.layer[l].n_ff, 1);
+    }
     for (int i = 0; i < m->n_parameter; i++) {
         const struct parameter *p = &m->parameter[i];
         const enum axis axes[2] = {p->spec->rows, p->spec->columns};
@@ -44,7 +55,7 @@ static void add_tensors(struct model *m, struct prune_scores *out, enum norm nor
             double *sum = xcalloc((size_t)n, sizeof *sum, "scores");
             unit_sums(&p->t, k == 1, unit, norm, sum);
             for (int64_t u = 0; u < n; u++)
-                score[u] = !product ? score[u] + sum[u] : (score[u] > 0 ? score[u] : 1) * sqrt(sum[u]);
+                score[u] = product ? score[u] * sqrt(sum[u]) : score[u] + sum[u];
             free(sum);
         }
     }

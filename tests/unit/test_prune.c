@@ -156,3 +156,38 @@ Test(prune, progress_follows_the_schedule)
     cr_assert_float_eq(prune_progress(PRUNE_CUBIC, 1, 4), 1 - 27.0 / 64, 1e-12);
     cr_assert_float_eq(prune_progress(PRUNE_CUBIC, 4, 4), 1, 1e-12);
 }
+
+// A unit that one of its tensors does not hold (all zeros, as in padded checkpoints) does nothing, whatever the others hold.
+Test(prune, magnitude_takes_a_dead_unit_for_the_worst)
+{
+    struct model *m = tiny("llama", 0, 1);
+    struct parameter *gate = model_find(m, "model.layers.0.mlp.gate_proj.weight");
+    struct parameter *q = model_find(m, "model.layers.1.self_attn.q_proj.weight");
+    cr_assert(gate && q);
+    memset(gate->t.data + 9 * 32, 0, 32 * sizeof(float));
+    memset(q->t.data + 5 * 8 * 32, 0, 8 * 32 * sizeof(float));
+    struct prune_scores s;
+    struct error err;
+    prune_scores_init(&s, &m->config);
+    const struct prune_score *magnitude = prune_score_table;
+    cr_assert_str_eq(magnitude->name, "magnitude");
+    cr_assert_eq(magnitude->compute(m, NULL, &s, &err), 0);
+    cr_expect_eq(s.ff[0][9], 0);
+    cr_expect_eq(s.head[1][5], 0);
+    cr_expect_gt(s.ff[0][8], 0);
+    cr_expect_gt(s.head[1][4], 0);
+    cr_expect_gt(s.group[1][0], 0);
+    prune_scores_release(&s);
+    model_free(m);
+}
+
+// Numbers that follow a NaN do not hide it: one row of the head is NaN, so one logit of each token is.
+Test(prune, a_nan_fails_the_check)
+{
+    struct model *m = tiny("llama", 0, 1), *same = tiny("llama", 0, 1);
+    const struct calibration c = {.seq_len = 64, .seed = 5};
+    model_head(same)->data[40 * 32] = (float)NAN;
+    cr_expect(isnan(mask_difference(m, same, &c, 64)));
+    model_free(m);
+    model_free(same);
+}
