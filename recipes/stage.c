@@ -55,6 +55,25 @@ struct json *stage_provenance(const struct stage_run *s)
     return o;
 }
 
+// transformers 5 wants tokenizer.json and tokenizer_config.json; a folder that came with tokenizer.model alone gets ones that give
+// the same ids.
+static int complete_tokenizer(const struct tokenizer *t, const char *folder, struct error *err)
+{
+    static const struct {
+        const char *name;
+        int (*write)(const struct tokenizer *t, const char *path, struct error *err);
+    } files[] = {{"tokenizer.json", tokenizer_write_json}, {"tokenizer_config.json", tokenizer_write_config}};
+    char *model = path_join(folder, "tokenizer.model");
+    int result = 0;
+    for (size_t i = 0; i < 2 && result == 0 && file_exists(model); i++) {
+        char *path = path_join(folder, files[i].name);
+        result = file_exists(path) ? 0 : files[i].write(t, path, err);
+        free(path);
+    }
+    free(model);
+    return result;
+}
+
 int stage_save(const struct stage_run *s, const struct model *m, const char *folder, enum dtype dtype, int64_t shard_bytes,
                struct error *err)
 {
@@ -63,7 +82,7 @@ int stage_save(const struct stage_run *s, const struct model *m, const char *fol
         .dtype = dtype, .shard_bytes = shard_bytes, .carry_from = s->input, .provenance = provenance};
     int result = model_save(m, folder, &options, err);
     json_free(provenance);
-    return result;
+    return result < 0 ? -1 : complete_tokenizer(s->run->parent.tokenizer, folder, err);
 }
 
 static int held_out_loss(void *context, double *loss, struct error *err)
@@ -82,14 +101,19 @@ static int held_out_loss(void *context, double *loss, struct error *err)
     return 0;
 }
 
-int stage_trainer(const struct stage_run *s, struct trainer *t, struct model *m, const struct train_options *options,
-                  const char *title, const char *folder, struct held_out *held_out, struct error *err)
+int stage_check_training(const struct recipe *r, const struct train_options *o, const char *where, struct error *err)
+{
+    TRY(train_check(o, where, err));
+    if ((o->eval_every > 0 || o->keep_best) && r->data.eval.count == 0 && !r->data.sample)
+        return error_set(err, "%s: \"eval_every\" and \"keep_best\" need held-out text: give data.eval", where);
+    return 0;
+}
+
+void stage_trainer(const struct stage_run *s, struct trainer *t, struct model *m, const struct train_options *options,
+                   const char *title, const char *folder, struct held_out *held_out)
 {
     const struct inputs *in = s->run->inputs;
     int has_eval = in->eval.data.n_token > 0;
-    if ((options->eval_every > 0 || options->keep_best) && !has_eval)
-        return error_set(err, "%s: stages[%d].%s: \"eval_every\" and \"keep_best\" need held-out text: give data.eval",
-                         s->recipe->where, s->index, s->stage->type->name);
     *held_out = (struct held_out){.stage = s, .model = m};
     *t = (struct trainer){.model = m,
                           .data = &in->train.data,
@@ -102,7 +126,6 @@ int stage_trainer(const struct stage_run *s, struct trainer *t, struct model *m,
                           .identity = s->hash,
                           .held_out = has_eval ? held_out_loss : NULL,
                           .held_out_context = held_out};
-    return 0;
 }
 
 void stage_add_training(struct stage_run *s, const struct train_result *r, const char *curve)
