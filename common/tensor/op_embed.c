@@ -4,6 +4,7 @@
 #include "common/base/error.h"
 #include "common/tensor/ops.h"
 #include "common/tensor/vecmath.h"
+#include "common/tensor/weight.h"
 
 #define COLUMN_BLOCK 64 // columns that one thread adds, for all rows in order: rows may repeat
 
@@ -13,12 +14,13 @@ struct embed_saved {
 
 static void embed_backward(struct tape *tape, struct node *node)
 {
-    (void)tape;
     struct tensor *table = node->in[0];
     const int32_t *ids = ((struct embed_saved *)node->saved)->ids;
     const int64_t N = node->out->dim[0], D = table->dim[1];
     const float *dy = node->out->grad;
-    float *grad = table->grad;
+    const int hooked = weight_changes_gradient(table);
+    const size_t mark = arena_mark(&tape->arena);
+    float *grad = hooked ? arena_zalloc(&tape->arena, (size_t)tensor_count(table) * sizeof(float)) : table->grad;
 #pragma omp parallel for schedule(static) if (N * D > PARALLEL_MIN)
     for (int64_t c = 0; c < D; c += COLUMN_BLOCK) {
         const int64_t end = min_i64(D, c + COLUMN_BLOCK);
@@ -26,6 +28,9 @@ static void embed_backward(struct tape *tape, struct node *node)
             for (int64_t i = c; i < end; i++)
                 grad[ids[n] * D + i] += dy[n * D + i];
     }
+    if (hooked)
+        weight_add_effective(table, grad);
+    arena_reset(&tape->arena, mark);
 }
 
 struct tensor *op_embed(struct tape *tape, struct tensor *table, const int32_t *ids, int64_t N)

@@ -11,7 +11,7 @@
 
 #include "common/tensor/tape.h"
 
-// y[N,D] = table[ids[n]]. table [V,D].
+// y[N,D] = table[ids[n]]. table [V,D]. Honours table->hook.
 struct tensor *op_embed(struct tape *tape, struct tensor *table, const int32_t *ids, int64_t N);
 
 // y[N,O] = x[N,I] w[O,I]^T + bias[O] (bias NULL: none). Honours w->hook.
@@ -44,7 +44,7 @@ struct tensor *op_gate(struct tape *tape, struct tensor *x, struct tensor *gate)
 // loss[1] = weight * mean over all elements of (x - target)^2. target is a constant of x's shape.
 struct tensor *op_mse(struct tape *tape, struct tensor *x, const float *target, double weight);
 
-// loss[1] = a + b (scalars), kept in double beside the f32 value where it matters: see head_loss.
+// loss[1] = a + b (scalars), in f32: it carries gradients; what is logged is summed in double from the losses' results.
 struct tensor *op_sum(struct tape *tape, struct tensor *a, struct tensor *b);
 
 // The output head and the losses on it, fused: logits of N x V are never held whole. It walks the rows in chunks,

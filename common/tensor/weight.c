@@ -28,16 +28,11 @@ void weight_dot(const struct tensor *w, const float *x, int64_t N, float *y)
     }
 }
 
-void weight_add_gradient(struct tape *tape, struct tensor *w, int64_t N, const float *dy, const float *x)
+int weight_changes_gradient(const struct tensor *w) { return w->hook && w->hook->backward; }
+
+void weight_add_effective(const struct tensor *w, float *effective)
 {
     const int64_t rows = tensor_rows(w), columns = tensor_columns(w);
-    if (!w->hook || !w->hook->backward) {
-        gemm(tape->precision, TRANSPOSED, PLAIN, rows, columns, N, dy, rows, x, columns, 1, w->grad, columns);
-        return;
-    }
-    const size_t mark = arena_mark(&tape->arena);
-    float *effective = arena_alloc(&tape->arena, (size_t)(rows * columns) * sizeof(float));
-    gemm(tape->precision, TRANSPOSED, PLAIN, rows, columns, N, dy, rows, x, columns, 0, effective, columns);
 #pragma omp parallel for schedule(static)
     for (int64_t r = 0; r < rows; r += ROW_BLOCK) {
         const int64_t n = r + ROW_BLOCK < rows ? ROW_BLOCK : rows - r;
@@ -45,5 +40,18 @@ void weight_add_gradient(struct tape *tape, struct tensor *w, int64_t N, const f
         for (int64_t i = r * columns; i < (r + n) * columns; i++)
             w->grad[i] += effective[i];
     }
+}
+
+void weight_add_gradient(struct tape *tape, struct tensor *w, int64_t N, const float *dy, const float *x)
+{
+    const int64_t rows = tensor_rows(w), columns = tensor_columns(w);
+    if (!weight_changes_gradient(w)) {
+        gemm(tape->precision, TRANSPOSED, PLAIN, rows, columns, N, dy, rows, x, columns, 1, w->grad, columns);
+        return;
+    }
+    const size_t mark = arena_mark(&tape->arena);
+    float *effective = arena_alloc(&tape->arena, (size_t)(rows * columns) * sizeof(float));
+    gemm(tape->precision, TRANSPOSED, PLAIN, rows, columns, N, dy, rows, x, columns, 0, effective, columns);
+    weight_add_effective(w, effective);
     arena_reset(&tape->arena, mark);
 }

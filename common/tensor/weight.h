@@ -11,6 +11,11 @@ const float *weight_values(struct tape *tape, const struct tensor *w);
 // y[N, O] = x[N, I] w^T by the hook's dot, for the few rows that decoding has.
 void weight_dot(const struct tensor *w, const float *x, int64_t N, float *y);
 
+// Whether w's hook makes the stored weight's gradient another one than the effective weight's.
+int weight_changes_gradient(const struct tensor *w);
+// w->grad += the stored weight's gradient; effective [rows, columns], the effective weight's, is changed on the way. Only
+// where weight_changes_gradient.
+void weight_add_effective(const struct tensor *w, float *effective);
 // w->grad += dy[N,O]^T x[N,I], through the hook's backward where there is one.
 void weight_add_gradient(struct tape *tape, struct tensor *w, int64_t N, const float *dy, const float *x);
 

@@ -246,56 +246,6 @@ static void check_op(struct op_case *c, int differences) {
 static void setup(void) { gemm_init(); }
 TestSuite(ops, .init = setup);
 
-// ---- embed -------------------------------------------------------------------------------------------------------
-
-static struct tensor *embed_build(struct op_case *c, struct tape *tape) {
-    return op_embed(tape, c->in[0], c->ids, c->T);
-}
-
-static void embed_forward(const struct op_case *c, double *const *x, double *y) {
-    int64_t D = tensor_columns(c->in[0]);
-    for (int64_t n = 0; n < c->T; n++)
-        for (int64_t d = 0; d < D; d++)
-            y[n * D + d] = x[0][c->ids[n] * D + d];
-}
-
-static void embed_backward(const struct op_case *c, double *const *x, const double *dy, double *const *dx) {
-    (void)x;
-    int64_t D = tensor_columns(c->in[0]);
-    for (int64_t n = 0; n < c->T; n++)
-        for (int64_t d = 0; d < D; d++)
-            dx[0][c->ids[n] * D + d] += dy[n * D + d];
-}
-
-Test(ops, embed) {
-    enum { V = 37, N = 300 };
-    int32_t ids[N];
-    for (int i = 0; i < N; i++)
-        ids[i] = (i * 7 + i * i) % V;
-    ids[0] = V - 1;
-    for (int64_t D = 1; D <= 129; D += 64) {
-        struct op_case c = {.name = "embed",
-                            .build = embed_build,
-                            .forward = embed_forward,
-                            .backward = embed_backward,
-                            .f32 = POINTWISE_F32,
-                            .bf16 = POINTWISE_F32};
-        c.one_precision = 1;
-        c.n_in = 1;
-        c.in[0] = tensor_make("table", V, D, 1);
-        c.ids = ids;
-        c.T = N;
-        c.n_out = N * D;
-        check_op(&c, 1);
-    }
-}
-
-// ---- linear, with bias and hook ----------------------------------------------------------------------------------
-
-static struct tensor *linear_build(struct op_case *c, struct tape *tape) {
-    return op_linear(tape, c->in[0], c->in[1], c->n_in == 3 ? c->in[2] : NULL);
-}
-
 // The hook of these tests keeps three weights of four and doubles them.
 static double hook_factor(int64_t i) { return i % 4 == 1 ? 0 : 2; }
 
@@ -324,6 +274,60 @@ static void hook_backward(void *context, const struct tensor *w, int64_t row0, i
     int64_t columns = tensor_columns(w);
     for (int64_t i = 0; i < n * columns; i++)
         gradient[i] *= (float)hook_factor(row0 * columns + i);
+}
+
+// ---- embed -------------------------------------------------------------------------------------------------------
+
+static struct tensor *embed_build(struct op_case *c, struct tape *tape) {
+    return op_embed(tape, c->in[0], c->ids, c->T);
+}
+
+static void embed_forward(const struct op_case *c, double *const *x, double *y) {
+    int64_t D = tensor_columns(c->in[0]);
+    for (int64_t n = 0; n < c->T; n++)
+        for (int64_t d = 0; d < D; d++)
+            y[n * D + d] = x[0][c->ids[n] * D + d] * (c->in[0]->hook ? hook_factor(c->ids[n] * D + d) : 1);
+}
+
+static void embed_backward(const struct op_case *c, double *const *x, const double *dy, double *const *dx) {
+    (void)x;
+    int64_t D = tensor_columns(c->in[0]);
+    for (int64_t n = 0; n < c->T; n++)
+        for (int64_t d = 0; d < D; d++)
+            dx[0][c->ids[n] * D + d] += dy[n * D + d] * (c->in[0]->hook ? hook_factor(c->ids[n] * D + d) : 1);
+}
+
+Test(ops, embed) {
+    enum { V = 37, N = 300 };
+    int32_t ids[N];
+    for (int i = 0; i < N; i++)
+        ids[i] = (i * 7 + i * i) % V;
+    ids[0] = V - 1;
+    for (int64_t D = 1; D <= 129; D += 64)
+        for (int hooked = 0; hooked < 2; hooked++) {
+            struct op_case c = {.name = "embed",
+                                .build = embed_build,
+                                .forward = embed_forward,
+                                .backward = embed_backward,
+                                .f32 = POINTWISE_F32,
+                                .bf16 = POINTWISE_F32};
+            c.one_precision = 1;
+            c.n_in = 1;
+            c.in[0] = tensor_make("table", V, D, 1);
+            struct weight_hook hook = {c.in[0]->data, hook_rows, NULL, hook_backward};
+            if (hooked)
+                c.in[0]->hook = &hook;
+            c.ids = ids;
+            c.T = N;
+            c.n_out = N * D;
+            check_op(&c, 1);
+        }
+}
+
+// ---- linear, with bias and hook ----------------------------------------------------------------------------------
+
+static struct tensor *linear_build(struct op_case *c, struct tape *tape) {
+    return op_linear(tape, c->in[0], c->in[1], c->n_in == 3 ? c->in[2] : NULL);
 }
 
 static void linear_forward(const struct op_case *c, double *const *x, double *y) {
@@ -1120,6 +1124,73 @@ Test(ops, head_loss_accumulates) {
 
 // ---- evaluation on the head --------------------------------------------------------------------------------------
 
+struct eval_outcome {
+    double *nll, *against_nll, *kl;
+    unsigned char *agree;
+};
+
+// Every value starts from what no evaluation gives: rows without a target must keep it.
+static struct eval_outcome run_head_eval(const struct op_case *c, const struct tensor *against_x,
+                                         enum precision precision, int threads) {
+    int64_t N = tensor_rows(c->in[0]);
+    struct eval_outcome o = {zeros(N), zeros(N), zeros(N), xcalloc((size_t)N, 1, "a test's values")};
+    for (int64_t n = 0; n < N; n++) {
+        o.nll[n] = o.against_nll[n] = o.kl[n] = -77;
+        o.agree[n] = 9;
+    }
+    threads_set(threads);
+    struct tape tape;
+    tape_init(&tape, precision);
+    tape.recording = 0;
+    struct head_eval eval = {.targets = c->head.targets, .nll = o.nll};
+    if (against_x) {
+        eval.against_x = against_x->data;
+        eval.against_w = c->head.teacher_w;
+        eval.against_nll = o.against_nll;
+        eval.kl = o.kl;
+        eval.agree = o.agree;
+    }
+    op_head_eval(&tape, c->in[0], c->in[1], &eval);
+    tape_release(&tape);
+    return o;
+}
+
+static void eval_outcome_drop(struct eval_outcome *o) {
+    free(o->nll);
+    free(o->against_nll);
+    free(o->kl);
+    free(o->agree);
+}
+
+static void expect_eval_row(const struct op_case *c, double *const *x, const struct eval_outcome *o, int64_t n,
+                            struct head_scratch *s, enum precision precision) {
+    // A row's own loss: logits of order 2 round at 1e-7 in f32 and at some 1e-2 in bf16.
+    double tolerance = precision == PRECISION_F32 ? 3e-6 : 6e-2, ce, wanted_kl;
+    int32_t target = c->head.targets[n];
+    if (target < 0) {
+        cr_expect(o->nll[n] == -77 && o->kl[n] == -77 && o->against_nll[n] == -77 && o->agree[n] == 9,
+                  "row %ld has no target and was written", (long)n);
+        return;
+    }
+    naive_row(c, x, n, s, &ce, &wanted_kl);
+    cr_expect(fabs(o->nll[n] - ce) <= tolerance * (1 + ce), "nll[%ld] is %.12g, wanted %.12g", (long)n, o->nll[n],
+              ce);
+    if (!c->head.teacher_x)
+        return;
+    double wanted_against = -s->log_teacher[target];
+    int64_t best = 0, against_best = 0, V = tensor_rows(c->in[1]);
+    for (int64_t v = 1; v < V; v++) {
+        best = s->logp[v] > s->logp[best] ? v : best;
+        against_best = s->log_teacher[v] > s->log_teacher[against_best] ? v : against_best;
+    }
+    cr_expect(fabs(o->kl[n] - wanted_kl) <= tolerance * (1 + wanted_kl), "kl[%ld] is %.12g, wanted %.12g", (long)n,
+              o->kl[n], wanted_kl);
+    cr_expect(o->kl[n] >= -1e-6, "kl[%ld] is %g, below zero", (long)n, o->kl[n]);
+    cr_expect(fabs(o->against_nll[n] - wanted_against) <= tolerance * (1 + wanted_against));
+    if (precision == PRECISION_F32)
+        cr_expect_eq(o->agree[n], best == against_best, "agree[%ld] is %d", (long)n, o->agree[n]);
+}
+
 static void check_head_eval(int64_t N, int64_t D, int64_t V, int64_t against_D, enum precision precision) {
     struct op_case c = {.name = "head eval", .n_in = 2};
     c.in[0] = tensor_make("x", N, D, 1);
@@ -1140,71 +1211,20 @@ static void check_head_eval(int64_t N, int64_t D, int64_t V, int64_t against_D, 
         c.head.teacher_w = against_w;
     }
     double *x[2] = {to_double(c.in[0]->data, N * D), to_double(c.in[1]->data, V * D)};
-    double *nll[2], *against_nll[2], *kl[2];
-    unsigned char *agree[2];
-    for (int threads = 1; threads <= 2; threads++) {
-        int i = threads - 1;
-        nll[i] = zeros(N);
-        against_nll[i] = zeros(N);
-        kl[i] = zeros(N);
-        agree[i] = xcalloc((size_t)N, 1, "a test's values");
-        for (int64_t n = 0; n < N; n++) {
-            nll[i][n] = against_nll[i][n] = kl[i][n] = -77;
-            agree[i][n] = 9;
-        }
-        threads_set(threads);
-        struct tape tape;
-        tape_init(&tape, precision);
-        tape.recording = 0;
-        struct head_eval eval = {targets,
-                                 against_x ? against_x->data : NULL,
-                                 against_w,
-                                 nll[i],
-                                 against_D ? against_nll[i] : NULL,
-                                 against_D ? kl[i] : NULL,
-                                 against_D ? agree[i] : NULL};
-        op_head_eval(&tape, c.in[0], c.in[1], &eval);
-        tape_release(&tape);
-    }
-    cr_expect(memcmp(nll[0], nll[1], (size_t)N * sizeof(double)) == 0, "nll differs between 1 and 2 threads");
-    cr_expect(memcmp(against_nll[0], against_nll[1], (size_t)N * sizeof(double)) == 0);
-    cr_expect(memcmp(kl[0], kl[1], (size_t)N * sizeof(double)) == 0, "kl differs between 1 and 2 threads");
-    cr_expect(memcmp(agree[0], agree[1], (size_t)N) == 0);
+    struct eval_outcome one = run_head_eval(&c, against_x, precision, 1);
+    struct eval_outcome two = run_head_eval(&c, against_x, precision, 2);
+    cr_expect(memcmp(one.nll, two.nll, (size_t)N * sizeof(double)) == 0, "nll differs between 1 and 2 threads");
+    cr_expect(memcmp(one.against_nll, two.against_nll, (size_t)N * sizeof(double)) == 0);
+    cr_expect(memcmp(one.kl, two.kl, (size_t)N * sizeof(double)) == 0, "kl differs between 1 and 2 threads");
+    cr_expect(memcmp(one.agree, two.agree, (size_t)N) == 0);
     struct head_scratch s;
     head_scratch_init(&s, &c);
-    // A row's own loss: logits of order 2 round at 1e-7 in f32 and at some 1e-2 in bf16.
-    double tolerance = precision == PRECISION_F32 ? 3e-6 : 6e-2;
-    for (int64_t n = 0; n < N; n++) {
-        if (targets[n] < 0) {
-            cr_expect(nll[0][n] == -77 && kl[0][n] == -77 && against_nll[0][n] == -77 && agree[0][n] == 9,
-                      "row %ld has no target and was written", (long)n);
-            continue;
-        }
-        double ce, wanted_kl;
-        naive_row(&c, x, n, &s, &ce, &wanted_kl);
-        cr_expect(fabs(nll[0][n] - ce) <= tolerance * (1 + ce), "nll[%ld] is %.12g, wanted %.12g", (long)n, nll[0][n],
-                  ce);
-        if (!against_D)
-            continue;
-        double wanted_against = -s.log_teacher[targets[n]];
-        int64_t best = 0, against_best = 0;
-        for (int64_t v = 1; v < V; v++) {
-            best = s.logp[v] > s.logp[best] ? v : best;
-            against_best = s.log_teacher[v] > s.log_teacher[against_best] ? v : against_best;
-        }
-        cr_expect(fabs(kl[0][n] - wanted_kl) <= tolerance * (1 + wanted_kl), "kl[%ld] is %.12g, wanted %.12g",
-                  (long)n, kl[0][n], wanted_kl);
-        cr_expect(kl[0][n] >= -1e-6, "kl[%ld] is %g, below zero", (long)n, kl[0][n]);
-        cr_expect(fabs(against_nll[0][n] - wanted_against) <= tolerance * (1 + wanted_against));
-        if (precision == PRECISION_F32)
-            cr_expect_eq(agree[0][n], best == against_best, "agree[%ld] is %d", (long)n, agree[0][n]);
-    }
+    for (int64_t n = 0; n < N; n++)
+        expect_eval_row(&c, x, &one, n, &s, precision);
     head_scratch_drop(&s);
+    eval_outcome_drop(&one);
+    eval_outcome_drop(&two);
     for (int i = 0; i < 2; i++) {
-        free(nll[i]);
-        free(against_nll[i]);
-        free(kl[i]);
-        free(agree[i]);
         free(x[i]);
         tensor_drop(c.in[i]);
     }
