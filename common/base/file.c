@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -103,10 +104,32 @@ void file_unmap(struct file_map *map) {
     *map = (struct file_map){0};
 }
 
+// Removes what killed writers of the same file left: PATH.tmp-<pid> of processes that are no more.
+static void remove_stale(const char *path) {
+    struct error ignored;
+    char *folder = path_folder(path), **names;
+    const char *base = path_base(path);
+    size_t count, n = strlen(base);
+    if (directory_list(folder, &names, &count, &ignored) == 0) {
+        for (size_t i = 0; i < count; i++) {
+            if (strncmp(names[i], base, n) != 0 || strncmp(names[i] + n, ".tmp-", 5) != 0)
+                continue;
+            char *end, *file = path_join(folder, names[i]);
+            long pid = strtol(names[i] + n + 5, &end, 10);
+            if (pid > 0 && *end == '\0' && kill((pid_t)pid, 0) != 0 && errno == ESRCH)
+                unlink(file);
+            free(file);
+        }
+        names_free(names, count);
+    }
+    free(folder);
+}
+
 int file_writer_open(struct file_writer *w, const char *path, struct error *err) {
     *w = (struct file_writer){0};
     if (file_is_directory(path))
         return error_set(err, "%s: cannot write a file: a directory has this name", path);
+    remove_stale(path);
     char *temporary = xasprintf("%s.tmp-%ld", path, (long)getpid());
     FILE *stream = fopen(temporary, "wbe");
     if (!stream) {

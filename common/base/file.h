@@ -1,7 +1,8 @@
 // file.h: paths, whole files, maps, and files that appear complete or not at all. The only user of zlib.
 //
 // A writer writes PATH.tmp-<pid> beside PATH; commit does fsync, rename, fsync of the folder. Abort, or an exit
-// before commit, leaves PATH untouched. Every message names the path and the system's reason.
+// before commit, leaves PATH untouched; what a killed process left beside it is removed when PATH is written again.
+// Every message names the path and the system's reason.
 #ifndef PDQ_FILE_H
 #define PDQ_FILE_H
 

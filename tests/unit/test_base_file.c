@@ -63,6 +63,19 @@ Test(file, appears_on_commit_only) {
     names_free(names, count);
 }
 
+Test(file, leavings_of_killed_writers) {
+    struct error err;
+    char *ours = xasprintf("out.tmp-%ld", (long)getppid()); // alive: it may be writing
+    cr_assert_eq(file_write("out.tmp-99999999", "x", 1, &err), 0); // no such process: Linux ends at 4194304
+    cr_assert_eq(file_write("out.tmp-keep", "x", 1, &err), 0);
+    cr_assert_eq(file_write("other.tmp-99999999", "x", 1, &err), 0);
+    cr_assert_eq(file_write(ours, "x", 1, &err), 0);
+    cr_assert_eq(file_write("out", "x", 1, &err), 0);
+    cr_assert_not(file_exists("out.tmp-99999999"));
+    cr_assert(file_exists("out.tmp-keep") && file_exists("other.tmp-99999999") && file_exists(ours));
+    free(ours);
+}
+
 Test(file, cannot_write) {
     struct error err;
     struct file_writer w;
