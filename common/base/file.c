@@ -104,6 +104,13 @@ void file_unmap(struct file_map *map) {
     *map = (struct file_map){0};
 }
 
+void file_map_drop(const void *from, size_t bytes) {
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), first = ((uintptr_t)from + page - 1) / page * page;
+    uintptr_t end = ((uintptr_t)from + bytes) / page * page;
+    if (end > first)
+        madvise((void *)first, end - first, MADV_DONTNEED); // a refusal costs nothing but memory
+}
+
 // Removes what killed writers of the same file left: PATH.tmp-<pid> of processes that are no more.
 static void remove_stale(const char *path) {
     struct error ignored;

@@ -24,6 +24,8 @@ struct file_map {
 };
 int file_map(struct file_map *map, const char *path, struct error *err);
 void file_unmap(struct file_map *map);
+// Bytes of a map that will hardly be read again: their memory goes back at once (reading them reads the file again).
+void file_map_drop(const void *from, size_t bytes);
 
 struct file_writer {
     FILE *stream;

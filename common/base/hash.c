@@ -30,6 +30,17 @@ void hasher_add(struct hasher *h, const void *data, size_t bytes) {
         XXH3_128bits_update(h->state, data, bytes);
 }
 
+#define MAP_PIECE ((size_t)64 << 20)
+
+void hasher_add_map(struct hasher *h, const void *data, size_t bytes) {
+    const unsigned char *at = data;
+    for (size_t n; bytes > 0; at += n, bytes -= n) {
+        n = bytes < MAP_PIECE ? bytes : MAP_PIECE;
+        hasher_add(h, at, n);
+        file_map_drop(at, n);
+    }
+}
+
 void hasher_add_text(struct hasher *h, const char *s) { hasher_add(h, s, strlen(s) + 1); }
 
 static void digest_text(XXH128_hash_t digest, char out[HASH_TEXT]) {
@@ -49,7 +60,9 @@ void hash_text(const char *s, char out[HASH_TEXT]) { digest_text(XXH3_128bits(s,
 int hash_file(const char *path, char out[HASH_TEXT], struct error *err) {
     struct file_map map;
     TRY(file_map(&map, path, err));
-    digest_text(XXH3_128bits(map.size ? (const void *)map.data : "", map.size), out);
+    struct hasher *h = hasher_new();
+    hasher_add_map(h, map.data, map.size);
+    hasher_end(h, out);
     file_unmap(&map);
     return 0;
 }

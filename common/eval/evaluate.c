@@ -73,6 +73,8 @@ int eval_stream(struct dataset *d, const struct tokenizer *t, enum eval_protocol
     return status;
 }
 
+int64_t eval_batch_rows(int64_t seq_len) { return seq_len < BATCH_ROWS ? BATCH_ROWS / seq_len * seq_len : seq_len; }
+
 struct run { // one call of evaluate
     struct model *model, *against;
     const struct dataset *stream;
@@ -279,7 +281,7 @@ static int check_models(const struct model *m, const struct model *against, cons
 static void run_windows(struct run *r)
 {
     struct progress progress;
-    int64_t most = BATCH_ROWS / r->window > 0 ? BATCH_ROWS / r->window : 1;
+    int64_t most = eval_batch_rows(r->window) / r->window;
     if (!r->options->quiet)
         progress_begin(&progress, "eval", "tokens", r->limit, 0);
     for (int64_t w = 0, B; w < r->n_window && r->done < r->limit && !interrupted(); w += B) {
@@ -296,7 +298,7 @@ static void run_windows(struct run *r)
 
 static void run_allocate(struct run *r)
 {
-    size_t n = (size_t)r->limit, rows = (size_t)(r->window > BATCH_ROWS ? r->window : BATCH_ROWS);
+    size_t n = (size_t)r->limit, rows = (size_t)eval_batch_rows(r->window);
     r->ids = xmalloc(rows * sizeof *r->ids, "tokens of an evaluation");
     r->row = xmalloc(rows * sizeof *r->row, "tokens of an evaluation");
     r->target = xmalloc(n * sizeof *r->target, "tokens of an evaluation");

@@ -35,6 +35,7 @@ int eval_stream(struct dataset *d, const struct tokenizer *t, enum eval_protocol
 // against: the parent or NULL; vocabularies must be equal.
 int evaluate(struct eval_result *r, struct model *m, struct model *against, const struct dataset *stream,
              const struct tokenizer *t, const struct eval_options *o, struct error *err);
+int64_t eval_batch_rows(int64_t seq_len); // tokens that go through the model at once
 void eval_result_release(struct eval_result *r);
 // {"tokens","nll","nll_se","ppl","bits_per_byte","kld","top1",...}; null where there was no parent.
 struct json *eval_result_json(const struct eval_result *r);

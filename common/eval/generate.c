@@ -36,7 +36,7 @@ static void decoder_release(struct decoder *d)
 static const float *decoder_step(struct decoder *d, const int32_t *ids, int64_t n)
 {
     tape_reset(&d->tape);
-    const struct forward f = {.ids = ids, .B = 1, .T = n, .cache = &d->cache};
+    const struct forward f = {.ids = ids, .B = 1, .T = n, .cache = &d->cache, .checkpoint = 1};
     struct tensor *x = model_forward(d->model, &d->tape, &f);
     int64_t D = tensor_columns(x);
     struct tensor *last = tape_tensor(&d->tape, x->name, 2, 1, D, 1);

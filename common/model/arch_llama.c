@@ -117,15 +117,19 @@ static struct tensor *llama_forward(struct model *m, struct tape *tape, const st
     const int64_t position = f->cache ? f->cache->length : 0;
     const int show_hidden = f->taps && f->taps->want & TAP_HIDDEN;
     const float *rope = rope_table(tape, m->rope, m->config.head_dim, f->T, position);
+    struct forward *kept = arena_alloc(&tape->arena, sizeof *kept); // a checkpoint runs again when the caller's is gone
+    *kept = *f;
+    const int only_last = f->checkpoint && !tape->recording && !show_hidden; // nobody asks for the layers' outputs later
+    const size_t mark = arena_mark(&tape->arena);
     struct tensor *x = op_embed(tape, model_weight(m, EMBED, -1), f->ids, f->B * f->T);
     if (show_hidden)
         f->taps->hidden[0] = x;
-    struct forward *kept = arena_alloc(&tape->arena, sizeof *kept); // a checkpoint runs again when the caller's is gone
-    *kept = *f;
     for (int64_t l = 0; l < m->config.n_layer; l++) {
         struct block *b = arena_alloc(&tape->arena, sizeof *b);
         *b = (struct block){m, kept, rope, (int)l};
         x = f->checkpoint ? tape_checkpoint(tape, block, b, x) : block(b, tape, x);
+        if (only_last)
+            x = tape_keep(tape, mark, x);
         if (show_hidden)
             f->taps->hidden[l + 1] = x;
     }

@@ -118,7 +118,14 @@ static void copy_values(const struct safetensor *t, float *to, int64_t n) {
     free(aligned);
 }
 
-struct model *model_load(const char *folder, struct error *err) {
+static void read_values(struct model *m, const struct safetensor *const *source) {
+    for (int i = 0; i < m->n_parameter; i++) {
+        copy_values(source[i], m->parameter[i].t.data, tensor_count(&m->parameter[i].t));
+        file_map_drop(source[i]->data, (size_t)source[i]->bytes); // else the model is there twice at the end
+    }
+}
+
+static struct model *load(const char *folder, int with_weights, struct error *err) {
     struct config config;
     struct safetensors s = {0};
     struct model *shape = NULL, *m = NULL;
@@ -131,9 +138,9 @@ struct model *model_load(const char *folder, struct error *err) {
     source = xcalloc((size_t)shape->n_parameter, sizeof *source, "tensor sources");
     if (match_tensors(shape, &s, folder, source, err) < 0)
         goto out;
-    m = model_new(&config, 1);
-    for (int i = 0; i < m->n_parameter; i++)
-        copy_values(source[i], m->parameter[i].t.data, tensor_count(&m->parameter[i].t));
+    m = model_new(&config, with_weights);
+    if (with_weights)
+        read_values(m, source);
 out:
     free(source);
     model_free(shape);
@@ -141,3 +148,7 @@ out:
     config_release(&config);
     return m;
 }
+
+struct model *model_load(const char *folder, struct error *err) { return load(folder, 1, err); }
+
+struct model *model_load_shape(const char *folder, struct error *err) { return load(folder, 0, err); }

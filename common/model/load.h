@@ -8,5 +8,7 @@
 // another are followed; with tied embeddings either of lm_head / embed_tokens may be missing. A tensor that is missing, left over
 // (other than rotary inv_freq buffers), or of another shape than the config says is an error naming it. NULL on failure.
 struct model *model_load(const char *folder, struct error *err);
+// The same checks, but no weight is read: a model without storage, for what must be known before there is memory for it.
+struct model *model_load_shape(const char *folder, struct error *err);
 
 #endif

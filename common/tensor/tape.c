@@ -117,6 +117,15 @@ static void checkpoint_backward(struct tape *tape, struct node *node)
     arena_reset(&tape->arena, mark);
 }
 
+struct tensor *tape_keep(struct tape *tape, size_t mark, const struct tensor *x)
+{
+    const struct tensor inner = *x;
+    arena_reset(&tape->arena, mark);
+    struct tensor *y = tape_tensor(tape, inner.name, inner.n_dim, inner.dim[0], inner.dim[1], inner.dim[2]);
+    memmove(y->data, inner.data, (size_t)tensor_count(y) * sizeof(float));
+    return y;
+}
+
 struct tensor *tape_checkpoint(struct tape *tape, tape_block *block, void *context, struct tensor *x)
 {
     const int recording = tape->recording;
@@ -124,12 +133,9 @@ struct tensor *tape_checkpoint(struct tape *tape, tape_block *block, void *conte
     *saved = (struct checkpoint){block, context};
     const size_t mark = arena_mark(&tape->arena);
     tape->recording = 0;
-    const struct tensor inner = *block(context, tape, x);
+    struct tensor *y = block(context, tape, x);
     tape->recording = recording;
-    // The result moves down to where the block began; everything else of the block is dropped.
-    arena_reset(&tape->arena, mark);
-    struct tensor *y = tape_tensor(tape, inner.name, inner.n_dim, inner.dim[0], inner.dim[1], inner.dim[2]);
-    memmove(y->data, inner.data, (size_t)tensor_count(y) * sizeof(float));
+    y = tape_keep(tape, mark, y);
     if (recording) {
         y->needs_grad = 1; // the block's parameters may want one even where x does not
         node_append(tape, &(struct node){.backward = checkpoint_backward, .in = {x}, .out = y, .saved = saved});

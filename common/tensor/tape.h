@@ -56,6 +56,9 @@ float *tape_grad(struct tape *tape, struct tensor *t, float *beta);
 // Runs all nodes backward from the scalar root (gradient 1).
 void tape_backward(struct tape *tape, struct tensor *root);
 
+// x, moved down to the arena's mark; everything else since then is dropped. Not for what has been recorded.
+struct tensor *tape_keep(struct tape *tape, size_t mark, const struct tensor *x);
+
 // y = block(context, tape, x), keeping only y; the backward pass runs the block again. The block must be a pure function
 // of x, the context and parameters. Not recording: the block simply runs and its inner values are dropped.
 typedef struct tensor *tape_block(void *context, struct tape *tape, struct tensor *x);

@@ -86,7 +86,7 @@ static int check(const char *path, const struct file_map *map, const struct head
         return damaged(path, "its size does not match its header", err);
     struct hasher *h = hasher_new();
     char digest[HASH_TEXT];
-    hasher_add(h, map->data, map->size - HASH_TEXT);
+    hasher_add_map(h, map->data, map->size - HASH_TEXT);
     hasher_end(h, digest);
     if (memcmp(digest, map->data + map->size - HASH_TEXT, HASH_TEXT) != 0)
         return damaged(path, "its digest does not match", err);
@@ -96,6 +96,7 @@ static int check(const char *path, const struct file_map *map, const struct head
 static const unsigned char *take(const unsigned char *at, void *to, size_t bytes)
 {
     memcpy(to, at, bytes);
+    file_map_drop(at, bytes);
     return at + bytes;
 }
 
