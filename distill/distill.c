@@ -43,8 +43,7 @@ struct distillation { // lifetime: one run
     int64_t n_pair;
     int64_t *student_layer, *teacher_layer;           // [n_pair]
     struct tensor **student_hidden, **teacher_hidden; // [n_layer + 1]
-    struct forward student_forward; // here, because with checkpoint the backward pass reads it again
-    struct taps student_taps;
+    struct taps student_taps; // here, because with checkpoint the backward pass reads it again
 };
 
 static int read_layer(const struct json *v, const char *whose, int64_t n_layer, int64_t pair, int64_t *out,
@@ -156,14 +155,14 @@ static struct tensor *distill_loss(void *context, struct tape *tape, const struc
     struct taps teacher_taps = {.want = TAP_HIDDEN, .hidden = d->teacher_hidden};
     struct forward teacher_forward = *forward;
     d->student_taps = (struct taps){.want = TAP_HIDDEN, .hidden = d->student_hidden};
-    d->student_forward = *forward;
-    d->student_forward.taps = hidden ? &d->student_taps : NULL;
+    struct forward student_forward = *forward;
+    student_forward.taps = hidden ? &d->student_taps : NULL;
     teacher_forward.taps = hidden ? &teacher_taps : NULL;
     teacher_forward.checkpoint = 1; // drops a layer's inner values; nothing records there
 
     tape_reset(&d->teacher_tape); // here, not below: the backward pass still reads the teacher's hidden states
     struct tensor *reference = model_forward(d->teacher, &d->teacher_tape, &teacher_forward);
-    struct tensor *x = model_forward(d->student, tape, &d->student_forward);
+    struct tensor *x = model_forward(d->student, tape, &student_forward);
     const struct head_spec spec = {.targets = targets,
                                    .teacher_x = reference->data,
                                    .teacher_w = model_head(d->teacher),

@@ -22,7 +22,7 @@ static int among(const char *word, const char *names)
     return 0;
 }
 
-const struct arch *arch_find(const char *model_type)
+static const struct arch *arch_find(const char *model_type)
 {
     for (size_t i = 0; i < sizeof arch_table / sizeof *arch_table; i++)
         if (among(model_type, arch_table[i]->model_types))

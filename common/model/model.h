@@ -94,8 +94,6 @@ struct arch {
     struct tensor *(*forward)(struct model *m, struct tape *tape, const struct forward *f);
 };
 
-const struct arch *arch_find(const char *model_type); // NULL: unknown
-
 // A model of this shape; data allocated and zero, or, without storage, data NULL and every tensor's data NULL.
 // The config is copied.
 struct model *model_new(const struct config *config, int with_storage);

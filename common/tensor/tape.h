@@ -10,8 +10,8 @@
 // Gradients always accumulate. The first contribution to an activation finds no memory yet: tape_grad hands it out
 // uninitialised and says so (beta 0), so that no time goes into zeros; parameters' gradients always exist (beta 1).
 //
-// To add an op: write op_<name>.c with the forward, its static backward right below, one prototype in ops.h, and a test
-// in tests/unit/test_ops.c (naive double loop, finite differences, PyTorch golden file).
+// To add an op: write op_<name>.c with a static backward and the forward right below it, one prototype in ops.h, and a
+// test in tests/unit/test_ops.c (naive double loop, finite differences; PyTorch's gradients: tests/ref/make_golden.py).
 #ifndef PDQ_TAPE_H
 #define PDQ_TAPE_H
 
@@ -32,12 +32,19 @@ struct node {
     void *saved; // in the tape's arena; the op's own struct
 };
 
+struct spare { // memory of a gradient that was used up
+    float *data;
+    int64_t count;
+};
+
 struct tape {
     struct arena arena; // step lifetime
     enum precision precision;
     int recording;
     struct node *node; // malloc'd, grows
     int64_t n_node, node_capacity;
+    struct spare *spare; // malloc'd, grows
+    int64_t n_spare, spare_capacity;
 };
 
 void tape_init(struct tape *tape, enum precision precision);
@@ -53,7 +60,8 @@ struct node *tape_record(struct tape *tape, void (*backward)(struct tape *, stru
 // Where to add t's gradient; *beta is 0 when the memory is fresh (write), 1 when it holds a sum (add).
 // NULL when t is NULL or needs none.
 float *tape_grad(struct tape *tape, struct tensor *t, float *beta);
-// Runs all nodes backward from the scalar root (gradient 1).
+// Runs all nodes backward from the scalar root (gradient 1). The gradient of a node's output is gone (NULL) once the node has run:
+// its memory serves the gradients that come later.
 void tape_backward(struct tape *tape, struct tensor *root);
 
 // x, moved down to the arena's mark; everything else since then is dropped. Not for what has been recorded.
