@@ -18,6 +18,7 @@ void tape_release(struct tape *tape)
 {
     arena_release(&tape->arena);
     free(tape->node);
+    free(tape->spare);
     memset(tape, 0, sizeof *tape);
 }
 
@@ -25,6 +26,7 @@ void tape_reset(struct tape *tape)
 {
     arena_reset(&tape->arena, 0);
     tape->n_node = 0;
+    tape->n_spare = 0;
 }
 
 struct tensor *tape_tensor(struct tape *tape, const char *name, int n_dim, int64_t d0, int64_t d1, int64_t d2)
@@ -62,14 +64,47 @@ struct node *tape_record(struct tape *tape, void (*backward)(struct tape *, stru
     return &tape->node[tape->n_node - 1];
 }
 
+static float *spare_take(struct tape *tape, int64_t count)
+{
+    for (int64_t i = tape->n_spare - 1; i >= 0; i--)
+        if (tape->spare[i].count == count) {
+            float *data = tape->spare[i].data;
+            tape->spare[i] = tape->spare[--tape->n_spare];
+            return data;
+        }
+    return NULL;
+}
+
 float *tape_grad(struct tape *tape, struct tensor *t, float *beta)
 {
     if (!t || !t->needs_grad)
         return NULL;
     *beta = t->grad ? 1.0f : 0.0f;
     if (!t->grad)
+        t->grad = spare_take(tape, tensor_count(t));
+    if (!t->grad)
         t->grad = arena_alloc(&tape->arena, (size_t)tensor_count(t) * sizeof(float));
     return t->grad;
+}
+
+static void spare_give(struct tape *tape, struct tensor *t)
+{
+    if (tape->n_spare == tape->spare_capacity) {
+        tape->spare_capacity = tape->spare_capacity ? 2 * tape->spare_capacity : 64;
+        tape->spare = xrealloc(tape->spare, (size_t)tape->spare_capacity * sizeof *tape->spare, "tape");
+    }
+    tape->spare[tape->n_spare++] = (struct spare){t->grad, tensor_count(t)};
+    t->grad = NULL;
+}
+
+// Forgets the spares that lie beyond a mark to which the arena is about to be reset.
+static void spare_drop(struct tape *tape, size_t mark)
+{
+    int64_t kept = 0;
+    for (int64_t i = 0; i < tape->n_spare; i++)
+        if ((char *)tape->spare[i].data < tape->arena.base + mark)
+            tape->spare[kept++] = tape->spare[i];
+    tape->n_spare = kept;
 }
 
 // Runs the nodes from the last down to number `first` and forgets them.
@@ -79,6 +114,8 @@ static void run_backward(struct tape *tape, int64_t first)
         struct node node = tape->node[--tape->n_node]; // by value: a checkpoint records more nodes here
         if (node.out->grad)
             node.backward(tape, &node);
+        if (node.out->grad)
+            spare_give(tape, node.out);
     }
 }
 
@@ -112,8 +149,10 @@ static void checkpoint_backward(struct tape *tape, struct node *node)
     tape->recording = 1;
     struct tensor *y = c->block(c->context, tape, x);
     y->grad = node->out->grad;
+    node->out->grad = NULL;
     run_backward(tape, first);
     tape->recording = recording;
+    spare_drop(tape, mark);
     arena_reset(&tape->arena, mark);
 }
 
