@@ -22,7 +22,7 @@ static inline float vec_exp(float x)
     p = fmaf(p, r, 0.5f);
     p = fmaf(p, r, 1.0f);
     p = fmaf(p, r, 1.0f);
-    int32_t bits = ((int32_t)n + 127) << 23;
+    uint32_t bits = (uint32_t)((int32_t)n + 127) << 23; // a NaN gives any scale; p is NaN then
     float scale;
     memcpy(&scale, &bits, 4);
     return p * scale;
