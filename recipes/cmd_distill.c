@@ -2,8 +2,7 @@
 #include "distill/distill.h"
 #include "recipes/single.h"
 
-static int run(struct call *call, struct error *err)
-{
+static int run(struct call *call, struct error *err) {
     const struct distill_options *o = call->options;
     if (!o->teacher) {
         error_set(err, "--teacher is missing: the model to learn from");

@@ -9,18 +9,18 @@
 struct doctor_options {
     int json;
 };
-static const struct option table[] = {
-    {"json", OPTION_BOOL, offsetof(struct doctor_options, json), "false", 0, 0, NULL, NULL, "print one JSON object and nothing else"},
-    {.name = NULL}};
+static const struct option table[] = {{"json", OPTION_BOOL, offsetof(struct doctor_options, json), "false", 0, 0,
+                                       NULL, NULL, "print one JSON object and nothing else"},
+                                      {.name = NULL}};
 
-static void print_text(const struct json *o)
-{
+static void print_text(const struct json *o) {
     printf("pdq        %s\ncpu        %s\nfeatures  ", PDQ_VERSION, json_string(json_get(o, "cpu")));
     for (const struct json *f = json_first(json_get(o, "features")); f; f = json_next(f))
         printf(" %s", json_string(f));
     printf("\nmemory     %.1f GB available\nBLIS       %s\noneDNN     %s\nbf16       %s\nlibraries  %s\n",
-           json_number(json_get(o, "memory_available")) / 1e9, json_string(json_get(o, "blis")), json_string(json_get(o, "onednn")),
-           json_string(json_get(o, "bf16")), json_string(json_get(o, "libraries")));
+           json_number(json_get(o, "memory_available")) / 1e9, json_string(json_get(o, "blis")),
+           json_string(json_get(o, "onednn")), json_string(json_get(o, "bf16")),
+           json_string(json_get(o, "libraries")));
     printf("\nthreads   f32 GFLOP/s  bf16 GFLOP/s  copy GB/s  triad GB/s\n");
     for (const struct json *r = json_first(json_get(o, "rates")); r; r = json_next(r)) {
         const struct json *bf16 = json_get(r, "bf16_gflops");
@@ -33,8 +33,7 @@ static void print_text(const struct json *o)
     }
 }
 
-static int run(struct call *call, struct error *err)
-{
+static int run(struct call *call, struct error *err) {
     (void)err;
     const struct doctor_options *options = call->options;
     struct json *o = machine_measured();

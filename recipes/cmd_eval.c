@@ -14,12 +14,15 @@ struct eval_command_options {
 };
 #define ROW(name, kind, field) name, kind, offsetof(struct eval_command_options, field)
 static const struct option table[] = {
-    {ROW("data", OPTION_LIST, data), NULL, 0, 0, NULL, "FILE", "text: .txt or .jsonl, may be gzipped (may be repeated)"},
+    {ROW("data", OPTION_LIST, data), NULL, 0, 0, NULL, "FILE",
+     "text: .txt or .jsonl, may be gzipped (may be repeated)"},
     {ROW("protocol", OPTION_CHOICE, protocol), "windows", 0, 0, "windows|llama.cpp", NULL,
      "windows: every token but a window's first; llama.cpp: as llama-perplexity counts"},
-    {ROW("seq_len", OPTION_INT, seq_len), "0", 0, 1 << 20, NULL, "N", "tokens in a window; 0: the model's context, at most 512"},
+    {ROW("seq_len", OPTION_INT, seq_len), "0", 0, 1 << 20, NULL, "N",
+     "tokens in a window; 0: the model's context, at most 512"},
     {ROW("tokens", OPTION_INT, tokens), "0", 0, 1e15, NULL, "N", "stop after so many predicted tokens; 0: all"},
-    {ROW("against", OPTION_STRING, against), NULL, 0, 0, NULL, "PARENT", "compare with this model on the same tokens"},
+    {ROW("against", OPTION_STRING, against), NULL, 0, 0, NULL, "PARENT",
+     "compare with this model on the same tokens"},
     {ROW("precision", OPTION_CHOICE, precision), "f32", 0, 0, "f32|bf16", NULL, "operands of products"},
     {ROW("json", OPTION_BOOL, json), "false", 0, 0, NULL, NULL, "print one JSON object and nothing else"},
     {.name = NULL}};
@@ -27,18 +30,20 @@ static const struct option table[] = {
 
 #define DEFAULT_WINDOW 512
 
-static void print_result(const struct eval_result *r)
-{
+static void print_result(const struct eval_result *r) {
     printf("tokens         %ld\nloss           %.9g nats per token (standard error %.3g)\nperplexity     %.9g\n"
-           "bits per byte  %.9g\n", (long)r->tokens, r->nll, r->nll_se, r->ppl, r->bits_per_byte);
+           "bits per byte  %.9g\n",
+           (long)r->tokens, r->nll, r->nll_se, r->ppl, r->bits_per_byte);
     if (r->compared)
-        printf("parent's loss  %.9g\ndifference     %+.9g (95 %% interval %+.9g to %+.9g)\nKL divergence  %.9g (95th percentile %.6g, "
-               "99th %.6g)\ntop-1          %.9g\n", r->against_nll, r->difference, r->difference_low, r->difference_high, r->kld,
-               r->kld_p95, r->kld_p99, r->top1);
+        printf("parent's loss  %.9g\ndifference     %+.9g (95 %% interval %+.9g to %+.9g)\nKL divergence  %.9g (95th "
+               "percentile %.6g, "
+               "99th %.6g)\ntop-1          %.9g\n",
+               r->against_nll, r->difference, r->difference_low, r->difference_high, r->kld, r->kld_p95, r->kld_p99,
+               r->top1);
 }
 
-static int check_window(const struct eval_command_options *o, const struct opened *m, int64_t *seq_len, struct error *err)
-{
+static int check_window(const struct eval_command_options *o, const struct opened *m, int64_t *seq_len,
+                        struct error *err) {
     int64_t context = m->model->config.context;
     *seq_len = o->seq_len;
     if (*seq_len == 0)
@@ -48,8 +53,7 @@ static int check_window(const struct eval_command_options *o, const struct opene
     return 0;
 }
 
-static int measure(const struct eval_command_options *o, struct opened *m, struct opened *parent, struct error *err)
-{
+static int measure(const struct eval_command_options *o, struct opened *m, struct opened *parent, struct error *err) {
     struct eval_options options = {
         .protocol = (enum eval_protocol)o->protocol, .tokens = o->tokens, .precision = (enum precision)o->precision};
     struct eval_result result = {0};
@@ -72,8 +76,7 @@ static int measure(const struct eval_command_options *o, struct opened *m, struc
     return 0;
 }
 
-static int run(struct call *call, struct error *err)
-{
+static int run(struct call *call, struct error *err) {
     const struct eval_command_options *o = call->options;
     struct opened m = {0}, parent = {0};
     if (o->data.count == 0) {

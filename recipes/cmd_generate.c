@@ -33,8 +33,7 @@ struct writing { // lifetime: one generation
     int as_ids, silent;
 };
 
-static int emit(void *context, int32_t id)
-{
+static int emit(void *context, int32_t id) {
     struct writing *w = context;
     if (w->ids.count == w->ids.capacity) {
         w->ids.capacity = w->ids.capacity ? 2 * w->ids.capacity : 64;
@@ -55,8 +54,7 @@ static int emit(void *context, int32_t id)
     return interrupted();
 }
 
-static int read_ids(const char *text, int64_t vocab, struct token_list *out, struct error *err)
-{
+static int read_ids(const char *text, int64_t vocab, struct token_list *out, struct error *err) {
     out->id = xmalloc((strlen(text) + 1) * sizeof *out->id, "ids");
     for (const char *p = text; *p;) {
         char *end;
@@ -65,15 +63,15 @@ static int read_ids(const char *text, int64_t vocab, struct token_list *out, str
         if (end == p || (*end && *end != ','))
             return error_set(err, "--ids %s: expected whole numbers separated by commas", text);
         if (errno || id < 0 || id >= vocab)
-            return error_set(err, "--ids: found %.*s, the vocabulary has ids 0 to %ld", (int)(end - p), p, (long)vocab - 1);
+            return error_set(err, "--ids: found %.*s, the vocabulary has ids 0 to %ld", (int)(end - p), p,
+                             (long)vocab - 1);
         out->id[out->count++] = (int32_t)id;
         p = *end ? end + 1 : end;
     }
     return out->count ? 0 : error_set(err, "--ids is empty; expected whole numbers separated by commas");
 }
 
-static struct json *ids_json(const struct token_list *list)
-{
+static struct json *ids_json(const struct token_list *list) {
     struct json *o = json_array();
     for (size_t i = 0; i < list->count; i++)
         json_push(o, json_from_number(list->id[i]));
@@ -81,8 +79,7 @@ static struct json *ids_json(const struct token_list *list)
 }
 
 // Byte tokens can end in any bytes; JSON holds UTF-8 alone. What is none becomes U+FFFD.
-static struct text valid_text(const char *s, size_t len)
-{
+static struct text valid_text(const char *s, size_t len) {
     struct text out = {0};
     for (size_t at = 0; at < len;) {
         uint32_t code = 0;
@@ -94,8 +91,7 @@ static struct text valid_text(const char *s, size_t len)
     return out;
 }
 
-static void print_json(const struct writing *w, const struct token_list *prompt)
-{
+static void print_json(const struct writing *w, const struct token_list *prompt) {
     struct json *o = json_object();
     size_t len;
     char *decoded = tokenizer_decode(w->opened->tokenizer, w->ids.id, w->ids.count, &len);
@@ -111,8 +107,7 @@ static void print_json(const struct writing *w, const struct token_list *prompt)
     json_free(o);
 }
 
-static int write_text(const struct generate_command_options *o, const struct opened *m, struct error *err)
-{
+static int write_text(const struct generate_command_options *o, const struct opened *m, struct error *err) {
     const struct config *c = &m->model->config;
     struct token_list prompt = {0};
     struct writing w = {.opened = m, .as_ids = o->ids != NULL, .silent = o->json};
@@ -126,10 +121,11 @@ static int write_text(const struct generate_command_options *o, const struct ope
     if (status == 0 && !o->ids && tokenizer_adds_eos(m->tokenizer) && prompt.count > 1)
         prompt.count--; // the text goes on: it has no end yet
     if (status == 0 && prompt.count == 0)
-        status = error_set(err, "--prompt: it has no tokens, and this model has no BOS token to begin with; give some text");
+        status = error_set(
+            err, "--prompt: it has no tokens, and this model has no BOS token to begin with; give some text");
     if (status == 0 && c->context > 0 && (int64_t)prompt.count >= c->context)
-        status = error_set(err, "the prompt has %zu tokens, the model's context %ld; give a shorter one", prompt.count,
-                           (long)c->context);
+        status = error_set(err, "the prompt has %zu tokens, the model's context %ld; give a shorter one",
+                           prompt.count, (long)c->context);
     if (status == 0) {
         if (c->context > 0 && options.tokens > c->context - (int64_t)prompt.count)
             options.tokens = c->context - (int64_t)prompt.count;
@@ -144,8 +140,7 @@ static int write_text(const struct generate_command_options *o, const struct ope
     return status;
 }
 
-static int run(struct call *call, struct error *err)
-{
+static int run(struct call *call, struct error *err) {
     const struct generate_command_options *o = call->options;
     struct opened m = {0};
     if (!o->prompt == !o->ids) {
@@ -161,13 +156,14 @@ static int run(struct call *call, struct error *err)
     return status < 0 ? EXIT_FAILED : EXIT_FINE;
 }
 
-const struct command cmd_generate = {.name = "generate",
-                                     .arguments = "MODEL --prompt TEXT|--ids I,I,... [--tokens N] [--temperature T] [--seed S]",
-                                     .summary = "continue a text with a model",
-                                     .table = table,
-                                     .size = sizeof(struct generate_command_options),
-                                     .shared_table = common_option_table,
-                                     .shared_size = sizeof(struct common_options),
-                                     .min_words = 1,
-                                     .max_words = 1,
-                                     .run = run};
+const struct command cmd_generate = {
+    .name = "generate",
+    .arguments = "MODEL --prompt TEXT|--ids I,I,... [--tokens N] [--temperature T] [--seed S]",
+    .summary = "continue a text with a model",
+    .table = table,
+    .size = sizeof(struct generate_command_options),
+    .shared_table = common_option_table,
+    .shared_size = sizeof(struct common_options),
+    .min_words = 1,
+    .max_words = 1,
+    .run = run};

@@ -3,8 +3,7 @@
 
 #include "recipes/single.h"
 
-static int run(struct call *call, struct error *err)
-{
+static int run(struct call *call, struct error *err) {
     const struct single_options *s = call->shared;
     if (s->output && !path_is_gguf(s->output)) {
         error_set(err, "-o %s: expected a name that ends in .gguf", s->output);

@@ -1,4 +1,5 @@
-// cmd_tokenize.c: `pdq tokenize MODEL --text T`: the ids that a model sees. MODEL may be a folder with a tokenizer alone.
+// cmd_tokenize.c: `pdq tokenize MODEL --text T`: the ids that a model sees. MODEL may be a folder with a tokenizer
+// alone.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,13 +19,13 @@ struct tokenize_options {
 static const struct option table[] = {
     {ROW("text", OPTION_STRING, text), NULL, 0, 0, NULL, "T", "text to tokenize"},
     {ROW("file", OPTION_STRING, file), NULL, 0, 0, NULL, "F", "file to tokenize, as one text"},
-    {ROW("special", OPTION_BOOL, special), "true", 0, 0, NULL, NULL, "leave out the BOS and EOS that the tokenizer adds"},
+    {ROW("special", OPTION_BOOL, special), "true", 0, 0, NULL, NULL,
+     "leave out the BOS and EOS that the tokenizer adds"},
     {ROW("json", OPTION_BOOL, json), "false", 0, 0, NULL, NULL, "print one JSON object: ids, count, invalid_bytes"},
     {.name = NULL}};
 #undef ROW
 
-static struct tokenizer *open_tokenizer(const char *path, struct error *err)
-{
+static struct tokenizer *open_tokenizer(const char *path, struct error *err) {
     struct tokenizer *t = NULL;
     if (!path_is_gguf(path) || file_is_directory(path))
         return tokenizer_open(path, err);
@@ -35,8 +36,7 @@ static struct tokenizer *open_tokenizer(const char *path, struct error *err)
     return t;
 }
 
-static void print_ids(const struct token_list *ids, int64_t invalid, int as_json)
-{
+static void print_ids(const struct token_list *ids, int64_t invalid, int as_json) {
     if (as_json)
         fputs("{\"ids\":[", stdout);
     for (size_t i = 0; i < ids->count; i++)
@@ -48,8 +48,7 @@ static void print_ids(const struct token_list *ids, int64_t invalid, int as_json
         log_warn("%ld bytes of the text are not UTF-8; they were taken as bytes", (long)invalid);
 }
 
-static int run(struct call *call, struct error *err)
-{
+static int run(struct call *call, struct error *err) {
     const struct tokenize_options *o = call->options;
     if (!o->text == !o->file) {
         error_set(err, "give one of --text T and --file F");

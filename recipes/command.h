@@ -1,5 +1,5 @@
-// command.h: what a command of the program is. There are three things to do to add one: a file cmd_<name>.c with its option
-// table and a `const struct command`, a line below, and a row in main.c's table.
+// command.h: what a command of the program is. There are three things to do to add one: a file cmd_<name>.c with its
+// option table and a `const struct command`, a line below, and a row in main.c's table.
 #ifndef PDQ_COMMAND_H
 #define PDQ_COMMAND_H
 
@@ -15,11 +15,14 @@ struct common_options { // what every command takes; first member of a command's
     int log; // enum log_level
 };
 // Rows for a struct T that begins with a struct common_options.
-#define COMMON_ROWS                                                                                                 \
-    {"threads", OPTION_INT, offsetof(struct common_options, threads), "0", 0, 4096, NULL, "N",                      \
-     "threads to work with; 0: OMP_NUM_THREADS, else the cores"},                                                   \
-    {"log", OPTION_CHOICE, offsetof(struct common_options, log), "info", 0, 0, "quiet|warn|info|debug", NULL,       \
-     "how much is told on stderr: quiet, warn, info or debug"}
+#define COMMON_ROWS                                                                                              \
+    {"threads", OPTION_INT, offsetof(struct common_options, threads),                                            \
+     "0",       0,          4096,                                                                                \
+     NULL,      "N",        "threads to work with; 0: OMP_NUM_THREADS, else the cores"},                         \
+    {                                                                                                            \
+        "log", OPTION_CHOICE, offsetof(struct common_options, log), "info", 0, 0, "quiet|warn|info|debug", NULL, \
+            "how much is told on stderr: quiet, warn, info or debug"                                             \
+    }
 extern const struct option common_option_table[];
 
 struct call { // process lifetime
@@ -40,8 +43,8 @@ struct command {
     int (*run)(struct call *call, struct error *err); // EXIT_*; on failure the message is in err
 };
 
-extern const struct command cmd_run, cmd_prune, cmd_distill, cmd_quantize, cmd_train, cmd_export, cmd_eval, cmd_generate,
-    cmd_tokenize, cmd_inspect, cmd_doctor;
+extern const struct command cmd_run, cmd_prune, cmd_distill, cmd_quantize, cmd_train, cmd_export, cmd_eval,
+    cmd_generate, cmd_tokenize, cmd_inspect, cmd_doctor;
 
 // One line on stderr with what decides the numbers of this process: version, CPU, kernels, threads, precision.
 void header_print(int precision);

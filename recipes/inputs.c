@@ -9,9 +9,9 @@
 #include "common/eval/evaluate.h"
 #include "common/eval/generate.h"
 
-// 1: the recipe's files for a text are there. 0: none are named, or one is absent and drawing is allowed. -1: one is absent.
-static int files_exist(const struct recipe *r, const char *key, const struct option_list *files, struct error *err)
-{
+// 1: the recipe's files for a text are there. 0: none are named, or one is absent and drawing is allowed. -1: one is
+// absent.
+static int files_exist(const struct recipe *r, const char *key, const struct option_list *files, struct error *err) {
     if (files->count == 0)
         return 0;
     for (size_t i = 0; i < files->count; i++) {
@@ -20,8 +20,11 @@ static int files_exist(const struct recipe *r, const char *key, const struct opt
         if (!there && r->data.sample)
             log_info("%s: not there; \"data.sample\" draws the text from the model instead", path);
         else if (!there)
-            error_set(err, "%s: data.%s: no such file; give the path of a text, or let \"data\": {\"sample\": {}} draw one from "
-                           "the model", path, key);
+            error_set(
+                err,
+                "%s: data.%s: no such file; give the path of a text, or let \"data\": {\"sample\": {}} draw one from "
+                "the model",
+                path, key);
         free(path);
         if (!there)
             return r->data.sample ? 0 : -1;
@@ -29,16 +32,14 @@ static int files_exist(const struct recipe *r, const char *key, const struct opt
     return 1;
 }
 
-static void hash_tokens(struct text_input *t)
-{
+static void hash_tokens(struct text_input *t) {
     struct hasher *h = hasher_new();
     hasher_add(h, t->data.token, (size_t)t->data.n_token * sizeof *t->data.token);
     hasher_end(h, t->hash);
 }
 
 // Keeps the first n tokens, with the bytes of the text that they stand for.
-static void cut(struct dataset *d, const struct tokenizer *t, int64_t n)
-{
+static void cut(struct dataset *d, const struct tokenizer *t, int64_t n) {
     if (d->n_token <= n)
         return;
     size_t len;
@@ -47,8 +48,7 @@ static void cut(struct dataset *d, const struct tokenizer *t, int64_t n)
     d->text_bytes = (int64_t)len;
 }
 
-static void append(struct dataset *d, const struct dataset *more)
-{
+static void append(struct dataset *d, const struct dataset *more) {
     d->token = xrealloc(d->token, (size_t)(d->n_token + more->n_token) * sizeof *d->token, "tokens");
     memcpy(d->token + d->n_token, more->token, (size_t)more->n_token * sizeof *more->token);
     d->n_token += more->n_token;
@@ -57,9 +57,8 @@ static void append(struct dataset *d, const struct dataset *more)
 }
 
 // Held-out text: of several files the same number of whole windows each, so that eval_tokens speaks for all of them.
-static int read_eval(struct text_input *t, const struct recipe *r, const struct tokenizer *tokenizer, char *const *paths, size_t n,
-                     struct error *err)
-{
+static int read_eval(struct text_input *t, const struct recipe *r, const struct tokenizer *tokenizer,
+                     char *const *paths, size_t n, struct error *err) {
     int64_t window = r->data.seq_len, windows = r->data.eval_tokens / (int64_t)n / (window - 1) + 1;
     for (size_t i = 0; i < n; i++) {
         struct dataset one = {0};
@@ -74,13 +73,13 @@ static int read_eval(struct text_input *t, const struct recipe *r, const struct 
 }
 
 static int read_files(struct text_input *t, const struct recipe *r, const struct tokenizer *tokenizer,
-                      const struct option_list *files, int is_eval, struct error *err)
-{
+                      const struct option_list *files, int is_eval, struct error *err) {
     char **paths = xcalloc(files->count, sizeof *paths, "paths");
     for (size_t i = 0; i < files->count; i++)
         paths[i] = recipe_path(r, files->item[i]);
-    int result = is_eval ? read_eval(t, r, tokenizer, paths, files->count, err)
-                         : dataset_read(&t->data, tokenizer, (const char *const *)paths, files->count, "data.train", err);
+    int result = is_eval
+                     ? read_eval(t, r, tokenizer, paths, files->count, err)
+                     : dataset_read(&t->data, tokenizer, (const char *const *)paths, files->count, "data.train", err);
     for (size_t i = 0; i < files->count; i++)
         free(paths[i]);
     free(paths);
@@ -91,8 +90,7 @@ static int read_files(struct text_input *t, const struct recipe *r, const struct
 
 // Draws documents from the parent, or takes them from an earlier run of the same drawing.
 static int draw(struct text_input *t, const struct recipe *r, struct opened *parent, const char *parent_hash,
-                const char *folder, const char *purpose, int64_t documents, struct error *err)
-{
+                const char *folder, const char *purpose, int64_t documents, struct error *err) {
     char name[HASH_TEXT];
     struct json *key = options_json(sample_option_table, &r->sample);
     json_set_string(key, "model", parent_hash);
@@ -116,7 +114,8 @@ static int draw(struct text_input *t, const struct recipe *r, struct opened *par
             file_unmap(&map);
         }
     } else {
-        log_info("drawing %ld documents of %ld tokens from the model (%s)", (long)documents, (long)r->sample.length, purpose);
+        log_info("drawing %ld documents of %ld tokens from the model (%s)", (long)documents, (long)r->sample.length,
+                 purpose);
         uint64_t seed = (uint64_t)r->seed * 2 + (strcmp(purpose, "eval") == 0);
         generate_sample(parent->model, tokenizer_bos(parent->tokenizer), documents, r->sample.length, seed, &list);
         result = file_write(path, list.id, list.count * sizeof *list.id, err);
@@ -135,14 +134,16 @@ static int draw(struct text_input *t, const struct recipe *r, struct opened *par
     return result;
 }
 
-int inputs_open(struct inputs *in, const struct recipe *r, const struct tokenizer *t, int need_train, struct error *err)
-{
+int inputs_open(struct inputs *in, const struct recipe *r, const struct tokenizer *t, int need_train,
+                struct error *err) {
     memset(in, 0, sizeof *in);
     int train_files = need_train ? files_exist(r, "train", &r->data.train, err) : 0;
     if (train_files < 0)
         return -1;
     if (need_train && !train_files && !r->data.sample)
-        return error_set(err, "%s: a stage learns from text, but \"data\" has none: give \"train\" (files) or \"sample\"", r->where);
+        return error_set(err,
+                         "%s: a stage learns from text, but \"data\" has none: give \"train\" (files) or \"sample\"",
+                         r->where);
     int eval_files = files_exist(r, "eval", &r->data.eval, err);
     if (eval_files < 0)
         return -1;
@@ -158,9 +159,8 @@ int inputs_open(struct inputs *in, const struct recipe *r, const struct tokenize
 
 #define EVAL_SHARE 8 // drawn documents to measure on: one for so many to learn from
 
-int inputs_draw(struct inputs *in, const struct recipe *r, struct opened *parent, const char *parent_hash, const char *folder,
-                struct error *err)
-{
+int inputs_draw(struct inputs *in, const struct recipe *r, struct opened *parent, const char *parent_hash,
+                const char *folder, struct error *err) {
     int64_t documents = r->sample.documents;
     if (in->draw_train)
         TRY(draw(&in->train, r, parent, parent_hash, folder, "train", documents, err));
@@ -169,8 +169,7 @@ int inputs_draw(struct inputs *in, const struct recipe *r, struct opened *parent
     return 0;
 }
 
-void inputs_release(struct inputs *in)
-{
+void inputs_release(struct inputs *in) {
     dataset_release(&in->train.data);
     dataset_release(&in->eval.data);
     memset(in, 0, sizeof *in);

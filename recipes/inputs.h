@@ -8,7 +8,7 @@
 #include "recipes/recipe.h"
 
 struct text_input {
-    struct dataset data; // n_token 0: there is none
+    struct dataset data;  // n_token 0: there is none
     char hash[HASH_TEXT]; // of the tokens
     int sampled;          // drawn from the parent
 };
@@ -18,10 +18,11 @@ struct inputs { // lifetime: one run
 };
 
 // Reads the files. need_train: some stage learns from text.
-int inputs_open(struct inputs *in, const struct recipe *r, const struct tokenizer *t, int need_train, struct error *err);
-// Draws what is to be drawn. folder: where the tokens are kept, so that a second run need not draw again.
-int inputs_draw(struct inputs *in, const struct recipe *r, struct opened *parent, const char *parent_hash, const char *folder,
+int inputs_open(struct inputs *in, const struct recipe *r, const struct tokenizer *t, int need_train,
                 struct error *err);
+// Draws what is to be drawn. folder: where the tokens are kept, so that a second run need not draw again.
+int inputs_draw(struct inputs *in, const struct recipe *r, struct opened *parent, const char *parent_hash,
+                const char *folder, struct error *err);
 void inputs_release(struct inputs *in);
 
 #endif

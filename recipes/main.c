@@ -1,5 +1,5 @@
-// main.c: the command table. Everything that a command is stands in its own file (command.h); here are only the parsing that they
-// share, the help, and the exit codes: 0 fine, 1 failed, 2 usage.
+// main.c: the command table. Everything that a command is stands in its own file (command.h); here are only the
+// parsing that they share, the help, and the exit codes: 0 fine, 1 failed, 2 usage.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,12 +9,11 @@
 #include "common/base/threads.h"
 #include "recipes/command.h"
 
-static const struct command *const commands[] = {&cmd_run,    &cmd_prune, &cmd_distill,  &cmd_quantize,
-                                                 &cmd_train,  &cmd_export, &cmd_eval,    &cmd_generate,
-                                                 &cmd_tokenize, &cmd_inspect, &cmd_doctor, NULL};
+static const struct command *const commands[] = {&cmd_run,      &cmd_prune,   &cmd_distill, &cmd_quantize,
+                                                 &cmd_train,    &cmd_export,  &cmd_eval,    &cmd_generate,
+                                                 &cmd_tokenize, &cmd_inspect, &cmd_doctor,  NULL};
 
-static void print_help(FILE *out)
-{
+static void print_help(FILE *out) {
     fputs("pdq makes a pretrained transformer smaller: it prunes, distills and quantizes, by recipe.\n\n"
           "usage: pdq COMMAND ...\n\n",
           out);
@@ -23,8 +22,7 @@ static void print_help(FILE *out)
     fputs("\n`pdq COMMAND --help` lists a command's options. `pdq --version` prints the version.\n", out);
 }
 
-static void print_command_help(const struct command *c)
-{
+static void print_command_help(const struct command *c) {
     printf("usage: pdq %s %s\n\n%s\n\noptions:\n", c->name, c->arguments, c->summary);
     options_help(c->table, stdout);
     options_help(c->shared_table, stdout);
@@ -32,16 +30,14 @@ static void print_command_help(const struct command *c)
         printf("\n%s", c->notes);
 }
 
-static const struct command *find_command(const char *name)
-{
+static const struct command *find_command(const char *name) {
     for (int i = 0; commands[i]; i++)
         if (strcmp(commands[i]->name, name) == 0)
             return commands[i];
     return NULL;
 }
 
-static int unknown_command(const char *name)
-{
+static int unknown_command(const char *name) {
     const char *names[sizeof commands / sizeof *commands];
     int n = 0;
     for (; commands[n]; n++)
@@ -55,16 +51,14 @@ static int unknown_command(const char *name)
     return EXIT_USAGE;
 }
 
-static int asks_help(int argc, char **argv)
-{
+static int asks_help(int argc, char **argv) {
     for (int i = 0; i < argc && strcmp(argv[i], "--") != 0; i++)
         if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
             return 1;
     return 0;
 }
 
-static int check_words(const struct call *call, struct error *err)
-{
+static int check_words(const struct call *call, struct error *err) {
     const struct command *c = call->command;
     if (call->n_words < c->min_words)
         return error_set(err, "an argument is missing; usage: pdq %s %s", c->name, c->arguments);
@@ -74,12 +68,10 @@ static int check_words(const struct call *call, struct error *err)
     return 0;
 }
 
-static int run_command(const struct command *c, int argc, char **argv)
-{
+static int run_command(const struct command *c, int argc, char **argv) {
     struct error err = {""};
-    struct call call = {.command = c,
-                        .options = xcalloc(1, c->size, "options"),
-                        .shared = xcalloc(1, c->shared_size, "options")};
+    struct call call = {
+        .command = c, .options = xcalloc(1, c->size, "options"), .shared = xcalloc(1, c->shared_size, "options")};
     options_init(c->table, call.options);
     options_init(c->shared_table, call.shared);
     int code = EXIT_USAGE;
@@ -105,8 +97,7 @@ static int run_command(const struct command *c, int argc, char **argv)
     return code;
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     if (argc < 2) {
         print_help(stderr);
         return EXIT_USAGE;

@@ -13,8 +13,7 @@
 
 extern char **environ;
 
-static char *read_all(int fd, size_t *len)
-{
+static char *read_all(int fd, size_t *len) {
     size_t room = 1 << 16;
     char *data = xmalloc(room, "a program's output");
     *len = 0;
@@ -28,8 +27,7 @@ static char *read_all(int fd, size_t *len)
 }
 
 // The input goes through an unnamed file, so that two full pipes cannot wait for each other.
-static FILE *input_file(const char *input)
-{
+static FILE *input_file(const char *input) {
     FILE *f = tmpfile();
     if (f && input)
         fputs(input, f);
@@ -40,8 +38,7 @@ static FILE *input_file(const char *input)
     return f;
 }
 
-char *process_output(const char *const *argv, const char *input, size_t *len)
-{
+char *process_output(const char *const *argv, const char *input, size_t *len) {
     int pipes[2];
     FILE *in = input_file(input);
     if (!in)

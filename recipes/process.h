@@ -4,8 +4,8 @@
 
 #include <stddef.h>
 
-// Runs argv[0] (looked up on PATH) with `input` (may be NULL) on its standard input. Returns its standard output, NUL-terminated,
-// for the caller to free; NULL when it is not there or fails.
+// Runs argv[0] (looked up on PATH) with `input` (may be NULL) on its standard input. Returns its standard output,
+// NUL-terminated, for the caller to free; NULL when it is not there or fails.
 char *process_output(const char *const *argv, const char *input, size_t *len);
 
 #endif

@@ -11,24 +11,32 @@
 
 #define ROW(n, t, f) n, t, offsetof(struct recipe, f)
 const struct option recipe_option_table[] = {
-    {ROW("name", OPTION_STRING, name), NULL, 0, 0, NULL, "NAME", "names the run and its files (default: the recipe file's name)"},
-    {ROW("model", OPTION_STRING, model), NULL, 0, 0, NULL, "MODEL", "the parent: a Hugging Face folder or a .gguf file"},
+    {ROW("name", OPTION_STRING, name), NULL, 0, 0, NULL, "NAME",
+     "names the run and its files (default: the recipe file's name)"},
+    {ROW("model", OPTION_STRING, model), NULL, 0, 0, NULL, "MODEL",
+     "the parent: a Hugging Face folder or a .gguf file"},
     {ROW("data", OPTION_JSON, data_json), NULL, 0, 0, NULL, NULL, "texts: train, eval, seq_len, eval_tokens, sample"},
     {ROW("seed", OPTION_INT, seed), "1", 0, 1e15, NULL, "N", "decides all random choices"},
-    {ROW("precision", OPTION_CHOICE, precision), "f32", 0, 0, "f32|bf16", NULL, "operands of products: f32 or bf16 (weights stay f32)"},
-    {ROW("stages", OPTION_JSON, stages_json), NULL, 0, 0, NULL, NULL, "list of objects with one key each, the stage's type"},
-    {ROW("variants", OPTION_JSON, variants), NULL, 0, 0, NULL, NULL, "list of {name, set, stages, seeds, versus}: runs to be compared"},
+    {ROW("precision", OPTION_CHOICE, precision), "f32", 0, 0, "f32|bf16", NULL,
+     "operands of products: f32 or bf16 (weights stay f32)"},
+    {ROW("stages", OPTION_JSON, stages_json), NULL, 0, 0, NULL, NULL,
+     "list of objects with one key each, the stage's type"},
+    {ROW("variants", OPTION_JSON, variants), NULL, 0, 0, NULL, NULL,
+     "list of {name, set, stages, seeds, versus}: runs to be compared"},
     {ROW("seeds", OPTION_JSON, seeds), NULL, 0, 0, NULL, NULL, "list of seeds for the variants"},
     {ROW("output", OPTION_STRING, output), NULL, 0, 0, NULL, "DIR", "folder of the run (default: runs/NAME)"},
     {.name = NULL}};
 #undef ROW
 #define ROW(n, t, f) n, t, offsetof(struct data_options, f)
 const struct option data_option_table[] = {
-    {ROW("train", OPTION_LIST, train), NULL, 0, 0, NULL, "FILE", "text to learn from: .txt or .jsonl, may be gzipped"},
+    {ROW("train", OPTION_LIST, train), NULL, 0, 0, NULL, "FILE",
+     "text to learn from: .txt or .jsonl, may be gzipped"},
     {ROW("eval", OPTION_LIST, eval), NULL, 0, 0, NULL, "FILE", "held-out text to measure on"},
-    {ROW("seq_len", OPTION_INT, seq_len), "0", 0, 1 << 20, NULL, "N", "tokens in a window; 0: the model's context, at most 256"},
+    {ROW("seq_len", OPTION_INT, seq_len), "0", 0, 1 << 20, NULL, "N",
+     "tokens in a window; 0: the model's context, at most 256"},
     {ROW("eval_tokens", OPTION_INT, eval_tokens), "50000", 1, 1e12, NULL, "N", "tokens to measure on"},
-    {ROW("sample", OPTION_JSON, sample), NULL, 0, 0, NULL, NULL, "draw the text from the model where files are absent: documents, length"},
+    {ROW("sample", OPTION_JSON, sample), NULL, 0, 0, NULL, NULL,
+     "draw the text from the model where files are absent: documents, length"},
     {.name = NULL}};
 #undef ROW
 #define ROW(n, t, f) n, t, offsetof(struct sample_options, f)
@@ -39,8 +47,7 @@ const struct option sample_option_table[] = {
 #undef ROW
 
 // Keys whose values are paths.
-static int is_path_key(const char *key)
-{
+static int is_path_key(const char *key) {
     static const char *const keys[] = {"model", "output", "train", "eval", "teacher"};
     for (size_t i = 0; key && i < sizeof keys / sizeof *keys; i++)
         if (strcmp(key, keys[i]) == 0)
@@ -48,8 +55,7 @@ static int is_path_key(const char *key)
     return 0;
 }
 
-char *path_absolute(const char *path)
-{
+char *path_absolute(const char *path) {
     char *here = getcwd(NULL, 0);
     char *joined = path_join(here ? here : ".", path);
     free(here);
@@ -58,9 +64,9 @@ char *path_absolute(const char *path)
 
 char *recipe_path(const struct recipe *r, const char *path) { return path_join(r->folder, path); }
 
-// A copy in which every path, at any depth, is joined with folder. key: whose value v is (items of a list inherit it).
-static struct json *copy_absolute(const struct json *v, const char *key, const char *folder)
-{
+// A copy in which every path, at any depth, is joined with folder. key: whose value v is (items of a list inherit
+// it).
+static struct json *copy_absolute(const struct json *v, const char *key, const char *folder) {
     if (json_kind(v) == JSON_STRING && is_path_key(key)) {
         char *path = path_join(folder, json_string(v));
         struct json *joined = json_from_string(path);
@@ -79,8 +85,7 @@ static struct json *copy_absolute(const struct json *v, const char *key, const c
     return copy;
 }
 
-struct json *recipe_json(const struct recipe *r, int absolute)
-{
+struct json *recipe_json(const struct recipe *r, int absolute) {
     struct json *o = options_json(recipe_option_table, r), *data = options_json(data_option_table, &r->data);
     json_remove(o, "output"); // where a run lies is no part of what it is
     if (json_kind(r->data.sample) == JSON_OBJECT)
@@ -106,17 +111,16 @@ struct json *recipe_json(const struct recipe *r, int absolute)
 
 // ---- overrides ----
 
-static const struct option *row_in(const struct option *table, const char *name)
-{
+static const struct option *row_in(const struct option *table, const char *name) {
     for (; table->name; table++)
         if (strcmp(table->name, name) == 0)
             return table;
     return NULL;
 }
 
-// The type of the option that a path's last name means; names that several tables have mean the same kind of value in each.
-static enum option_type type_of_key(const char *name)
-{
+// The type of the option that a path's last name means; names that several tables have mean the same kind of value in
+// each.
+static enum option_type type_of_key(const char *name) {
     const struct option *row = row_in(data_option_table, name);
     for (int i = 0; stage_types[i] && !row; i++)
         row = row_in(stage_types[i]->table, name);
@@ -126,8 +130,7 @@ static enum option_type type_of_key(const char *name)
 }
 
 // A flag's text as a value: JSON where it is JSON, else a string; a path starts at the current folder.
-static struct json *value_from_text(const char *key, const char *text)
-{
+static struct json *value_from_text(const char *key, const char *text) {
     struct error ignored;
     enum option_type type = type_of_key(key);
     int is_text = type == OPTION_STRING || type == OPTION_CHOICE || (type == OPTION_LIST && text[0] != '[');
@@ -141,8 +144,7 @@ static struct json *value_from_text(const char *key, const char *text)
     return copy;
 }
 
-static const struct stage_type *stage_type_named(const char *name, size_t n)
-{
+static const struct stage_type *stage_type_named(const char *name, size_t n) {
     for (int i = 0; stage_types[i]; i++)
         if (strlen(stage_types[i]->name) == n && strncmp(stage_types[i]->name, name, n) == 0)
             return stage_types[i];
@@ -151,8 +153,7 @@ static const struct stage_type *stage_type_named(const char *name, size_t n)
 
 // Finds the one stage of a type among `stages`; several are an error that lists how each is named.
 static struct json *stage_of_type(struct json *stages, const char *type, const char *rest, const char *where,
-                                  struct error *err)
-{
+                                  struct error *err) {
     struct json *found = NULL;
     char choices[512] = "";
     int n = 0, i = 0;
@@ -176,8 +177,7 @@ static struct json *stage_of_type(struct json *stages, const char *type, const c
 
 // "stages[1].prune.ffn": the object of stage 1, *rest at "ffn".
 static struct json *stage_by_index(struct json *stages, const char *key, const char **rest, const char *where,
-                                   struct error *err)
-{
+                                   struct error *err) {
     char *end;
     long index = strtol(key + strlen("stages["), &end, 10);
     const char *type = end + 2, *dot = strncmp(end, "].", 2) == 0 ? strchr(type, '.') : NULL;
@@ -194,15 +194,15 @@ static struct json *stage_by_index(struct json *stages, const char *key, const c
         return NULL;
     }
     if (strlen(found) != (size_t)(dot - type) || strncmp(found, type, strlen(found)) != 0) {
-        error_set(err, "%s: stage %ld is of type \"%s\": stages[%ld].%s.%s", where, index, found, index, found, dot + 1);
+        error_set(err, "%s: stage %ld is of type \"%s\": stages[%ld].%s.%s", where, index, found, index, found,
+                  dot + 1);
         return NULL;
     }
     *rest = dot + 1;
     return json_get(s, found);
 }
 
-static int unknown_set_key(const char *key, const char *where, struct error *err)
-{
+static int unknown_set_key(const char *key, const char *where, struct error *err) {
     const char *names[64];
     char word[64];
     int n = 0;
@@ -215,13 +215,14 @@ static int unknown_set_key(const char *key, const char *where, struct error *err
     const char *near = nearest_name(word, names);
     if (near)
         return error_set(err, "%s: unknown key \"%s\"; did you mean \"%s\"?", where, word, near);
-    return error_set(err, "%s: unknown key \"%s\"; expected a recipe's key (data.seq_len, seed, ...) or TYPE.OPTION (prune.ffn)",
-                     where, word);
+    return error_set(
+        err, "%s: unknown key \"%s\"; expected a recipe's key (data.seq_len, seed, ...) or TYPE.OPTION (prune.ffn)",
+        where, word);
 }
 
-// Puts value (which then belongs to the recipe) at the place that key names. Names are checked when the recipe is read.
-static int set_value(struct json *recipe, const char *key, struct json *value, const char *where, struct error *err)
-{
+// Puts value (which then belongs to the recipe) at the place that key names. Names are checked when the recipe is
+// read.
+static int set_value(struct json *recipe, const char *key, struct json *value, const char *where, struct error *err) {
     struct json *at = recipe;
     const char *rest = key, *dot = strchr(key, '.');
     char name[64];
@@ -252,8 +253,7 @@ static int set_value(struct json *recipe, const char *key, struct json *value, c
     return 0;
 }
 
-static int set_from_text(struct json *recipe, const char *text, struct error *err)
-{
+static int set_from_text(struct json *recipe, const char *text, struct error *err) {
     const char *equals = strchr(text, '=');
     if (!equals || equals == text)
         return error_set(err, "--set %s: expected KEY=VALUE, as in --set prune.ffn=0.5", text);
@@ -267,14 +267,14 @@ static int set_from_text(struct json *recipe, const char *text, struct error *er
 
 // ---- reading ----
 
-static int read_stage(struct recipe *r, int index, const struct json *o, struct error *err)
-{
+static int read_stage(struct recipe *r, int index, const struct json *o, struct error *err) {
     struct stage *s = &r->stage[index];
     char *where = xasprintf("%s: stages[%d]", r->where, index);
     const struct json *body = json_first(o);
     int result = -1;
     if (json_kind(o) != JSON_OBJECT || json_count(o) != 1) {
-        error_set(err, "%s: expected an object with one key, the stage's type, as in {\"prune\": {\"ffn\": 0.5}}", where);
+        error_set(err, "%s: expected an object with one key, the stage's type, as in {\"prune\": {\"ffn\": 0.5}}",
+                  where);
         goto out;
     }
     const struct stage_type *type = stage_type_named(json_key(body), strlen(json_key(body)));
@@ -285,8 +285,9 @@ static int read_stage(struct recipe *r, int index, const struct json *o, struct 
             names[n] = stage_types[n]->name;
         names[n] = NULL;
         const char *near = nearest_name(json_key(body), names);
-        error_set(err, "%s: unknown stage type \"%s\"; %s%s%s", where, json_key(body), near ? "did you mean \"" : "expected ",
-                  near ? near : "prune, distill, train, quantize or export", near ? "\"?" : "");
+        error_set(err, "%s: unknown stage type \"%s\"; %s%s%s", where, json_key(body),
+                  near ? "did you mean \"" : "expected ", near ? near : "prune, distill, train, quantize or export",
+                  near ? "\"?" : "");
         goto out;
     }
     s->options = xcalloc(1, type->size, "a stage's options");
@@ -300,11 +301,11 @@ out:
     return result;
 }
 
-static int read_stages(struct recipe *r, struct error *err)
-{
+static int read_stages(struct recipe *r, struct error *err) {
     int64_t n = json_count(r->stages_json);
     if (json_kind(r->stages_json) != JSON_ARRAY || n == 0)
-        return error_set(err, "%s: \"stages\": expected a list of stages, as in [{\"prune\": {\"ffn\": 0.5}}]", r->where);
+        return error_set(err, "%s: \"stages\": expected a list of stages, as in [{\"prune\": {\"ffn\": 0.5}}]",
+                         r->where);
     r->stage = xcalloc((size_t)n, sizeof *r->stage, "stages");
     int i = 0;
     for (const struct json *o = json_first(r->stages_json); o; o = json_next(o), i++) {
@@ -321,8 +322,7 @@ static int read_stages(struct recipe *r, struct error *err)
     return 0;
 }
 
-static int read_data(struct recipe *r, struct error *err)
-{
+static int read_data(struct recipe *r, struct error *err) {
     char *where = xasprintf("%s: data", r->where);
     int result = 0;
     if (r->data_json)
@@ -337,8 +337,7 @@ static int read_data(struct recipe *r, struct error *err)
 }
 
 // The name decides folders and file names, so it must be a plain word.
-static int check_name(struct recipe *r, struct error *err)
-{
+static int check_name(struct recipe *r, struct error *err) {
     if (!r->name) {
         const char *base = path_base(r->where);
         r->name = xasprintf("%.*s", (int)strcspn(base, "."), base);
@@ -347,13 +346,13 @@ static int check_name(struct recipe *r, struct error *err)
         if (*p == '/' || (unsigned char)*p < ' ')
             return error_set(err, "%s: \"name\": found \"%s\", expected a word without '/'", r->where, r->name);
     if (!*r->name || r->name[0] == '.')
-        return error_set(err, "%s: \"name\": found \"%s\", expected a word that does not begin with '.'", r->where, r->name);
+        return error_set(err, "%s: \"name\": found \"%s\", expected a word that does not begin with '.'", r->where,
+                         r->name);
     return 0;
 }
 
 int recipe_from_json(struct recipe *r, const struct json *object, const char *where, const char *folder,
-                     const struct option_list *set, struct error *err)
-{
+                     const struct option_list *set, struct error *err) {
     memset(r, 0, sizeof *r);
     options_init(recipe_option_table, r);
     options_init(data_option_table, &r->data);
@@ -363,7 +362,8 @@ int recipe_from_json(struct recipe *r, const struct json *object, const char *wh
     r->source = json_copy(object);
     int result = 0;
     if (json_kind(object) != JSON_OBJECT)
-        result = error_set(err, "%s: found %s, expected an object: a recipe", where, json_kind_name(json_kind(object)));
+        result =
+            error_set(err, "%s: found %s, expected an object: a recipe", where, json_kind_name(json_kind(object)));
     for (size_t i = 0; set && i < set->count && result == 0; i++)
         result = set_from_text(r->source, set->item[i], err);
     if (result == 0)
@@ -381,8 +381,7 @@ int recipe_from_json(struct recipe *r, const struct json *object, const char *wh
     return result;
 }
 
-int recipe_read(struct recipe *r, const char *path, const struct option_list *set, struct error *err)
-{
+int recipe_read(struct recipe *r, const char *path, const struct option_list *set, struct error *err) {
     memset(r, 0, sizeof *r);
     struct json *o = json_read(path, err);
     if (!o)
@@ -395,8 +394,7 @@ int recipe_read(struct recipe *r, const char *path, const struct option_list *se
 }
 
 int recipe_variant(struct recipe *r, const struct recipe *base, const char *name, const struct json *set,
-                   const struct json *stages, int64_t seed, struct error *err)
-{
+                   const struct json *stages, int64_t seed, struct error *err) {
     struct json *o = json_copy(base->source);
     char *where = xasprintf("%s: variant \"%s\"", base->where, name);
     json_remove(o, "variants");
@@ -418,8 +416,7 @@ int recipe_variant(struct recipe *r, const struct recipe *base, const char *name
     return result;
 }
 
-void recipe_release(struct recipe *r)
-{
+void recipe_release(struct recipe *r) {
     for (int i = 0; i < r->n_stage; i++)
         if (r->stage[i].type) {
             options_release(r->stage[i].type->table, r->stage[i].options);

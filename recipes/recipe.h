@@ -1,7 +1,9 @@
-// recipe.h: what a run is to do, read from JSON (comments allowed), overridden by --set, checked as a whole before any work.
+// recipe.h: what a run is to do, read from JSON (comments allowed), overridden by --set, checked as a whole before
+// any work.
 //
-// Relative paths start at the recipe's folder; those given by --set or on the command line start at the current folder, as a user of
-// a shell expects. Every key is a row of an option table, so a key, its range and its help exist once.
+// Relative paths start at the recipe's folder; those given by --set or on the command line start at the current
+// folder, as a user of a shell expects. Every key is a row of an option table, so a key, its range and its help exist
+// once.
 #ifndef PDQ_RECIPE_H
 #define PDQ_RECIPE_H
 
@@ -30,12 +32,12 @@ struct sample_options { // text drawn from the model itself, where there is no o
 };
 
 struct recipe {
-    char *where;  // path of the file, or the command's name: for messages
-    char *folder; // absolute; where relative paths start
+    char *where;         // path of the file, or the command's name: for messages
+    char *folder;        // absolute; where relative paths start
     struct json *source; // as written, with --set applied
     char *name, *model, *output;
     int64_t seed;
-    int precision; // enum precision
+    int precision;                                           // enum precision
     struct json *data_json, *stages_json, *variants, *seeds; // as they are in source
     struct data_options data;
     struct sample_options sample;

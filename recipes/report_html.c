@@ -10,8 +10,7 @@
 #include "common/base/file.h"
 #include "recipes/process.h"
 
-static void put_escaped(FILE *f, const char *s)
-{
+static void put_escaped(FILE *f, const char *s) {
     for (; s && *s; s++)
         switch (*s) {
         case '<': fputs("&lt;", f); break;
@@ -22,16 +21,14 @@ static void put_escaped(FILE *f, const char *s)
         }
 }
 
-static void put_number(FILE *f, const struct json *v, int digits, double scale)
-{
+static void put_number(FILE *f, const struct json *v, int digits, double scale) {
     if (!v || json_kind(v) != JSON_NUMBER)
         fputs("<td>&ndash;</td>", f);
     else
         fprintf(f, "<td>%.*f</td>", digits, json_number(v) * scale);
 }
 
-static void put_text_cell(FILE *f, const char *tag, const char *text)
-{
+static void put_text_cell(FILE *f, const char *tag, const char *text) {
     fprintf(f, "<%s>", tag);
     put_escaped(f, text);
     fprintf(f, "</%s>", tag);
@@ -40,8 +37,7 @@ static void put_text_cell(FILE *f, const char *tag, const char *text)
 // ---- plots ----
 
 // An SVG element by gnuplot from a script (data as here-documents); 0 when gnuplot is not there.
-static int put_plot(FILE *f, const char *script)
-{
+static int put_plot(FILE *f, const char *script) {
     const char *argv[] = {"gnuplot", NULL};
     size_t len;
     char *svg = process_output(argv, script, &len), *start = svg ? strstr(svg, "<svg") : NULL;
@@ -52,20 +48,20 @@ static int put_plot(FILE *f, const char *script)
 }
 
 // A script that grows.
-static FILE *script_begin(char **text, size_t *len, const char *title)
-{
+static FILE *script_begin(char **text, size_t *len, const char *title) {
     FILE *s = open_memstream(text, len);
     if (!s)
         BUG("report: a stream in memory cannot be opened");
     fprintf(s,
-            "set terminal svg size 760,340 font 'sans-serif,12' background rgb 'white'\nset title '%s'\nset grid lc rgb '#dddddd'\n"
-            "set border lc rgb '#777777'\nset key outside right top\n", title);
+            "set terminal svg noenhanced size 760,340 font 'sans-serif,12' background rgb 'white'\nset title "
+            "'%s'\nset grid lc rgb '#dddddd'\n"
+            "set border lc rgb '#777777'\nset key outside right top\n",
+            title);
     return s;
 }
 
 // Points of a run.jsonl: column `key` against tokens (held_out: against the last tokens seen). Returns how many.
-static int curve_points(FILE *s, char *log, const char *key)
-{
+static int curve_points(FILE *s, char *log, const char *key) {
     int n = 0;
     double tokens = 0;
     struct error err;
@@ -85,8 +81,7 @@ static int curve_points(FILE *s, char *log, const char *key)
     return n;
 }
 
-static int put_curve(FILE *f, const char *out, const char *folder, const char *curve)
-{
+static int put_curve(FILE *f, const char *out, const char *folder, const char *curve) {
     static const char *const keys[] = {"loss", "ce", "kl", "held_out"};
     char *inside = path_join(folder, curve), *path = path_join(out, inside), *log, *text;
     size_t len, log_len;
@@ -118,8 +113,7 @@ static int put_curve(FILE *f, const char *out, const char *folder, const char *c
     return drawn;
 }
 
-static int put_curves(FILE *f, const struct json *stages, const char *out)
-{
+static int put_curves(FILE *f, const struct json *stages, const char *out) {
     int missing = 0;
     for (const struct json *s = json_first(stages); s; s = json_next(s))
         for (const struct json *t = json_first(json_get(s, "trainings")); t; t = json_next(t))
@@ -129,8 +123,7 @@ static int put_curves(FILE *f, const struct json *stages, const char *out)
 }
 
 // Size against loss, one point a row.
-static int put_trade(FILE *f, const struct json *rows)
-{
+static int put_trade(FILE *f, const struct json *rows) {
     char *text;
     size_t len;
     int n = 0;
@@ -138,12 +131,14 @@ static int put_trade(FILE *f, const struct json *rows)
     fputs("$d << EOD\n", s);
     for (const struct json *r = json_first(rows); r; r = json_next(r))
         if (json_kind(json_get(r, "nll")) == JSON_NUMBER && json_get(r, "nll")) {
-            fprintf(s, "%.17g %.17g \"%s\"\n", json_number(json_get(r, "bytes")) / 1e6, json_number(json_get(r, "nll")),
-                    json_string(json_get(r, "name")));
+            fprintf(s, "%.17g %.17g \"%s\"\n", json_number(json_get(r, "bytes")) / 1e6,
+                    json_number(json_get(r, "nll")), json_string(json_get(r, "name")));
             n++;
         }
-    fputs("EOD\nset xlabel 'MB'\nset ylabel 'nats per token'\nunset key\nset offsets graph 0.05, graph 0.15, graph 0.1, graph 0.1\n"
-          "plot $d using 1:2 with points pt 7 ps 0.8, '' using 1:2:3 with labels left offset 0.8,0.4\n", s);
+    fputs("EOD\nset xlabel 'MB'\nset ylabel 'nats per token'\nunset key\nset offsets graph 0.05, graph 0.15, graph "
+          "0.1, graph 0.1\n"
+          "plot $d using 1:2 with points pt 7 ps 0.8, '' using 1:2:3 with labels left offset 0.8,0.4\n",
+          s);
     fclose(s);
     int drawn = n ? put_plot(f, text) : 1;
     free(text);
@@ -151,8 +146,7 @@ static int put_trade(FILE *f, const struct json *rows)
 }
 
 // Which channels stayed: a mark at (channel, layer).
-static int put_channels(FILE *f, const struct json *plan)
-{
+static int put_channels(FILE *f, const struct json *plan) {
     char *text;
     size_t len;
     int layer = 0;
@@ -161,8 +155,10 @@ static int put_channels(FILE *f, const struct json *plan)
     for (const struct json *l = json_first(json_get(plan, "layers")); l; l = json_next(l), layer++)
         for (const struct json *c = json_first(json_get(l, "ff")); c; c = json_next(c))
             fprintf(s, "%.0f %d\n", json_number(c), layer);
-    fprintf(s, "EOD\nset xlabel 'channel'\nset ylabel 'layer'\nunset key\nset yrange [-0.7:%.1f]\nset ytics 1\n"
-               "plot $d using 1:2:(0):(0.6) with vectors nohead lw 0.5\n", layer - 0.3);
+    fprintf(s,
+            "EOD\nset xlabel 'channel'\nset ylabel 'layer'\nunset key\nset yrange [-0.7:%.1f]\nset ytics 1\n"
+            "plot $d using 1:2:(0):(0.6) with vectors nohead lw 0.5\n",
+            layer - 0.3);
     fclose(s);
     int drawn = put_plot(f, text);
     free(text);
@@ -171,11 +167,12 @@ static int put_channels(FILE *f, const struct json *plan)
 
 // ---- parts of the page ----
 
-static void put_rows(FILE *f, const struct json *rows, const struct json *speeds)
-{
-    fputs("<table><tr><th></th><th>parameters, M</th><th>MFLOP/token</th><th>MB on disk</th><th>loss</th><th>&plusmn;</th>"
+static void put_rows(FILE *f, const struct json *rows, const struct json *speeds) {
+    fputs("<table><tr><th></th><th>parameters, M</th><th>MFLOP/token</th><th>MB on "
+          "disk</th><th>loss</th><th>&plusmn;</th>"
           "<th>perplexity</th><th>KLD</th><th>top-1</th><th>prefill, tok/s</th><th>decode, tok/s</th>"
-          "<th>llama-bench prefill</th><th>llama-bench decode</th></tr>\n", f);
+          "<th>llama-bench prefill</th><th>llama-bench decode</th></tr>\n",
+          f);
     const struct json *speed = json_first(speeds);
     for (const struct json *r = json_first(rows); r; r = json_next(r)) {
         fputs("<tr>", f);
@@ -195,12 +192,13 @@ static void put_rows(FILE *f, const struct json *rows, const struct json *speeds
         fputs("</tr>\n", f);
         speed = speed ? json_next(speed) : NULL;
     }
-    fputs("</table>\n<p>Loss in nats per token on the held-out text, with its standard error; KLD and top-1 agreement against the "
-          "parent on the same tokens.</p>\n", f);
+    fputs("</table>\n<p>Loss in nats per token on the held-out text, with its standard error; KLD and top-1 "
+          "agreement against the "
+          "parent on the same tokens.</p>\n",
+          f);
 }
 
-static void put_loads(FILE *f, const struct json *rows)
-{
+static void put_loads(FILE *f, const struct json *rows) {
     fputs("<h2>Where the files load</h2><table>\n", f);
     int first = 1;
     for (const struct json *r = json_first(rows); r; r = json_next(r)) {
@@ -223,8 +221,7 @@ static void put_loads(FILE *f, const struct json *rows)
 }
 
 // Heads of the parent, layer by layer: those that stayed are filled.
-static void put_heads(FILE *f, const struct json *plan, int64_t n_head)
-{
+static void put_heads(FILE *f, const struct json *plan, int64_t n_head) {
     int layer = 0;
     fputs("<table class=heads>", f);
     for (const struct json *l = json_first(json_get(plan, "layers")); l; l = json_next(l)) {
@@ -241,8 +238,7 @@ static void put_heads(FILE *f, const struct json *plan, int64_t n_head)
     fputs("</table>\n", f);
 }
 
-static int put_plans(FILE *f, const struct json *stages, const struct json *rows)
-{
+static int put_plans(FILE *f, const struct json *stages, const struct json *rows) {
     int missing = 0;
     const struct json *parent = json_get(json_first(rows), "shape");
     for (const struct json *s = json_first(stages); s; s = json_next(s)) {
@@ -251,7 +247,9 @@ static int put_plans(FILE *f, const struct json *stages, const struct json *rows
             continue;
         fputs("<h2>What stayed: ", f);
         put_escaped(f, json_string(json_get(s, "folder")));
-        fprintf(f, "</h2><p>Query heads (filled: kept). The masked and the sliced model differ by %.2g of the largest logit.</p>\n",
+        fprintf(f,
+                "</h2><p>Query heads (filled: kept). The masked and the sliced model differ by %.2g of the largest "
+                "logit.</p>\n",
                 json_number(json_get(s, "mask_difference")));
         put_heads(f, plan, (int64_t)json_number(json_get(parent, "heads")));
         if (!put_channels(f, plan))
@@ -260,9 +258,9 @@ static int put_plans(FILE *f, const struct json *stages, const struct json *rows
     return missing;
 }
 
-static void put_variants(FILE *f, const struct json *report)
-{
-    fputs("<table><tr><th>variant</th><th>seeds</th><th>parameters, M</th><th>loss</th><th>perplexity</th><th>loss by seed</th></tr>\n",
+static void put_variants(FILE *f, const struct json *report) {
+    fputs("<table><tr><th>variant</th><th>seeds</th><th>parameters, M</th><th>loss</th><th>perplexity</th><th>loss "
+          "by seed</th></tr>\n",
           f);
     for (const struct json *v = json_first(json_get(report, "variants")); v; v = json_next(v)) {
         fputs("<tr>", f);
@@ -276,7 +274,9 @@ static void put_variants(FILE *f, const struct json *report)
             fprintf(f, "%.4f ", json_number(n));
         fputs("</td></tr>\n", f);
     }
-    fputs("</table><h2>Paired differences</h2><table><tr><th></th><th>nats per token</th><th>95 % from</th><th>to</th></tr>\n", f);
+    fputs("</table><h2>Paired differences</h2><table><tr><th></th><th>nats per token</th><th>95 % "
+          "from</th><th>to</th></tr>\n",
+          f);
     for (const struct json *c = json_first(json_get(report, "comparisons")); c; c = json_next(c)) {
         fputs("<tr><th>", f);
         put_escaped(f, json_string(json_get(c, "variant")));
@@ -291,8 +291,7 @@ static void put_variants(FILE *f, const struct json *report)
     fputs("</table>\n", f);
 }
 
-static void put_json(FILE *f, const char *title, const struct json *v)
-{
+static void put_json(FILE *f, const char *title, const struct json *v) {
     char *text = json_text(v, 1);
     fprintf(f, "<h2>%s</h2><pre>", title);
     put_escaped(f, text);
@@ -302,12 +301,13 @@ static void put_json(FILE *f, const char *title, const struct json *v)
 
 static const char style[] =
     "body{font:15px/1.5 sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}"
-    "table{border-collapse:collapse;margin:1em 0}th,td{padding:.25em .6em;border-bottom:1px solid #ddd;text-align:right}"
+    "table{border-collapse:collapse;margin:1em 0}th,td{padding:.25em .6em;border-bottom:1px solid "
+    "#ddd;text-align:right}"
     "th{text-align:left;font-weight:600}pre{background:#f6f6f6;padding:1em;overflow:auto}figure{margin:1em 0}"
-    ".heads td{text-align:center;border:2px solid #fff;font-size:12px}.on{background:#3b6ea8;color:#fff}.off{background:#e8e8e8;color:#aaa}";
+    ".heads td{text-align:center;border:2px solid "
+    "#fff;font-size:12px}.on{background:#3b6ea8;color:#fff}.off{background:#e8e8e8;color:#aaa}";
 
-static void put_page(FILE *f, const struct json *report, const char *out)
-{
+static void put_page(FILE *f, const struct json *report, const char *out) {
     const struct json *rows = json_get(report, "rows"), *measured = json_get(report, "measured");
     const char *name = json_string(json_get(report, "name"));
     int missing = 0;
@@ -335,8 +335,7 @@ static void put_page(FILE *f, const struct json *report, const char *out)
     fputs("</body></html>\n", f);
 }
 
-int report_html_write(const struct json *report, const char *out, const char *path, struct error *err)
-{
+int report_html_write(const struct json *report, const char *out, const char *path, struct error *err) {
     struct file_writer w;
     TRY(file_writer_open(&w, path, err));
     put_page(w.stream, report, out);

@@ -2,8 +2,8 @@
 //
 //   OUT/recipe.json   the effective recipe: the folder belongs to it
 //   OUT/00-parent     measurements of the parent
-//   OUT/01-prune      a stage: INPUTS (hash of all that goes in), its product, DONE (written last: hash, facts, times)
-//   OUT/stages/...    instead, in a run with variants: folders named by their hash, so that common beginnings are run once
+//   OUT/01-prune      a stage: INPUTS (hash of what goes in), its product, DONE (written last: hash, facts, times)
+//   OUT/stages/...    instead, with variants: folders named by their hash, so that common beginnings are run once
 //   OUT/report.json, OUT/report.html
 #ifndef PDQ_RUNNER_H
 #define PDQ_RUNNER_H
@@ -11,22 +11,23 @@
 #include "recipes/stage.h"
 
 struct runner_options {
-    const char *out;    // NULL: the recipe's, else runs/NAME
-    int force;          // an output of another run is replaced
-    int dry_run, json;  // only say what would be done; as JSON
-    int no_report;      // only the stages: no measurements, no report
+    const char *out;   // NULL: the recipe's, else runs/NAME
+    int force;         // an output of another run is replaced
+    int dry_run, json; // only say what would be done; as JSON
+    int no_report;     // only the stages: no measurements, no report
 };
 
-// Settles r's defaults that depend on the model. On success *last (NULL: not wanted) is the path of the last stage's first product; the caller frees.
+// Settles r's defaults that depend on the model. On success *last (NULL: not wanted) is the path of the last stage's
+// first product; the caller frees.
 int runner_run(struct recipe *r, const struct runner_options *o, char **last, struct error *err);
 
 // ---- for the runner and its variants ----
 
-struct chain { // what one recipe's stages left; lifetime: the report
-    struct json *stages, *rows;     // facts
+struct chain {                             // what one recipe's stages left; lifetime: the report
+    struct json *stages, *rows;            // facts
     struct json *stage_times, *row_speeds; // measured, in the same order
-    char *last_product;             // path of the last stage's first product
-    struct row_source *last;        // the row of the last stage that changes the model, else of the last product
+    char *last_product;                    // path of the last stage's first product
+    struct row_source *last; // the row of the last stage that changes the model, else of the last product
 };
 
 // shared: stage folders are OUT/stages/TYPE-HASH. measure: make rows.

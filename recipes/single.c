@@ -1,7 +1,7 @@
 // single.c: see single.h.
 //
-// The work is done in OUTPUT.run, a run's folder like any other, so an interrupted command goes on when it is given again; then
-// the product is renamed to OUTPUT and the rest removed. OUTPUT is there whole or not at all.
+// The work is done in OUTPUT.run, a run's folder like any other, so an interrupted command goes on when it is given
+// again; then the product is renamed to OUTPUT and the rest removed. OUTPUT is there whole or not at all.
 #include "recipes/single.h"
 
 #include <stdio.h>
@@ -12,13 +12,18 @@
 #include "recipes/runner.h"
 
 #define AT(field) offsetof(struct single_options, field)
-#define OUTPUT_ROW(help) {"output", OPTION_STRING, AT(output), NULL, 0, 0, NULL, "PATH", help}
-#define FORCE_ROW {"force", OPTION_BOOL, AT(force), "false", 0, 0, NULL, NULL, "replace an output that is there"}
+#define OUTPUT_ROW(help) \
+    { "output", OPTION_STRING, AT(output), NULL, 0, 0, NULL, "PATH", help }
+#define FORCE_ROW \
+    { "force", OPTION_BOOL, AT(force), "false", 0, 0, NULL, NULL, "replace an output that is there" }
 const struct option single_option_table[] = {
     OUTPUT_ROW("folder of the new model"),
-    {"data", OPTION_LIST, AT(data), NULL, 0, 0, NULL, "FILE", "text to learn from: .txt or .jsonl, may be gzipped (may be repeated)"},
-    {"eval", OPTION_LIST, AT(eval), NULL, 0, 0, NULL, "FILE", "held-out text, for --eval-every and --keep-best (may be repeated)"},
-    {"seq_len", OPTION_INT, AT(seq_len), "0", 0, 1 << 20, NULL, "N", "tokens in a window; 0: the model's context, at most 256"},
+    {"data", OPTION_LIST, AT(data), NULL, 0, 0, NULL, "FILE",
+     "text to learn from: .txt or .jsonl, may be gzipped (may be repeated)"},
+    {"eval", OPTION_LIST, AT(eval), NULL, 0, 0, NULL, "FILE",
+     "held-out text, for --eval-every and --keep-best (may be repeated)"},
+    {"seq_len", OPTION_INT, AT(seq_len), "0", 0, 1 << 20, NULL, "N",
+     "tokens in a window; 0: the model's context, at most 256"},
     {"eval_tokens", OPTION_INT, AT(eval_tokens), "50000", 1, 1e12, NULL, "N", "tokens of a held-out measurement"},
     {"seed", OPTION_INT, AT(seed), "1", 0, 1e15, NULL, "N", "decides all random choices"},
     {"precision", OPTION_CHOICE, AT(precision), "f32", 0, 0, "f32|bf16", NULL, "operands of products"},
@@ -27,8 +32,7 @@ const struct option single_option_table[] = {
     {.name = NULL}};
 const struct option file_option_table[] = {OUTPUT_ROW("what to write"), FORCE_ROW, COMMON_ROWS, {.name = NULL}};
 
-static struct json *list_json(const struct option_list *list)
-{
+static struct json *list_json(const struct option_list *list) {
     struct json *o = json_array();
     for (size_t i = 0; i < list->count; i++) {
         char *path = path_absolute(list->item[i]);
@@ -39,15 +43,14 @@ static struct json *list_json(const struct option_list *list)
 }
 
 // The name of OUTPUT without folder and ending.
-static char *output_name(const char *output)
-{
+static char *output_name(const char *output) {
     const char *base = path_base(output);
     size_t n = strlen(base);
     return xasprintf("%.*s", (int)(path_ends_with(base, ".gguf") ? n - 5 : n), base);
 }
 
-static struct json *make_recipe(const struct call *call, const struct stage_type *type, const void *stage_options, const char *output)
-{
+static struct json *make_recipe(const struct call *call, const struct stage_type *type, const void *stage_options,
+                                const char *output) {
     const struct single_options *s = call->shared;
     struct json *o = json_object(), *data = json_object(), *stages = json_array(), *stage = json_object();
     char *model = path_absolute(call->words[0]), *name = output_name(output);
@@ -78,8 +81,7 @@ static struct json *make_recipe(const struct call *call, const struct stage_type
 }
 
 // What stands at the output may be replaced: a file, or a folder that holds a model and nothing that looks like more.
-static int check_output(const char *output, int force, struct error *err)
-{
+static int check_output(const char *output, int force, struct error *err) {
     if (!file_exists(output))
         return 0;
     if (!force)
@@ -89,11 +91,12 @@ static int check_output(const char *output, int force, struct error *err)
     char *config = path_join(output, "config.json");
     int is_model = file_exists(config);
     free(config);
-    return is_model ? 0 : error_set(err, "%s: this folder holds no model, so it is not replaced; name another output", output);
+    return is_model
+               ? 0
+               : error_set(err, "%s: this folder holds no model, so it is not replaced; name another output", output);
 }
 
-static int move_product(const char *product, const char *output, const char *work, struct error *err)
-{
+static int move_product(const char *product, const char *output, const char *work, struct error *err) {
     char *inputs = path_join(product, "INPUTS");
     if (file_is_directory(product))
         remove(inputs);
@@ -105,11 +108,11 @@ static int move_product(const char *product, const char *output, const char *wor
     return directory_remove(work, err);
 }
 
-int single_run(const struct call *call, const struct stage_type *type, const void *stage_options, struct error *err)
-{
+int single_run(const struct call *call, const struct stage_type *type, const void *stage_options, struct error *err) {
     const struct single_options *s = call->shared;
     if (!s->output) {
-        error_set(err, "-o is missing: what to write; usage: pdq %s %s", call->command->name, call->command->arguments);
+        error_set(err, "-o is missing: what to write; usage: pdq %s %s", call->command->name,
+                  call->command->arguments);
         return EXIT_USAGE;
     }
     size_t n = strlen(s->output);

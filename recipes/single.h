@@ -1,4 +1,5 @@
-// single.h: a command that is one stage: it makes a recipe in memory, runs it beside the output, and moves the product into place.
+// single.h: a command that is one stage: it makes a recipe in memory, runs it beside the output, and moves the
+// product into place.
 #ifndef PDQ_SINGLE_H
 #define PDQ_SINGLE_H
 

@@ -5,9 +5,10 @@
 //                {"name": "scratch", "stages": [...], "seeds": [1, 2, 3]}],
 //   "seeds": [1, 2, 3]
 //
-// A variant is the recipe with the members of "set" (named as --set names them) or with other stages. Stage folders are named by their
-// hash, so variants with a common beginning share it. A variant's loss is that of its last model; with several seeds the losses of a
-// token are averaged over them, and the comparison pairs these averages token by token.
+// A variant is the recipe with the members of "set" (named as --set names them) or with other stages. Stage folders
+// are named by their hash, so variants with a common beginning share it. A variant's loss is that of its last model;
+// with several seeds the losses of a token are averaged over them, and the comparison pairs these averages token by
+// token.
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,8 +42,8 @@ struct outcome { // of one variant
     double parameters;
 };
 
-static int read_variant(const struct recipe *r, int index, const struct json *o, struct variant_options *v, struct error *err)
-{
+static int read_variant(const struct recipe *r, int index, const struct json *o, struct variant_options *v,
+                        struct error *err) {
     char *where = xasprintf("%s: variants[%d]", r->where, index);
     options_init(variant_table, v);
     int status = options_read_json(variant_table, v, o, where, err);
@@ -55,8 +56,8 @@ static int read_variant(const struct recipe *r, int index, const struct json *o,
 }
 
 // The variant's seeds: its own list, the recipe's, or the one seed. The caller frees the list.
-static int read_seeds(const struct recipe *r, const struct variant_options *v, int64_t **seeds, int64_t *n, struct error *err)
-{
+static int read_seeds(const struct recipe *r, const struct variant_options *v, int64_t **seeds, int64_t *n,
+                      struct error *err) {
     const struct json *list = v->seeds ? v->seeds : r->seeds;
     *n = list ? json_count(list) : 1;
     if (list && (json_kind(list) != JSON_ARRAY || *n == 0))
@@ -75,8 +76,7 @@ static int read_seeds(const struct recipe *r, const struct variant_options *v, i
     return 0;
 }
 
-static int has_variant(const struct recipe *r, const char *name)
-{
+static int has_variant(const struct recipe *r, const char *name) {
     for (const struct json *o = json_first(r->variants); o; o = json_next(o)) {
         const char *found = json_string(json_get(o, "name"));
         if (found && strcmp(found, name) == 0)
@@ -85,8 +85,7 @@ static int has_variant(const struct recipe *r, const char *name)
     return 0;
 }
 
-static int check_variant(const struct recipe *r, int index, const struct json *o, struct error *err)
-{
+static int check_variant(const struct recipe *r, int index, const struct json *o, struct error *err) {
     struct variant_options v;
     struct recipe recipe = {0};
     int64_t *seeds = NULL, n;
@@ -96,25 +95,25 @@ static int check_variant(const struct recipe *r, int index, const struct json *o
         status = recipe_variant(&recipe, r, v.name, v.set, v.stages, seeds[0], err);
     for (size_t i = 0; i < v.versus.count && status == 0; i++)
         if (!has_variant(r, v.versus.item[i]))
-            status = error_set(err, "%s: variants[%d]: \"versus\": no variant is named \"%s\"", r->where, index, v.versus.item[i]);
+            status = error_set(err, "%s: variants[%d]: \"versus\": no variant is named \"%s\"", r->where, index,
+                               v.versus.item[i]);
     recipe_release(&recipe);
     free(seeds);
     options_release(variant_table, &v);
     return status;
 }
 
-int variants_check(const struct recipe *r, struct error *err)
-{
+int variants_check(const struct recipe *r, struct error *err) {
     if (json_kind(r->variants) != JSON_ARRAY || json_count(r->variants) == 0)
-        return error_set(err, "%s: \"variants\": expected a list of objects with \"name\" and \"set\" or \"stages\"", r->where);
+        return error_set(err, "%s: \"variants\": expected a list of objects with \"name\" and \"set\" or \"stages\"",
+                         r->where);
     int i = 0;
     for (const struct json *o = json_first(r->variants); o; o = json_next(o))
         TRY(check_variant(r, i++, o, err));
     return 0;
 }
 
-static int add_losses(struct outcome *out, const struct chain *c, int64_t n_seeds, struct error *err)
-{
+static int add_losses(struct outcome *out, const struct chain *c, int64_t n_seeds, struct error *err) {
     double *losses;
     int64_t n;
     TRY(row_losses(c->last, &losses, &n, err));
@@ -125,8 +124,8 @@ static int add_losses(struct outcome *out, const struct chain *c, int64_t n_seed
     }
     int status = 0;
     if (n != out->n)
-        status = error_set(err, "%s: %ld losses, expected %ld; remove the folder and run again", c->last->folder, (long)n,
-                           (long)out->n);
+        status = error_set(err, "%s: %ld losses, expected %ld; remove the folder and run again", c->last->folder,
+                           (long)n, (long)out->n);
     for (int64_t i = 0; i < n && status == 0; i++) {
         mean += losses[i] / (double)n;
         out->losses[i] += losses[i] / (double)n_seeds;
@@ -136,8 +135,7 @@ static int add_losses(struct outcome *out, const struct chain *c, int64_t n_seed
     return status;
 }
 
-static int run_seed(struct run *run, struct outcome *out, int64_t seed, int64_t n_seeds, struct error *err)
-{
+static int run_seed(struct run *run, struct outcome *out, int64_t seed, int64_t n_seeds, struct error *err) {
     struct recipe r;
     struct chain chain;
     TRY(recipe_variant(&r, run->recipe, out->options.name, out->options.set, out->options.stages, seed, err));
@@ -149,8 +147,9 @@ static int run_seed(struct run *run, struct outcome *out, int64_t seed, int64_t 
             if (chain.last && strcmp(json_string(json_get(one, "path")), chain.last->shown) == 0)
                 row = one;
         if (!row || !json_get(row, "nll"))
-            status = error_set(err, "%s: variants are compared on held-out text: give data.eval, and a stage that changes the model",
-                               run->recipe->where);
+            status = error_set(
+                err, "%s: variants are compared on held-out text: give data.eval, and a stage that changes the model",
+                run->recipe->where);
         else
             status = add_losses(out, &chain, n_seeds, err);
         struct json *one = json_object();
@@ -165,8 +164,7 @@ static int run_seed(struct run *run, struct outcome *out, int64_t seed, int64_t 
     return status;
 }
 
-static int run_variant(struct run *run, struct outcome *out, struct error *err)
-{
+static int run_variant(struct run *run, struct outcome *out, struct error *err) {
     int64_t *seeds, n;
     TRY(read_seeds(run->recipe, &out->options, &seeds, &n, err));
     int status = 0;
@@ -178,8 +176,7 @@ static int run_variant(struct run *run, struct outcome *out, struct error *err)
     return status;
 }
 
-static struct json *outcome_json(const struct outcome *out)
-{
+static struct json *outcome_json(const struct outcome *out) {
     struct json *o = json_object();
     double mean = 0;
     for (int64_t i = 0; i < out->n; i++)
@@ -195,8 +192,7 @@ static struct json *outcome_json(const struct outcome *out)
     return o;
 }
 
-static void compare(const struct outcome *all, int64_t n, const struct outcome *one, struct json *comparisons)
-{
+static void compare(const struct outcome *all, int64_t n, const struct outcome *one, struct json *comparisons) {
     for (size_t v = 0; v < one->options.versus.count; v++)
         for (int64_t i = 0; i < n; i++) {
             const struct outcome *other = &all[i];
@@ -213,8 +209,7 @@ static void compare(const struct outcome *all, int64_t n, const struct outcome *
         }
 }
 
-static void outcome_release(struct outcome *out)
-{
+static void outcome_release(struct outcome *out) {
     options_release(variant_table, &out->options);
     free(out->losses);
     json_free(out->by_seed);
@@ -222,8 +217,7 @@ static void outcome_release(struct outcome *out)
     json_free(out->runs);
 }
 
-int variants_run(struct run *run, struct json *report, struct error *err)
-{
+int variants_run(struct run *run, struct json *report, struct error *err) {
     const struct recipe *r = run->recipe;
     int64_t n = json_count(r->variants), made = 0;
     struct outcome *all = xcalloc((size_t)n, sizeof *all, "variants");

@@ -7,8 +7,7 @@
 
 #include "common/base/file.h"
 
-int report_write(const struct json *report, const char *path, struct error *err)
-{
+int report_write(const struct json *report, const char *path, struct error *err) {
     char *text = json_text(report, 1);
     int result = file_write(path, text, strlen(text), err);
     free(text);
@@ -16,18 +15,16 @@ int report_write(const struct json *report, const char *path, struct error *err)
 }
 
 // A number in a column, or a dash where there is none.
-static void print_cell(FILE *to, const struct json *v, int width, int digits, double scale)
-{
+static void print_cell(FILE *to, const struct json *v, int width, int digits, double scale) {
     if (!v || json_kind(v) != JSON_NUMBER)
         fprintf(to, " %*s", width, "-");
     else
         fprintf(to, " %*.*f", width, digits, json_number(v) * scale);
 }
 
-static void print_rows(const struct json *rows, const struct json *speeds, FILE *to)
-{
-    fprintf(to, "%-12s %9s %9s %9s %8s %9s %8s %7s %9s %9s\n", "", "params M", "MFLOP/tok", "MB", "loss", "ppl", "KLD", "top-1",
-            "prefill/s", "decode/s");
+static void print_rows(const struct json *rows, const struct json *speeds, FILE *to) {
+    fprintf(to, "%-12s %9s %9s %9s %8s %9s %8s %7s %9s %9s\n", "", "params M", "MFLOP/tok", "MB", "loss", "ppl",
+            "KLD", "top-1", "prefill/s", "decode/s");
     const struct json *speed = json_first(speeds);
     for (const struct json *r = json_first(rows); r; r = json_next(r)) {
         fprintf(to, "%-12s", json_string(json_get(r, "name")));
@@ -45,8 +42,7 @@ static void print_rows(const struct json *rows, const struct json *speeds, FILE 
     }
 }
 
-static void print_variants(const struct json *variants, const struct json *comparisons, FILE *to)
-{
+static void print_variants(const struct json *variants, const struct json *comparisons, FILE *to) {
     fprintf(to, "%-20s %5s %9s %9s %9s  %s\n", "variant", "seeds", "params M", "loss", "ppl", "loss by seed");
     for (const struct json *v = json_first(variants); v; v = json_next(v)) {
         fprintf(to, "%-20s", json_string(json_get(v, "name")));
@@ -60,13 +56,13 @@ static void print_variants(const struct json *variants, const struct json *compa
         fputc('\n', to);
     }
     for (const struct json *c = json_first(comparisons); c; c = json_next(c))
-        fprintf(to, "%s - %s: %+.4f nats per token, 95 %% interval %+.4f to %+.4f\n", json_string(json_get(c, "variant")),
-                json_string(json_get(c, "versus")), json_number(json_get(c, "difference")),
-                json_number(json_get(c, "difference_low")), json_number(json_get(c, "difference_high")));
+        fprintf(to, "%s - %s: %+.4f nats per token, 95 %% interval %+.4f to %+.4f\n",
+                json_string(json_get(c, "variant")), json_string(json_get(c, "versus")),
+                json_number(json_get(c, "difference")), json_number(json_get(c, "difference_low")),
+                json_number(json_get(c, "difference_high")));
 }
 
-void report_print(const struct json *report, FILE *to)
-{
+void report_print(const struct json *report, FILE *to) {
     const struct json *variants = json_get(report, "variants");
     if (variants)
         print_variants(variants, json_get(report, "comparisons"), to);
@@ -76,8 +72,7 @@ void report_print(const struct json *report, FILE *to)
 
 #define NORMAL_95 1.959963984540054
 
-struct paired paired_compare(const double *a, const double *b, int64_t n)
-{
+struct paired paired_compare(const double *a, const double *b, int64_t n) {
     double mean = 0, square = 0;
     for (int64_t i = 0; i < n; i++)
         mean += (a[i] - b[i]) / (double)n;

@@ -1,6 +1,7 @@
 // report.h: the report of a run as a file and as a table, and the statistics of paired comparisons.
 //
-// Everything in the report is reproducible bit for bit, except the object "measured", which holds times, speeds, memory and dates.
+// Everything in the report is reproducible bit for bit, except the object "measured", which holds times, speeds,
+// memory and dates.
 #ifndef PDQ_REPORT_H
 #define PDQ_REPORT_H
 
