@@ -15,14 +15,13 @@ struct common_options { // what every command takes; first member of a command's
     int log; // enum log_level
 };
 // Rows for a struct T that begins with a struct common_options.
-#define COMMON_ROWS                                                                                              \
-    {"threads", OPTION_INT, offsetof(struct common_options, threads),                                            \
-     "0",       0,          4096,                                                                                \
-     NULL,      "N",        "threads to work with; 0: OMP_NUM_THREADS, else the cores"},                         \
-    {                                                                                                            \
-        "log", OPTION_CHOICE, offsetof(struct common_options, log), "info", 0, 0, "quiet|warn|info|debug", NULL, \
-            "how much is told on stderr: quiet, warn, info or debug"                                             \
-    }
+// clang-format off
+#define COMMON_ROWS                                                                                                  \
+    {"threads", OPTION_INT, offsetof(struct common_options, threads), "0", 0, 4096, NULL, "N",                       \
+     "threads to work with; 0: OMP_NUM_THREADS, else the cores"},                                                    \
+    {"log", OPTION_CHOICE, offsetof(struct common_options, log), "info", 0, 0, "quiet|warn|info|debug", NULL,        \
+     "how much is told on stderr: quiet, warn, info or debug"}
+// clang-format on
 extern const struct option common_option_table[];
 
 struct call { // process lifetime

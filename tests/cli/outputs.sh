@@ -42,6 +42,13 @@ refused 1 'vocabular' "$PDQ" eval m --data text.txt --seq-len 32 --against other
 refused 1 'ids 0 to 299' "$PDQ" generate m --ids 5,300
 refused 1 'separated by commas' "$PDQ" generate m --ids 5,x
 
+# a disk that is too small (a made-up one, where the system lets us mount it)
+mkdir small
+if unshare -rm mount -t tmpfs -o size=64k none small 2> /dev/null; then
+    refused 1 'writes about .* are free there' unshare -rm sh -c "mount -t tmpfs -o size=64k none small &&
+        '$PDQ' export m -o small/x --dtype f32; code=\$?; [ -z \"\$(ls -A small)\" ] || echo 'left behind'; exit \$code"
+fi
+
 # a run's folder: this very run goes on, another needs --force, foreign folders are left alone
 echo '{"model": "m", "data": {"train": "text.txt", "eval": "text.txt", "seq_len": 32, "eval_tokens": 100},
  "stages": [{"prune": {"ffn": 0.5, "calibration_tokens": 64}}, {"quantize": {}}]} // a comment' > r.json
