@@ -521,22 +521,3 @@ struct model *gguf_model_open(const char *path, struct tokenizer **tokenizer, st
     }
     return m;
 }
-
-struct model *model_materialise(const struct model *m)
-{
-    struct model *copy = model_new(&m->config, 1);
-    memcpy(copy->rope, m->rope, (size_t)(m->config.head_dim / 2) * sizeof *m->rope);
-    for (int i = 0; i < m->n_parameter; i++) {
-        const struct tensor *from = &m->parameter[i].t;
-        float *to = copy->parameter[i].t.data;
-        const int64_t rows = tensor_rows(from), columns = tensor_columns(from);
-        if (!from->hook) {
-            memcpy(to, from->data, (size_t)(rows * columns) * sizeof *to);
-            continue;
-        }
-#pragma omp parallel for schedule(static)
-        for (int64_t r = 0; r < rows; r++)
-            from->hook->rows(from->hook->context, from, r, 1, to + r * columns);
-    }
-    return copy;
-}

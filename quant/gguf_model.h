@@ -11,8 +11,4 @@
 // changes the computation in a way that pdq does not know is an error naming it. NULL on failure.
 struct model *gguf_model_open(const char *path, struct tokenizer **tokenizer, struct error *err);
 
-// A copy with f32 storage and no hooks, for whatever needs the values themselves (saving, training). The caller frees
-// it.
-struct model *model_materialise(const struct model *m);
-
 #endif

@@ -66,28 +66,3 @@ int hash_file(const char *path, char out[HASH_TEXT], struct error *err) {
     file_unmap(&map);
     return 0;
 }
-
-int hash_directory(const char *path, char out[HASH_TEXT], struct error *err) {
-    char **names;
-    size_t count;
-    TRY(directory_list(path, &names, &count, err));
-    struct hasher *h = hasher_new();
-    int result = 0;
-    for (size_t i = 0; i < count && result == 0; i++) {
-        char digest[HASH_TEXT];
-        if (strcmp(names[i], "DONE") == 0 || strstr(names[i], ".tmp-"))
-            continue;
-        char *file = path_join(path, names[i]);
-        if (!file_is_directory(file)) {
-            result = hash_file(file, digest, err);
-            if (result == 0) {
-                hasher_add_text(h, names[i]);
-                hasher_add_text(h, digest);
-            }
-        }
-        free(file);
-    }
-    hasher_end(h, out);
-    names_free(names, count);
-    return result;
-}

@@ -19,7 +19,5 @@ uint64_t hash_bytes(const void *data, size_t bytes, uint64_t seed);
 void hash_text(const char *s, char out[HASH_TEXT]);
 void hasher_add_map(struct hasher *h, const void *data, size_t bytes); // of a file's map, whose memory it gives back
 int hash_file(const char *path, char out[HASH_TEXT], struct error *err);
-// All regular files of a directory (not below), by name and content; DONE and *.tmp-* files are left out.
-int hash_directory(const char *path, char out[HASH_TEXT], struct error *err);
 
 #endif

@@ -282,11 +282,6 @@ void json_push(struct json *array, struct json *child) {
         BUG("json_push: the value cannot be added");
 }
 
-void json_replace_item(struct json *array, int64_t index, struct json *child) {
-    if (!cJSON_ReplaceItemInArray(inner(array), (int)index, inner(child)))
-        BUG("json_replace_item: no item %lld", (long long)index);
-}
-
 // The shortest of 15, 16 and 17 digits that reads back as the same number; whole numbers without an exponent.
 static void put_number(FILE *out, double v) {
     char text[40];

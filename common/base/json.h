@@ -57,7 +57,6 @@ void json_set_string(struct json *object, const char *key, const char *s);
 void json_set_bool(struct json *object, const char *key, int v);
 void json_remove(struct json *object, const char *key);
 void json_push(struct json *array, struct json *child);
-void json_replace_item(struct json *array, int64_t index, struct json *child);
 
 // The text, pretty (two spaces) or on one line; numbers keep all their digits. The caller frees.
 char *json_text(const struct json *v, int pretty);

@@ -67,12 +67,3 @@ int64_t random_below(struct random *r, int64_t n) {
     while (x < excess);
     return (int64_t)(x % range);
 }
-
-void random_permutation(struct random *r, int64_t *out, int64_t n) {
-    for (int64_t i = 0; i < n; i++) {
-        int64_t j = random_below(r, i + 1);
-        if (j != i)
-            out[i] = out[j];
-        out[j] = i;
-    }
-}

@@ -17,6 +17,5 @@ uint32_t random_u32(struct random *r);
 double random_uniform(struct random *r); // [0, 1), 53 bits
 double random_normal(struct random *r);  // mean 0, variance 1 (Box-Muller, both halves from one block)
 int64_t random_below(struct random *r, int64_t n); // 0 .. n-1, without bias
-void random_permutation(struct random *r, int64_t *out, int64_t n);
 
 #endif

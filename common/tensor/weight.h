@@ -13,7 +13,7 @@ void weight_dot(const struct tensor *w, const float *x, int64_t N, float *y);
 
 // Whether w's hook makes the stored weight's gradient another one than the effective weight's.
 int weight_changes_gradient(const struct tensor *w);
-// w->grad += the stored weight's gradient; effective [rows, columns], the effective weight's, is changed on the way. Only
+// w->grad += the stored weight's gradient, made in place from effective [rows, columns], the effective weight's. Only
 // where weight_changes_gradient.
 void weight_add_effective(const struct tensor *w, float *effective);
 // w->grad += dy[N,O]^T x[N,I], through the hook's backward where there is one.

@@ -64,23 +64,6 @@ Test(random, distributions) {
         cr_assert_float_eq((double)counts[i] / n, 1.0 / 6, 0.005);
 }
 
-Test(random, permutation) {
-    struct random r;
-    int64_t order[1000], seen[1000] = {0};
-    random_init(&r, 3, "test", 0);
-    random_permutation(&r, order, 1000);
-    int moved = 0;
-    for (int i = 0; i < 1000; i++) {
-        seen[order[i]]++;
-        moved += order[i] != i;
-    }
-    for (int i = 0; i < 1000; i++)
-        cr_assert_eq(seen[i], 1);
-    cr_assert_gt(moved, 980);
-    random_permutation(&r, order, 0);
-    cr_assert_eq(random_below(&r, 1), 0);
-}
-
 // Values of the reference implementation, because files of earlier runs hold them.
 Test(hash, known_answers) {
     char a[HASH_TEXT], b[HASH_TEXT];
