@@ -14,8 +14,7 @@
 #include "recipes/rows.h"
 #include "recipes/runner.h"
 
-static int hash_teacher(const struct recipe *r, const struct stage *stage, struct hasher *h, struct error *err)
-{
+static int hash_teacher(const struct recipe *r, const struct stage *stage, struct hasher *h, struct error *err) {
     const char *teacher = stage->type->teacher ? stage->type->teacher(stage) : NULL;
     if (!teacher)
         return 0;
@@ -26,9 +25,8 @@ static int hash_teacher(const struct recipe *r, const struct stage *stage, struc
     return result < 0 ? error_prefix(err, "the teacher") : 0;
 }
 
-static int stage_hash(const struct run *run, const struct recipe *r, int index, const char *input_hash, char out[HASH_TEXT],
-                      struct error *err)
-{
+static int stage_hash(const struct run *run, const struct recipe *r, int index, const char *input_hash,
+                      char out[HASH_TEXT], struct error *err) {
     const struct stage *stage = &r->stage[index];
     struct hasher *h = hasher_new();
     struct json *options = options_json(stage->type->table, stage->options);
@@ -52,8 +50,7 @@ static int stage_hash(const struct run *run, const struct recipe *r, int index, 
 }
 
 // DONE of a stage that was finished with this hash and whose products are still there; NULL: it is to be run.
-static struct json *read_done(const char *folder, const char *hash)
-{
+static struct json *read_done(const char *folder, const char *hash) {
     struct error err;
     char *path = path_join(folder, "DONE");
     struct json *done = file_exists(path) ? json_read(path, &err) : NULL;
@@ -73,8 +70,7 @@ static struct json *read_done(const char *folder, const char *hash)
 }
 
 // Makes the folder ready: what was begun with the same inputs stays, anything else goes.
-static int prepare_folder(const char *folder, const char *hash, struct error *err)
-{
+static int prepare_folder(const char *folder, const char *hash, struct error *err) {
     char *mark = path_join(folder, "INPUTS"), *done = path_join(folder, "DONE"), *data = NULL;
     size_t len = 0;
     int same = 0, status = 0;
@@ -94,8 +90,7 @@ static int prepare_folder(const char *folder, const char *hash, struct error *er
     return status;
 }
 
-static int write_done(const struct stage_run *s, struct json **done, struct error *err)
-{
+static int write_done(const struct stage_run *s, struct json **done, struct error *err) {
     struct json *o = json_object();
     json_set_string(o, "hash", s->hash);
     json_set_string(o, "version", PDQ_VERSION);
@@ -109,17 +104,17 @@ static int write_done(const struct stage_run *s, struct json **done, struct erro
     return status;
 }
 
-static int run_stage(struct stage_run *s, struct json **done, struct error *err)
-{
+static int run_stage(struct stage_run *s, struct json **done, struct error *err) {
     TRY(prepare_folder(s->folder, s->hash, err));
     s->facts = json_object();
     s->measured = json_object();
     double start = timer_now();
+    memory_mark();
     int status = s->stage->type->run(s, err);
     if (status == 0 && interrupted())
         status = error_set(err, "interrupted; run the same command again to go on");
     json_set_number(s->measured, "seconds", timer_now() - start);
-    json_set_number(s->measured, "peak_memory_bytes", (double)memory_peak());
+    json_set_number(s->measured, "peak_memory_bytes", (double)memory_peak_since_mark());
     if (status == 0)
         status = write_done(s, done, err);
     json_free(s->facts);
@@ -127,8 +122,7 @@ static int run_stage(struct stage_run *s, struct json **done, struct error *err)
     return status;
 }
 
-static void row_source_free(struct row_source *s)
-{
+static void row_source_free(struct row_source *s) {
     if (!s)
         return;
     free((char *)s->name);
@@ -140,8 +134,7 @@ static void row_source_free(struct row_source *s)
 }
 
 static int add_row(struct run *run, const struct recipe *r, struct chain *c, struct row_source *source, int keep,
-                   struct error *err)
-{
+                   struct error *err) {
     struct json *facts, *measured;
     int status = row_make(run, r, source, &facts, &measured, err);
     if (status == 0) {
@@ -158,15 +151,17 @@ static int add_row(struct run *run, const struct recipe *r, struct chain *c, str
     return status;
 }
 
-static int add_parent_row(struct run *run, const struct recipe *r, struct chain *c, struct error *err)
-{
+static int add_parent_row(struct run *run, const struct recipe *r, struct chain *c, struct error *err) {
     if (run->parent_is_shape)
         return 0;
     char *folder = path_join(run->out, "00-parent");
     int status = directory_make(folder, err);
     struct row_source *s = xcalloc(1, sizeof *s, "a row");
-    *s = (struct row_source){.name = xstrdup("parent"), .path = xstrdup(run->parent.path), .shown = xstrdup(r->model),
-                             .folder = folder, .hash = xstrdup(run->parent_hash)};
+    *s = (struct row_source){.name = xstrdup("parent"),
+                             .path = xstrdup(run->parent.path),
+                             .shown = xstrdup(r->model),
+                             .folder = folder,
+                             .hash = xstrdup(run->parent_hash)};
     if (status < 0) {
         row_source_free(s);
         return -1;
@@ -174,16 +169,14 @@ static int add_parent_row(struct run *run, const struct recipe *r, struct chain 
     return add_row(run, r, c, s, 0, err);
 }
 
-static char *stage_folder(const struct recipe *r, int index, int shared, const char *hash)
-{
+static char *stage_folder(const struct recipe *r, int index, int shared, const char *hash) {
     const char *type = r->stage[index].type->name;
     return shared ? xasprintf("stages/%s-%.12s", type, hash) : xasprintf("%02d-%s", index + 1, type);
 }
 
 // Rows for a stage's products; the stage's facts and times go into the chain.
-static int take_done(struct run *run, const struct recipe *r, int index, const char *shown, const char *folder, int measure,
-                     struct json *done, struct chain *c, struct error *err)
-{
+static int take_done(struct run *run, const struct recipe *r, int index, const char *shown, const char *folder,
+                     int measure, struct json *done, struct chain *c, struct error *err) {
     const struct stage_type *type = r->stage[index].type;
     struct json *facts = json_copy(json_get(done, "facts")), *times = json_copy(json_get(done, "measured"));
     json_set_string(facts, "type", type->name);
@@ -199,8 +192,10 @@ static int take_done(struct run *run, const struct recipe *r, int index, const c
         const char *name = json_string(json_get(p, "name")), *path = json_string(json_get(p, "path"));
         int whole = strcmp(path, ".") == 0;
         struct row_source *s = xcalloc(1, sizeof *s, "a row");
-        *s = (struct row_source){.name = xstrdup(name), .path = whole ? xstrdup(folder) : path_join(folder, path),
-                                 .shown = whole ? xstrdup(shown) : path_join(shown, path), .folder = xstrdup(folder),
+        *s = (struct row_source){.name = xstrdup(name),
+                                 .path = whole ? xstrdup(folder) : path_join(folder, path),
+                                 .shown = whole ? xstrdup(shown) : path_join(shown, path),
+                                 .folder = xstrdup(folder),
                                  .hash = xstrdup(json_string(json_get(done, "hash")))};
         status = add_row(run, r, c, s, !type->keeps_model, err);
     }
@@ -216,8 +211,7 @@ struct cursor {
 };
 
 static int chain_step(struct run *run, const struct recipe *r, int index, int shared, int measure, struct cursor *at,
-                      struct chain *c, struct error *err)
-{
+                      struct chain *c, struct error *err) {
     char hash[HASH_TEXT];
     const struct stage *stage = &r->stage[index];
     TRY(stage_hash(run, r, index, at->hash, hash, err));
@@ -228,7 +222,12 @@ static int chain_step(struct run *run, const struct recipe *r, int index, int sh
         log_info("[%d/%d] %s: done before, in %s", index + 1, r->n_stage, stage->type->name, folder);
     } else {
         log_info("[%d/%d] %s", index + 1, r->n_stage, stage->type->name);
-        struct stage_run s = {.run = run, .recipe = r, .stage = stage, .index = index, .input = at->path, .folder = folder,
+        struct stage_run s = {.run = run,
+                              .recipe = r,
+                              .stage = stage,
+                              .index = index,
+                              .input = at->path,
+                              .folder = folder,
                               .hash = hash};
         status = run_stage(&s, &done, err);
     }
@@ -245,9 +244,9 @@ static int chain_step(struct run *run, const struct recipe *r, int index, int sh
     return status;
 }
 
-int chain_run(struct run *run, const struct recipe *r, int shared, int measure, struct chain *c, struct error *err)
-{
-    *c = (struct chain){.stages = json_array(), .rows = json_array(), .stage_times = json_array(), .row_speeds = json_array()};
+int chain_run(struct run *run, const struct recipe *r, int shared, int measure, struct chain *c, struct error *err) {
+    *c = (struct chain){
+        .stages = json_array(), .rows = json_array(), .stage_times = json_array(), .row_speeds = json_array()};
     struct cursor at = {.path = xstrdup(run->parent.path)};
     memcpy(at.hash, run->parent_hash, sizeof at.hash);
     int status = measure ? add_parent_row(run, r, c, err) : 0;
@@ -261,8 +260,7 @@ int chain_run(struct run *run, const struct recipe *r, int shared, int measure, 
     return status;
 }
 
-void chain_release(struct chain *c)
-{
+void chain_release(struct chain *c) {
     json_free(c->stages);
     json_free(c->rows);
     json_free(c->stage_times);

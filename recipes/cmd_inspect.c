@@ -17,13 +17,14 @@ struct inspect_options {
 #define ROW(name, kind, field) name, kind, offsetof(struct inspect_options, field)
 static const struct option table[] = {
     {ROW("tensors", OPTION_BOOL, tensors), "false", 0, 0, NULL, NULL, "list every tensor"},
-    {ROW("gzip", OPTION_BOOL, gzip), "false", 0, 0, NULL, NULL, "also the weights' size after gzip: how much of it is redundancy"},
+    {ROW("gzip", OPTION_BOOL, gzip), "false", 0, 0, NULL, NULL,
+     "also the weights' size after gzip: how much of it is redundancy"},
     {ROW("json", OPTION_BOOL, json), "false", 0, 0, NULL, NULL, "print one JSON object and nothing else"},
     {.name = NULL}};
 #undef ROW
 
-static void add_tensor(struct json *list, const char *name, const char *type, const int64_t *dim, int n_dim, int64_t bytes)
-{
+static void add_tensor(struct json *list, const char *name, const char *type, const int64_t *dim, int n_dim,
+                       int64_t bytes) {
     struct json *o = json_object(), *shape = json_array();
     for (int i = 0; i < n_dim; i++)
         json_push(shape, json_from_number((double)dim[i]));
@@ -34,8 +35,7 @@ static void add_tensor(struct json *list, const char *name, const char *type, co
     json_push(list, o);
 }
 
-static int list_safetensors(const char *path, struct json *list, struct error *err)
-{
+static int list_safetensors(const char *path, struct json *list, struct error *err) {
     static const char *const names[] = {"F32", "F16", "BF16"};
     struct safetensors s;
     TRY(safetensors_open(&s, path, err));
@@ -47,8 +47,7 @@ static int list_safetensors(const char *path, struct json *list, struct error *e
     return 0;
 }
 
-static int list_gguf(const char *path, struct json *list, struct json *o, struct error *err)
-{
+static int list_gguf(const char *path, struct json *list, struct json *o, struct error *err) {
     struct gguf g;
     TRY(gguf_open(&g, path, err));
     struct json *keys = json_object();
@@ -67,8 +66,7 @@ static int list_gguf(const char *path, struct json *list, struct json *o, struct
 }
 
 // Bytes and number of tensors by storage type.
-static struct json *sum_types(const struct json *list)
-{
+static struct json *sum_types(const struct json *list) {
     struct json *o = json_object();
     for (const struct json *t = json_first(list); t; t = json_next(t)) {
         const char *type = json_string(json_get(t, "type"));
@@ -83,8 +81,7 @@ static struct json *sum_types(const struct json *list)
     return o;
 }
 
-static struct json *layers_json(const struct config *c)
-{
+static struct json *layers_json(const struct config *c) {
     struct json *list = json_array();
     for (int64_t l = 0; l < c->n_layer; l++) {
         struct json *o = json_object();
@@ -96,8 +93,7 @@ static struct json *layers_json(const struct config *c)
     return list;
 }
 
-static void add_shape(struct json *o, const struct config *c)
-{
+static void add_shape(struct json *o, const struct config *c) {
     json_set_string(o, "type", c->model_type);
     json_set_number(o, "parameters", (double)config_parameters(c));
     json_set_number(o, "layers", (double)c->n_layer);
@@ -108,11 +104,11 @@ static void add_shape(struct json *o, const struct config *c)
     json_set_bool(o, "tied_embeddings", c->tie_embeddings);
     json_set_bool(o, "uniform", config_uniform(c));
     json_set(o, "shape", layers_json(c));
-    json_set_number(o, "flops_per_token", model_flops_per_token(c, c->context > 0 && c->context < 512 ? c->context : 512));
+    json_set_number(o, "flops_per_token",
+                    model_flops_per_token(c, c->context > 0 && c->context < 512 ? c->context : 512));
 }
 
-static int add_gzip(struct json *o, const struct opened *m, struct error *err)
-{
+static int add_gzip(struct json *o, const struct opened *m, struct error *err) {
     if (m->is_gguf) {
         int64_t bytes;
         TRY(file_gzip_size(m->path, &bytes, err));
@@ -137,22 +133,23 @@ static int add_gzip(struct json *o, const struct opened *m, struct error *err)
     return status;
 }
 
-static void print_types(const struct json *types)
-{
+static void print_types(const struct json *types) {
     for (const struct json *t = json_first(types); t; t = json_next(t))
-        printf("  %-6s %5.0f tensors %14.0f bytes\n", json_key(t), json_number(json_get(t, "tensors")), json_number(json_get(t, "bytes")));
+        printf("  %-6s %5.0f tensors %14.0f bytes\n", json_key(t), json_number(json_get(t, "tensors")),
+               json_number(json_get(t, "bytes")));
 }
 
-static void print_text(const struct json *o, const struct config *c, int tensors)
-{
+static void print_text(const struct json *o, const struct config *c, int tensors) {
     const struct layer_shape *s = &c->layer[0];
     printf("%s: %s, %.3f M parameters, %.0f bytes of weights\n", json_string(json_get(o, "path")), c->model_type,
            (double)config_parameters(c) / 1e6, json_number(json_get(o, "bytes")));
-    printf("  %ld layers, hidden %ld, %ld query and %ld key/value heads of %ld, FFN %ld%s\n", (long)c->n_layer, (long)c->hidden,
-           (long)s->n_head, (long)s->n_kv_head, (long)c->head_dim, (long)s->n_ff, config_uniform(c) ? "" : " (first layer)");
+    printf("  %ld layers, hidden %ld, %ld query and %ld key/value heads of %ld, FFN %ld%s\n", (long)c->n_layer,
+           (long)c->hidden, (long)s->n_head, (long)s->n_kv_head, (long)c->head_dim, (long)s->n_ff,
+           config_uniform(c) ? "" : " (first layer)");
     printf("  vocabulary %ld, context %ld, %s output head, rope base %g\n", (long)c->vocab, (long)c->context,
            c->tie_embeddings ? "tied" : "own", c->rope_theta);
-    printf("  tokenizer: %s, %.0f tokens\n", json_string(json_get(o, "tokenizer")), json_number(json_get(o, "tokens")));
+    printf("  tokenizer: %s, %.0f tokens\n", json_string(json_get(o, "tokenizer")),
+           json_number(json_get(o, "tokens")));
     printf("  hash %s\n", json_string(json_get(o, "hash")));
     print_types(json_get(o, "types"));
     if (json_get(o, "gzip_bytes"))
@@ -168,8 +165,7 @@ static void print_text(const struct json *o, const struct config *c, int tensors
     }
 }
 
-static int describe(const struct inspect_options *o, const struct opened *m, struct error *err)
-{
+static int describe(const struct inspect_options *o, const struct opened *m, struct error *err) {
     struct json *object = json_object(), *tensors = json_array();
     char hash[HASH_TEXT] = "";
     json_set_string(object, "path", m->path);
@@ -202,10 +198,9 @@ static int describe(const struct inspect_options *o, const struct opened *m, str
     return status;
 }
 
-static int run(struct call *call, struct error *err)
-{
+static int run(struct call *call, struct error *err) {
     struct opened m;
-    if (opened_open(&m, call->words[0], err) < 0)
+    if (opened_look(&m, call->words[0], 1, err) < 0)
         return EXIT_FAILED;
     int status = describe(call->options, &m, err);
     opened_release(&m);
@@ -214,7 +209,8 @@ static int run(struct call *call, struct error *err)
 
 const struct command cmd_inspect = {.name = "inspect",
                                     .arguments = "PATH [--tensors] [--json]",
-                                    .summary = "show what a model is: shape, storage types, tokenizer, where it loads",
+                                    .summary =
+                                        "show what a model is: shape, storage types, tokenizer, where it loads",
                                     .table = table,
                                     .size = sizeof(struct inspect_options),
                                     .shared_table = common_option_table,

@@ -1,54 +1,92 @@
-// cost.c: what a training step costs, from the shapes: the sizes of what the ops of the Llama block keep (arch_llama.c).
+// cost.c: what training, scoring and measuring cost, from the shapes: the sizes of what the ops of the Llama block keep
+// (arch_llama.c, op_head.c). tests/unit/test_cost.c holds them against what the ops take.
 #include "common/base/threads.h"
+#include "common/eval/evaluate.h"
+#include "common/tensor/ops.h"
+#include "common/tensor/vecmath.h"
 #include "recipes/stage.h"
 
-static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-
-// Floats that one layer keeps for one row: outputs of its ops (each gets a gradient of the same size), and saved statistics.
-static int64_t layer_floats(const struct config *c, const struct layer_shape *s)
-{
+// Floats that one layer keeps for one row: outputs of its ops.
+static int64_t layer_floats(const struct config *c, const struct layer_shape *s) {
     return 6 * c->hidden + 3 * s->n_head * c->head_dim + 3 * s->n_kv_head * c->head_dim + 3 * s->n_ff;
 }
 
 struct activations {
     int64_t layers, largest; // floats a row: of all layers, of the largest one
+    int64_t gradients; // that are there at once in the backward pass: a used one makes room for the next of its size
 };
 
-static struct activations activations(const struct config *c)
-{
-    struct activations a = {0, 0};
+static struct activations activations(const struct config *c) {
+    struct activations a = {0};
     for (int64_t l = 0; l < c->n_layer; l++) {
         int64_t n = layer_floats(c, &c->layer[l]);
         a.layers += n;
-        a.largest = larger(a.largest, n);
+        a.largest = max_i64(a.largest, n);
+        const struct layer_shape *s = &c->layer[l];
+        a.gradients =
+            max_i64(a.gradients, 3 * c->hidden + (2 * s->n_head + 3 * s->n_kv_head) * c->head_dim + 3 * s->n_ff);
     }
     return a;
 }
 
-static int64_t head_floats(const struct config *c, int64_t rows, int has_teacher)
-{
-    return head_chunk_rows(rows, c->vocab) * c->vocab * (has_teacher ? 2 : 1) + (has_teacher ? threads_count() * c->vocab : 0);
+static int64_t head_floats(const struct config *c, int64_t rows, int has_teacher) {
+    return head_chunk_rows(rows, c->vocab) * c->vocab * (has_teacher ? 2 : 1) +
+           (has_teacher ? threads_count() * c->vocab : 0);
 }
 
+// Of the student's step alone, without the weights.
+static int64_t step_floats(const struct config *c, const struct train_options *o, int64_t rows, int has_teacher) {
+    struct activations a = activations(c);
+    int64_t forward = rows * (a.layers + 3 * c->hidden), backward = rows * a.gradients;
+    if (o->checkpoint) {
+        forward = rows * (c->n_layer + 3) * c->hidden;
+        backward = rows * (2 * c->hidden + a.largest + a.gradients);
+    }
+    return forward + max_i64(backward, head_floats(c, rows, has_teacher));
+}
+
+#define STEP_ARRAYS 9 // times that a step reads or writes an array as large as the weights: optimizer, norm, clearing
+
 struct step_cost step_cost(const struct config *student, const struct config *teacher, const struct train_options *o,
-                           int64_t seq_len)
-{
-    int64_t rows = o->batch * seq_len, stream = student->hidden, layers = student->n_layer;
+                           int64_t seq_len) {
+    int64_t rows = o->batch * seq_len, parameters = config_parameters(student);
     double tokens = (double)(rows * o->accumulate);
     struct step_cost cost = {.flops = 3 * tokens * model_flops_per_token(student, seq_len)};
-    struct activations a = activations(student);
-    int64_t forward = rows * (a.layers + 3 * stream), backward = rows * (a.layers + 2 * stream);
-    if (o->checkpoint) {
+    if (o->checkpoint)
         cost.flops += tokens * model_flops_per_token(student, seq_len);
-        forward = rows * (layers + 3) * stream;
-        backward = rows * ((layers + 2) * stream + 2 * a.largest);
-    }
-    int64_t floats = forward + larger(backward, head_floats(student, rows, teacher != NULL));
-    floats += config_parameters(student) * (o->keep_best ? 5 : 4); // weights, gradients, two moments, best weights
+    cost.bytes = 4.0 * STEP_ARRAYS * (double)parameters;
+    cost.activations = 4 * step_floats(student, o, rows, teacher != NULL);
     if (teacher) {
         cost.flops += tokens * model_flops_per_token(teacher, seq_len);
-        floats += rows * ((teacher->n_layer + 2) * teacher->hidden + activations(teacher).largest);
+        cost.activations += 4 * rows * (3 * teacher->hidden + activations(teacher).largest);
     }
-    cost.memory = 4 * floats;
+    if (o->eval_every) // the step's memory stays taken meanwhile
+        cost.activations += eval_memory(student, NULL, eval_batch_rows(seq_len));
+    cost.memory =
+        cost.activations + 4 * parameters * (o->keep_best ? 5 : 4); // weights, gradients, two moments, best weights
     return cost;
+}
+
+int64_t snapshot_scratch(const struct config *student, const struct train_options *o) {
+    return 2 * 4 * config_parameters(student) * (o->keep_best ? 4 : 3); // weights and two moments each
+}
+
+int64_t score_memory(const struct config *c, int64_t rows, int differentiates) {
+    struct activations a = activations(c);
+    int64_t floats = a.layers;
+    for (int64_t l = 0; l < c->n_layer && differentiates; l++)
+        floats += c->layer[l].n_head * c->head_dim + c->layer[l].n_ff; // what the gates put out
+    int64_t forward = rows * (floats + (differentiates ? 3 : 2) * c->hidden);
+    return 4 * (differentiates ? forward + max_i64(rows * a.gradients, head_floats(c, rows, 0)) : forward);
+}
+
+int64_t eval_memory(const struct config *c, const struct config *against, int64_t rows) {
+    int64_t own = 3 * c->hidden,
+            floats = 2 * c->hidden + activations(c).largest; // hidden states that stay; a layer's values
+    if (against) {
+        floats = max_i64(floats, own + 2 * against->hidden + activations(against).largest);
+        own += 3 * against->hidden;
+    }
+    int64_t head = head_chunk_rows(rows, c->vocab) * c->vocab * (against ? 2 : 1) + threads_count() * c->vocab;
+    return 4 * max_i64(rows * floats, rows * own + head);
 }

@@ -6,58 +6,118 @@
 
 #include "common/base/file.h"
 #include "common/base/timer.h"
+#include "common/eval/evaluate.h"
+#include "common/eval/generate.h"
 #include "recipes/machine_cache.h"
+#include "recipes/rows.h"
 
 #define BASE_MEMORY ((int64_t)32 << 20) // the program, libraries, tokens of the texts
 #define EFFICIENCY 0.6                  // of the products' speed that a whole step reaches, about
 
-static void set_total(struct forecasts *f, const struct config *parent)
-{
+static int leaves_gguf(const struct forecast *s) { return strstr(s->what, "GGUF") != NULL; }
+
+// Bytes of a recipe's texts as they are read; what is gzipped grows to about four times.
+static int64_t text_bytes(const struct recipe *r, const struct option_list *files) {
+    int64_t bytes = 0;
+    for (size_t i = 0; i < files->count; i++) {
+        char *path = recipe_path(r, files->item[i]);
+        int64_t size = file_size(path);
+        bytes += size > 0 ? size * (path_ends_with(path, ".gz") ? 4 : 1) : 0;
+        free(path);
+    }
+    return bytes;
+}
+
+#define TOKEN_BYTES 3 // of text that a token stands for, at least about
+
+// One row of the report, of a stage's product or (NULL) of the parent: a loss, compared with the parent's, and the speed of the file.
+static void add_row(struct forecasts *f, const struct run *run, const struct forecast *s) {
+    const struct recipe *r = run->recipe;
+    const struct config *parent = &run->parent.model->config, *c = s ? &s->out : parent;
+    int is_gguf = s && leaves_gguf(s);
+    int64_t bytes = is_gguf ? s->disk : 4 * config_parameters(c); // of the weights in memory
+    int64_t widened =
+        is_gguf ? 4 * c->vocab * c->hidden : 0; // the largest tensor of a file, as f32 while it is multiplied by
+    parent = s && !run->parent_is_shape ? parent : NULL;
+    int64_t seq_len = r->data.seq_len, text = text_bytes(r, &r->data.eval) / TOKEN_BYTES;
+    int64_t tokens = r->data.sample || text > r->data.eval_tokens ? r->data.eval_tokens : text;
+    int64_t rows = eval_batch_rows(seq_len) < tokens ? eval_batch_rows(seq_len) : tokens;
+    double one = model_flops_per_token(c, seq_len),
+           both = one + (parent ? model_flops_per_token(parent, seq_len) : 0);
+    int runs = speed_runs(config_parameters(c));
+    f->measuring.flops += (double)tokens * both + (double)(runs * SPEED_PREFILL) * one;
+    f->measuring.bytes += (double)(runs * SPEED_DECODE) * (double)bytes;
+    int64_t memory = (s ? bytes : 0) + eval_memory(c, parent, rows) + widened;
+    f->measuring.memory = memory > f->measuring.memory ? memory : f->measuring.memory;
+}
+
+static void add_rows(struct forecasts *f, const struct run *run) {
+    if (!run->parent_is_shape)
+        add_row(f, run, NULL);
+    for (int i = 0; i < f->n; i++)
+        add_row(f, run, &f->stage[i]);
+    f->measuring.uses_parent = !run->parent_is_shape;
+}
+
+static void set_total(struct forecasts *f, const struct run *run) {
+    const struct recipe *r = run->recipe;
+    int64_t parent = 4 * config_parameters(&run->parent.model->config);
+    int64_t always =
+        BASE_MEMORY + 2 * (text_bytes(r, &r->data.train) + text_bytes(r, &r->data.eval)); // text, and its tokens
+    int64_t resident = f->measuring.uses_parent ? parent : 0;
+    f->measuring.memory += always + resident;
+    f->memory = f->measuring.memory;
     for (int i = 0; i < f->n; i++) {
         struct forecast *s = &f->stage[i];
-        s->memory += 4 * config_parameters(parent) + BASE_MEMORY; // the parent stays in memory
+        resident = s->uses_parent ? parent : resident;
+        s->memory += always + resident;
         f->memory = s->memory > f->memory ? s->memory : f->memory;
         f->disk += s->disk;
+        f->scratch = s->scratch > f->scratch ? s->scratch : f->scratch;
     }
 }
 
-static int check_room(const struct forecasts *f, const struct recipe *r, const char *out, struct error *err)
-{
+static int check_room(const struct forecasts *f, const struct recipe *r, const char *out, struct error *err) {
     int64_t memory = memory_available(), disk = disk_free(out);
     if (memory > 0 && f->memory > memory)
-        return error_set(err, "%s: the run needs about %.1f GB of memory, %.1f GB are there; lower \"batch\" or data.seq_len, or set "
-                              "\"checkpoint\": true", r->where, (double)f->memory / 1e9, (double)memory / 1e9);
-    if (disk >= 0 && f->disk > disk)
-        return error_set(err, "%s: the run writes about %.1f GB, %.1f GB are free there; make room or name another folder with -o",
-                         out, (double)f->disk / 1e9, (double)disk / 1e9);
+        return error_set(
+            err,
+            "%s: the run needs about %.1f GB of memory, %.1f GB are there; lower \"batch\" or data.seq_len, or set "
+            "\"checkpoint\": true",
+            r->where, (double)f->memory / 1e9, (double)memory / 1e9);
+    if (disk >= 0 && f->disk + f->scratch > disk)
+        return error_set(
+            err, "%s: the run writes about %.1f GB, %.1f GB are free there; make room or name another folder with -o",
+            out, (double)(f->disk + f->scratch) / 1e9, (double)disk / 1e9);
     return 0;
 }
 
-int forecasts_make(struct forecasts *f, const struct recipe *r, const struct config *parent, const struct tokenizer *t,
-                   const char *out, struct error *err)
-{
+int forecasts_make(struct forecasts *f, const struct run *run, int measures, struct error *err) {
+    const struct recipe *r = run->recipe;
+    const struct config *parent = &run->parent.model->config;
     *f = (struct forecasts){.stage = xcalloc((size_t)r->n_stage, sizeof *f->stage, "forecasts")};
     const struct config *shape = parent;
     int result = 0;
     for (int i = 0; i < r->n_stage && result == 0; i++) {
         struct forecast *s = &f->stage[f->n++];
-        *s = (struct forecast){.recipe = r, .index = i, .parent = parent, .tokenizer = t};
+        *s = (struct forecast){.recipe = r, .index = i, .parent = parent, .tokenizer = run->parent.tokenizer};
         config_copy(&s->in, shape);
         config_copy(&s->out, shape);
         result = r->stage[i].type->forecast(s, err);
         shape = &s->out;
     }
     if (result == 0) {
-        set_total(f, parent);
-        result = check_room(f, r, out, err);
+        if (measures)
+            add_rows(f, run);
+        set_total(f, run);
+        result = check_room(f, r, run->out, err);
     }
     if (result < 0)
         forecasts_release(f);
     return result;
 }
 
-void forecasts_release(struct forecasts *f)
-{
+void forecasts_release(struct forecasts *f) {
     for (int i = 0; i < f->n; i++) {
         config_release(&f->stage[i].in);
         config_release(&f->stage[i].out);
@@ -66,33 +126,39 @@ void forecasts_release(struct forecasts *f)
     *f = (struct forecasts){0};
 }
 
-static double seconds(const struct forecast *s, double gflops) { return s->flops / (gflops * 1e9 * EFFICIENCY); }
+struct rates { // of this machine, a second
+    double flops, bytes;
+};
 
-struct json *loads_json(const struct config *c, int is_gguf)
-{
+static struct rates rates_get(const struct recipe *r) {
+    return (struct rates){machine_gflops((enum precision)r->precision) * 1e9, machine_gbs() * 1e9};
+}
+
+static double seconds(const struct forecast *s, struct rates rate) {
+    return s->flops / (rate.flops * EFFICIENCY) + s->bytes / rate.bytes;
+}
+
+struct json *loads_json(const struct config *c, int is_gguf) {
     struct json *o = json_object();
     int is_qwen = strcmp(c->model_type, "qwen2") == 0, uniform = config_uniform(c);
     int full_heads = c->layer[0].n_head * c->head_dim == c->hidden;
     const char *plain = is_gguf ? "no (GGUF)" : uniform ? "yes" : "no: its layers differ";
     json_set_string(o, "transformers 4", plain);
     json_set_string(o, "transformers 5", plain);
-    json_set_string(o, "vLLM", !is_gguf && uniform && is_qwen && !full_heads ? "no: takes head_dim as hidden / heads" : plain);
+    json_set_string(o, "vLLM",
+                    !is_gguf && uniform && is_qwen && !full_heads ? "no: takes head_dim as hidden / heads" : plain);
     json_set_string(o, "llama.cpp", is_gguf ? "yes" : "after conversion to GGUF (pdq export)");
     return o;
 }
 
-static void print_shape(FILE *to, const struct config *c)
-{
+static void print_shape(FILE *to, const struct config *c) {
     const struct layer_shape *s = &c->layer[0];
-    fprintf(to, "%ld layers, hidden %ld, %ld/%ld heads of %ld, FFN %ld, vocabulary %ld: %.3f M parameters\n", (long)c->n_layer,
-            (long)c->hidden, (long)s->n_head, (long)s->n_kv_head, (long)c->head_dim, (long)s->n_ff, (long)c->vocab,
-            (double)config_parameters(c) / 1e6);
+    fprintf(to, "%ld layers, hidden %ld, %ld/%ld heads of %ld, FFN %ld, vocabulary %ld: %.3f M parameters\n",
+            (long)c->n_layer, (long)c->hidden, (long)s->n_head, (long)s->n_kv_head, (long)c->head_dim, (long)s->n_ff,
+            (long)c->vocab, (double)config_parameters(c) / 1e6);
 }
 
-static int leaves_gguf(const struct forecast *s) { return strstr(s->what, "GGUF") != NULL; }
-
-static void print_loads(FILE *to, const struct forecast *s)
-{
+static void print_loads(FILE *to, const struct forecast *s) {
     struct json *loads = loads_json(&s->out, leaves_gguf(s));
     fputs("   loads in:", to);
     for (const struct json *v = json_first(loads); v; v = json_next(v))
@@ -100,9 +166,9 @@ static void print_loads(FILE *to, const struct forecast *s)
     json_free(loads);
 }
 
-void forecasts_print(const struct forecasts *f, const struct recipe *r, FILE *to)
-{
-    double gflops = machine_gflops((enum precision)r->precision), total = 0;
+void forecasts_print(const struct forecasts *f, const struct recipe *r, FILE *to) {
+    struct rates rate = rates_get(r);
+    double total = seconds(&f->measuring, rate);
     fprintf(to, "%s: the parent has ", r->name);
     print_shape(to, f->stage[0].parent);
     for (int i = 0; i < f->n; i++) {
@@ -113,17 +179,23 @@ void forecasts_print(const struct forecasts *f, const struct recipe *r, FILE *to
             fputs("   gives ", to);
             print_shape(to, &s->out);
         }
-        fprintf(to, "   %.3g TFLOP, about %.0f s, memory %.2f GB, disk %.1f MB\n", s->flops / 1e12, seconds(s, gflops),
+        fprintf(to, "   %.3g TFLOP, about %.0f s, memory %.2f GB, disk %.1f MB\n", s->flops / 1e12, seconds(s, rate),
                 (double)s->memory / 1e9, (double)s->disk / 1e6);
         print_loads(to, s);
-        total += seconds(s, gflops);
+        total += seconds(s, rate);
     }
-    fprintf(to, "in all about %.0f s of work at %.0f GFLOP/s, peak memory %.2f GB (%.1f GB there), disk %.1f MB\n", total, gflops,
-            (double)f->memory / 1e9, (double)memory_available() / 1e9, (double)f->disk / 1e6);
+    if (f->measuring.flops > 0)
+        fprintf(to, "measuring for the report: %.3g TFLOP, about %.0f s, memory %.2f GB\n", f->measuring.flops / 1e12,
+                seconds(&f->measuring, rate), (double)f->measuring.memory / 1e9);
+    fprintf(to, "in all about %.0f s (products at %.0f GFLOP/s), peak memory %.2f GB (%.1f GB there), disk %.1f MB",
+            total, rate.flops / 1e9, (double)f->memory / 1e9, (double)memory_available() / 1e9,
+            (double)f->disk / 1e6);
+    if (f->scratch)
+        fprintf(to, " (snapshots take up to %.1f MB more meanwhile)", (double)f->scratch / 1e6);
+    fputc('\n', to);
 }
 
-static struct json *shape_json(const struct config *c)
-{
+static struct json *shape_json(const struct config *c) {
     struct json *o = json_object();
     json_set_number(o, "layers", (double)c->n_layer);
     json_set_number(o, "hidden", (double)c->hidden);
@@ -136,9 +208,17 @@ static struct json *shape_json(const struct config *c)
     return o;
 }
 
-struct json *forecasts_json(const struct forecasts *f, const struct recipe *r)
-{
-    double gflops = machine_gflops((enum precision)r->precision), total = 0;
+static struct json *measuring_json(const struct forecast *f, struct rates rate) {
+    struct json *o = json_object();
+    json_set_number(o, "flops", f->flops);
+    json_set_number(o, "seconds", seconds(f, rate));
+    json_set_number(o, "memory_bytes", (double)f->memory);
+    return o;
+}
+
+struct json *forecasts_json(const struct forecasts *f, const struct recipe *r) {
+    struct rates rate = rates_get(r);
+    double total = seconds(&f->measuring, rate);
     struct json *o = json_object(), *stages = json_array();
     json_set_string(o, "name", r->name);
     json_set(o, "parent", shape_json(f->stage[0].parent));
@@ -150,17 +230,20 @@ struct json *forecasts_json(const struct forecasts *f, const struct recipe *r)
         json_set(one, "before", shape_json(&s->in));
         json_set(one, "after", shape_json(&s->out));
         json_set_number(one, "flops", s->flops);
-        json_set_number(one, "seconds", seconds(s, gflops));
+        json_set_number(one, "seconds", seconds(s, rate));
         json_set_number(one, "memory_bytes", (double)s->memory);
         json_set_number(one, "disk_bytes", (double)s->disk);
+        json_set_number(one, "scratch_bytes", (double)s->scratch);
         json_set(one, "loads", loads_json(&s->out, leaves_gguf(s)));
         json_push(stages, one);
-        total += seconds(s, gflops);
+        total += seconds(s, rate);
     }
     json_set(o, "stages", stages);
+    json_set(o, "measuring", measuring_json(&f->measuring, rate));
     json_set_number(o, "seconds", total);
     json_set_number(o, "memory_bytes", (double)f->memory);
     json_set_number(o, "disk_bytes", (double)f->disk);
-    json_set_number(o, "gflops", gflops);
+    json_set_number(o, "scratch_bytes", (double)f->scratch);
+    json_set_number(o, "gflops", rate.flops / 1e9);
     return o;
 }

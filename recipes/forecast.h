@@ -9,12 +9,13 @@
 struct forecasts { // lifetime: one run
     struct forecast *stage;
     int n;
-    int64_t memory, disk; // peak of the whole run, all that it leaves
+    struct forecast measuring; // rows of the report: costs alone
+    int64_t memory, disk, scratch; // peak of the whole run, all that it leaves, what more it has there meanwhile
 };
 
-// Shapes of all stages; fails where a stage cannot do what it is asked, or where memory or disk (at `out`) do not suffice.
-int forecasts_make(struct forecasts *f, const struct recipe *r, const struct config *parent, const struct tokenizer *t,
-                   const char *out, struct error *err);
+// Shapes and costs of all stages; fails where a stage cannot do what it is asked, or where memory or disk do not suffice. Needs of the
+// run its recipe, its folder and the parent's shape and tokenizer. measures: the run makes rows for a report.
+int forecasts_make(struct forecasts *f, const struct run *run, int measures, struct error *err);
 void forecasts_release(struct forecasts *f);
 void forecasts_print(const struct forecasts *f, const struct recipe *r, FILE *to);
 struct json *forecasts_json(const struct forecasts *f, const struct recipe *r);

@@ -9,16 +9,14 @@
 #include "common/base/threads.h"
 #include "common/tensor/machine.h"
 
-static char *cache_path(void)
-{
+static char *cache_path(void) {
     const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
     if (cache && *cache)
         return path_join(cache, "pdq/machine.json");
     return home && *home ? path_join(home, ".cache/pdq/machine.json") : NULL;
 }
 
-static void keep(const struct json *o)
-{
+static void keep(const struct json *o) {
     char *path = cache_path();
     if (!path)
         return;
@@ -32,10 +30,11 @@ static void keep(const struct json *o)
 }
 
 // Key of a measurement: it holds for one CPU, number of threads and version.
-static char *machine_key(void) { return xasprintf("%s, %d threads, pdq %s", cpu_get()->name, threads_count(), PDQ_VERSION); }
+static char *machine_key(void) {
+    return xasprintf("%s, %d threads, pdq %s", cpu_get()->name, threads_count(), PDQ_VERSION);
+}
 
-struct json *machine_measured(void)
-{
+struct json *machine_measured(void) {
     struct machine m;
     machine_measure(&m);
     const struct machine_rate *rate = machine_full_rate(&m);
@@ -44,18 +43,19 @@ struct json *machine_measured(void)
     json_set_string(o, "key", key);
     json_set_number(o, "f32", rate->f32_gflops);
     json_set_number(o, "bf16", rate->bf16_gflops);
+    json_set_number(o, "gbs", rate->triad_gbs);
     free(key);
     keep(o);
     return o;
 }
 
-static struct json *cached(void)
-{
+static struct json *cached(void) {
     struct error err;
     char *path = cache_path(), *key = machine_key();
     struct json *o = path && file_exists(path) ? json_read(path, &err) : NULL;
     const char *found = json_string(json_get(o, "key"));
-    if (!found || strcmp(found, key) != 0 || !(json_number(json_get(o, "f32")) > 0)) {
+    if (!found || strcmp(found, key) != 0 || !(json_number(json_get(o, "f32")) > 0) ||
+        !(json_number(json_get(o, "gbs")) > 0)) {
         json_free(o);
         o = NULL;
     }
@@ -64,8 +64,7 @@ static struct json *cached(void)
     return o;
 }
 
-double machine_gflops(enum precision precision)
-{
+double machine_gflops(enum precision precision) {
     const char *why;
     struct json *o = cached();
     if (!o)
@@ -73,4 +72,13 @@ double machine_gflops(enum precision precision)
     double f32 = json_number(json_get(o, "f32")), bf16 = json_number(json_get(o, "bf16"));
     json_free(o);
     return gemm_precision(precision, &why) == PRECISION_BF16 && bf16 > 0 ? bf16 : f32;
+}
+
+double machine_gbs(void) {
+    struct json *o = cached();
+    if (!o)
+        o = machine_measured();
+    double gbs = json_number(json_get(o, "gbs"));
+    json_free(o);
+    return gbs;
 }

@@ -15,8 +15,7 @@ int path_is_gguf(const char *path) { return path_ends_with(path, ".gguf"); }
 #define PADDING_UNIT 32
 #define PADDING_SHARE 0.01
 
-static int check_vocabulary(const struct opened *o, struct error *err)
-{
+static int check_vocabulary(const struct opened *o, struct error *err) {
     int64_t rows = o->model->config.vocab, tokens = tokenizer_size(o->tokenizer), spare = rows - tokens;
     if (spare == 0)
         return 0;
@@ -25,21 +24,23 @@ static int check_vocabulary(const struct opened *o, struct error *err)
                  (long)tokens, (long)spare);
         return 0;
     }
-    return error_set(err,
-                     "%s: the tokenizer has %ld tokens, the embedding %ld rows (vocab_size); they must be equal (or the embedding "
-                     "padded by at most 1 %% to a multiple of %d): put the tokenizer there that the model was trained with",
-                     tokenizer_source(o->tokenizer), (long)tokens, (long)rows, PADDING_UNIT);
+    return error_set(
+        err,
+        "%s: the tokenizer has %ld tokens, the embedding %ld rows (vocab_size); they must be equal (or the embedding "
+        "padded by at most 1 %% to a multiple of %d): put the tokenizer there that the model was trained with",
+        tokenizer_source(o->tokenizer), (long)tokens, (long)rows, PADDING_UNIT);
 }
 
 // What is wrong with a path that is neither a .gguf file nor a model's folder.
-static int check_folder(const char *path, struct error *err)
-{
+static int check_folder(const char *path, struct error *err) {
     if (!file_exists(path))
-        return error_set(err, "%s: no such file or directory; expected a model's folder (config.json, *.safetensors, "
-                              "tokenizer.json) or a .gguf file", path);
-    if (!file_is_directory(path))
-        return error_set(err, "%s: a file, but its name does not end in .gguf; expected a model's folder or a .gguf file",
+        return error_set(err,
+                         "%s: no such file or directory; expected a model's folder (config.json, *.safetensors, "
+                         "tokenizer.json) or a .gguf file",
                          path);
+    if (!file_is_directory(path))
+        return error_set(
+            err, "%s: a file, but its name does not end in .gguf; expected a model's folder or a .gguf file", path);
     char *config = path_join(path, "config.json"), *recipe = path_join(path, "recipe.json");
     int has_config = file_exists(config), has_recipe = file_exists(recipe);
     free(config);
@@ -47,21 +48,32 @@ static int check_folder(const char *path, struct error *err)
     if (has_config)
         return 0;
     if (has_recipe)
-        return error_set(err, "%s: the folder of a run, not a model; its models lie in the folders below (01-..., ...): name one "
-                              "of them", path);
-    return error_set(err, "%s: no config.json in this folder; expected a Hugging Face model (config.json, *.safetensors, "
-                          "tokenizer.json)", path);
+        return error_set(
+            err,
+            "%s: the folder of a run, not a model; its models lie in the folders below (01-..., ...): name one "
+            "of them",
+            path);
+    return error_set(err,
+                     "%s: no config.json in this folder; expected a Hugging Face model (config.json, *.safetensors, "
+                     "tokenizer.json)",
+                     path);
 }
 
-int opened_open(struct opened *o, const char *path, struct error *err)
-{
+static struct model *configured(const char *folder, int with_storage, struct error *err) {
+    struct config config = {0};
+    struct model *m = config_read(&config, folder, err) < 0 ? NULL : model_new(&config, with_storage);
+    config_release(&config);
+    return m;
+}
+
+int opened_look(struct opened *o, const char *path, int has_weights, struct error *err) {
     *o = (struct opened){.path = xstrdup(path), .is_gguf = path_is_gguf(path) && !file_is_directory(path)};
     if (o->is_gguf) {
         o->model = gguf_model_open(path, &o->tokenizer, err);
     } else if (check_folder(path, err) == 0) {
         o->tokenizer = tokenizer_open(path, err);
         if (o->tokenizer)
-            o->model = model_load(path, err);
+            o->model = has_weights ? model_load_shape(path, err) : configured(path, 0, err);
     }
     if (!o->model || check_vocabulary(o, err) < 0) {
         opened_release(o);
@@ -70,34 +82,45 @@ int opened_open(struct opened *o, const char *path, struct error *err)
     return 0;
 }
 
-int opened_shape(struct opened *o, const char *folder, struct error *err)
-{
-    struct config config = {0};
-    *o = (struct opened){.path = xstrdup(folder)};
-    if (check_folder(folder, err) < 0 || config_read(&config, folder, err) < 0)
-        goto failed;
-    o->model = model_new(&config, 1);
-    o->tokenizer = tokenizer_open(folder, err);
-    if (!o->tokenizer || check_vocabulary(o, err) < 0)
-        goto failed;
-    config_release(&config);
+int opened_read(struct opened *o, struct error *err) {
+    if (o->is_gguf || o->model->data)
+        return 0;
+    struct model *m = model_load(o->path, err);
+    if (!m)
+        return -1;
+    model_free(o->model);
+    o->model = m;
     return 0;
-failed:
-    config_release(&config);
-    opened_release(o);
-    return -1;
 }
 
-void opened_release(struct opened *o)
-{
+int opened_open(struct opened *o, const char *path, struct error *err) {
+    TRY(opened_look(o, path, 1, err));
+    if (opened_read(o, err) < 0) {
+        opened_release(o);
+        return -1;
+    }
+    return 0;
+}
+
+int opened_shape(struct opened *o, const char *folder, struct error *err) {
+    TRY(opened_look(o, folder, 0, err));
     model_free(o->model);
-    tokenizer_free(o->tokenizer);
+    o->model = configured(folder, 1, err);
+    if (!o->model)
+        opened_release(o);
+    return o->model ? 0 : -1;
+}
+
+void opened_release(struct opened *o) {
+    if (!o->borrowed) {
+        model_free(o->model);
+        tokenizer_free(o->tokenizer);
+    }
     free(o->path);
     *o = (struct opened){0};
 }
 
-int shape_read(struct config *c, const char *path, struct error *err)
-{
+int shape_read(struct config *c, const char *path, struct error *err) {
     if (path_is_gguf(path) && !file_is_directory(path)) {
         struct tokenizer *tokenizer = NULL;
         struct model *m = gguf_model_open(path, &tokenizer, err); // a map: no weight is read
@@ -112,15 +135,13 @@ int shape_read(struct config *c, const char *path, struct error *err)
     return config_read(c, path, err);
 }
 
-static int counts_for_hash(const char *name, int shape_only)
-{
+static int counts_for_hash(const char *name, int shape_only) {
     int is_weight = path_ends_with(name, ".safetensors") || path_ends_with(name, ".safetensors.index.json");
     return (is_weight && !shape_only) || strcmp(name, "config.json") == 0 || strncmp(name, "tokenizer", 9) == 0 ||
            strcmp(name, "special_tokens_map.json") == 0;
 }
 
-int model_hash(const char *path, int shape_only, char out[HASH_TEXT], struct error *err)
-{
+int model_hash(const char *path, int shape_only, char out[HASH_TEXT], struct error *err) {
     if (!file_is_directory(path))
         return hash_file(path, out, err);
     char **names;
@@ -142,8 +163,7 @@ int model_hash(const char *path, int shape_only, char out[HASH_TEXT], struct err
     return result;
 }
 
-int64_t model_bytes(const char *path)
-{
+int64_t model_bytes(const char *path) {
     if (!file_is_directory(path))
         return file_size(path);
     struct error err;

@@ -9,7 +9,7 @@
 
 struct opened { // model lifetime
     char *path;
-    int is_gguf;
+    int is_gguf, borrowed; // borrowed: model and tokenizer are another's
     struct model *model;
     struct tokenizer *tokenizer;
 };
@@ -17,6 +17,9 @@ struct opened { // model lifetime
 int path_is_gguf(const char *path);
 // Fails when there is nothing usable at path, or when the tokenizer does not fit the embedding.
 int opened_open(struct opened *o, const char *path, struct error *err);
+// The same checks, but a folder's weights are not read (nor, without has_weights, need they be there): its model has no storage.
+int opened_look(struct opened *o, const char *path, int has_weights, struct error *err);
+int opened_read(struct opened *o, struct error *err); // the weights, if they are not there yet
 // The same for a folder that holds config.json and a tokenizer but no weights yet: the model has storage, all zero.
 int opened_shape(struct opened *o, const char *folder, struct error *err);
 void opened_release(struct opened *o); // fine on a zeroed one

@@ -14,11 +14,7 @@
 #include "recipes/inputs.h"
 #include "recipes/process.h"
 
-#define PREFILL_TOKENS 256
-#define DECODE_TOKENS 64
-
-static char *kept_path(const struct row_source *s, const char *prefix, const char *suffix)
-{
+static char *kept_path(const struct row_source *s, const char *prefix, const char *suffix) {
     char *name = xasprintf("%s-%s%s", prefix, s->name, suffix), *path;
     for (char *p = name; *p; p++)
         *p = isalnum((unsigned char)*p) || *p == '.' ? *p : '-';
@@ -28,8 +24,7 @@ static char *kept_path(const struct row_source *s, const char *prefix, const cha
 }
 
 // A kept measurement, when it was made from the same things.
-static struct json *take_kept(const char *path, const char *key)
-{
+static struct json *take_kept(const char *path, const char *key) {
     struct error err;
     struct json *o = file_exists(path) ? json_read(path, &err) : NULL;
     const char *found = json_string(json_get(o, "key"));
@@ -41,8 +36,7 @@ static struct json *take_kept(const char *path, const char *key)
     return NULL;
 }
 
-static int keep(const struct json *o, const char *path, const char *key, struct error *err)
-{
+static int keep(const struct json *o, const char *path, const char *key, struct error *err) {
     struct json *copy = json_copy(o);
     json_set_string(copy, "key", key);
     char *text = json_text(copy, 1);
@@ -52,8 +46,7 @@ static int keep(const struct json *o, const char *path, const char *key, struct 
     return result;
 }
 
-static struct json *shape_facts(const struct config *c)
-{
+static struct json *shape_facts(const struct config *c) {
     struct json *o = json_object();
     json_set_string(o, "type", c->model_type);
     json_set_number(o, "layers", (double)c->n_layer);
@@ -66,25 +59,27 @@ static struct json *shape_facts(const struct config *c)
     return o;
 }
 
-static void add_evaluation(struct json *facts, const struct eval_result *result)
-{
+static void add_evaluation(struct json *facts, const struct eval_result *result) {
     struct json *o = eval_result_json(result);
     for (const struct json *v = json_first(o); v; v = json_next(v))
         json_set(facts, json_key(v), json_copy(v));
     json_free(o);
 }
 
-static int evaluate_row(const struct run *run, const struct recipe *r, const struct row_source *s, struct opened *m,
-                        struct json *facts, struct error *err)
-{
+static int evaluate_row(struct run *run, const struct recipe *r, const struct row_source *s, struct opened *m,
+                        struct json *facts, struct error *err) {
     const struct dataset *text = &run->inputs->eval.data;
     if (text->n_token == 0)
         return 0;
-    struct eval_options options = {
-        .protocol = EVAL_WINDOWS, .seq_len = r->data.seq_len, .tokens = r->data.eval_tokens, .precision = PRECISION_F32};
+    struct eval_options options = {.protocol = EVAL_WINDOWS,
+                                   .seq_len = r->data.seq_len,
+                                   .tokens = r->data.eval_tokens,
+                                   .precision = PRECISION_F32};
     struct eval_result result = {0};
     int is_parent = strcmp(s->path, run->parent.path) == 0;
-    struct model *against = run->parent_is_shape || is_parent ? NULL : run->parent.model;
+    struct model *against = run->parent_is_shape || is_parent ? NULL : run_parent(run, err);
+    if (!against && !run->parent_is_shape && !is_parent)
+        return -1;
     if (evaluate(&result, m->model, against, text, run->parent.tokenizer, &options, err) < 0)
         return -1;
     add_evaluation(facts, &result);
@@ -95,9 +90,8 @@ static int evaluate_row(const struct run *run, const struct recipe *r, const str
     return status;
 }
 
-static int facts_make(const struct run *run, const struct recipe *r, const struct row_source *s, struct opened *m,
-                      struct json *facts, struct error *err)
-{
+static int facts_make(struct run *run, const struct recipe *r, const struct row_source *s, struct opened *m,
+                      struct json *facts, struct error *err) {
     const struct config *c = &m->model->config;
     char hash[HASH_TEXT];
     TRY(model_hash(s->path, 0, hash, err));
@@ -113,8 +107,7 @@ static int facts_make(const struct run *run, const struct recipe *r, const struc
 }
 
 // llama-bench's figures for the file, where that program is on PATH.
-static void add_llama_bench(struct json *measured, const char *path)
-{
+static void add_llama_bench(struct json *measured, const char *path) {
     char threads[16];
     snprintf(threads, sizeof threads, "%d", threads_count());
     const char *argv[] = {"llama-bench", "-m", path, "-p", "256", "-n", "64", "-t", threads, "-o", "json", NULL};
@@ -130,11 +123,10 @@ static void add_llama_bench(struct json *measured, const char *path)
     free(text);
 }
 
-static struct json *measure_speed(const struct row_source *s, struct opened *m)
-{
+static struct json *measure_speed(const struct row_source *s, struct opened *m) {
     struct json *o = json_object();
     struct speed_result speed;
-    int64_t room = m->model->config.context, prefill = PREFILL_TOKENS, decode = DECODE_TOKENS;
+    int64_t room = m->model->config.context, prefill = SPEED_PREFILL, decode = SPEED_DECODE;
     if (room > 0 && room < prefill + decode) {
         decode = room / 5 > 0 ? room / 5 : 1;
         prefill = room - decode > 0 ? room - decode : 1;
@@ -148,11 +140,10 @@ static struct json *measure_speed(const struct row_source *s, struct opened *m)
     return o;
 }
 
-int row_make(const struct run *run, const struct recipe *r, const struct row_source *s, struct json **facts,
-             struct json **measured, struct error *err)
-{
-    char *key = xasprintf("%s %s %s %ld %ld %s", s->hash, run->parent_hash, run->inputs->eval.hash, (long)r->data.seq_len,
-                          (long)r->data.eval_tokens, PDQ_VERSION);
+int row_make(struct run *run, const struct recipe *r, const struct row_source *s, struct json **facts,
+             struct json **measured, struct error *err) {
+    char *key = xasprintf("%s %s %s %ld %ld %s", s->hash, run->parent_hash, run->inputs->eval.hash,
+                          (long)r->data.seq_len, (long)r->data.eval_tokens, PDQ_VERSION);
     char *speed_key = xasprintf("%s %d", key, threads_count());
     char *facts_path = kept_path(s, "eval", ".json"), *speed_path = kept_path(s, "speed", ".json");
     struct opened m = {0};
@@ -160,7 +151,7 @@ int row_make(const struct run *run, const struct recipe *r, const struct row_sou
     *facts = take_kept(facts_path, key);
     *measured = take_kept(speed_path, speed_key);
     if (!*facts || !*measured)
-        status = opened_open(&m, s->path, err);
+        status = run_borrow(run, &m, s->path, err);
     if (status == 0 && !*facts) {
         *facts = json_object();
         status = facts_make(run, r, s, &m, *facts, err);
@@ -185,8 +176,7 @@ int row_make(const struct run *run, const struct recipe *r, const struct row_sou
     return status;
 }
 
-int row_losses(const struct row_source *s, double **losses, int64_t *n, struct error *err)
-{
+int row_losses(const struct row_source *s, double **losses, int64_t *n, struct error *err) {
     char *path = kept_path(s, "losses", ".f64");
     struct file_map map; // not file_read: that gunzips, and these bytes may begin with anything
     int status = file_map(&map, path, err);

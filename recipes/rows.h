@@ -4,6 +4,10 @@
 
 #include "recipes/stage.h"
 
+// Tokens of the speed measurement, where the model's context has room for them.
+#define SPEED_PREFILL 256
+#define SPEED_DECODE 64
+
 struct row_source {
     const char *name;   // "pruned", "Q4_K"
     const char *path;   // the model
@@ -14,7 +18,7 @@ struct row_source {
 
 // facts: size, loss, perplexity, KLD, top-1 (reproducible bit for bit); measured: tokens/s. Both are kept in source->folder and taken
 // from there when nothing changed. The objects then belong to the caller.
-int row_make(const struct run *run, const struct recipe *r, const struct row_source *source, struct json **facts,
+int row_make(struct run *run, const struct recipe *r, const struct row_source *source, struct json **facts,
              struct json **measured, struct error *err);
 // The per-token losses that row_make left: [*n] doubles in nats; the caller frees.
 int row_losses(const struct row_source *source, double **losses, int64_t *n, struct error *err);

@@ -22,22 +22,21 @@
 
 // ---- the folder of a run ----
 
-static int lock_folder(struct run *run, struct error *err)
-{
+static int lock_folder(struct run *run, struct error *err) {
     char *path = path_join(run->out, ".lock");
     run->lock = open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0666);
     int status = 0;
     if (run->lock < 0)
         status = error_set(err, "%s: cannot be made (%m); expected a folder that can be written", path);
     else if (flock(run->lock, LOCK_EX | LOCK_NB) < 0)
-        status = error_set(err, "%s: another pdq works in this folder; wait for it, or name another folder with -o", run->out);
+        status = error_set(err, "%s: another pdq works in this folder; wait for it, or name another folder with -o",
+                           run->out);
     free(path);
     return status;
 }
 
 // What is in the way at run->out: 0 nothing, 1 this very run, -1 something else (the message says what).
-static int look_at_folder(const struct run *run, const char *recipe_text, int *is_run, struct error *err)
-{
+static int look_at_folder(const struct run *run, const char *recipe_text, int *is_run, struct error *err) {
     *is_run = 0;
     if (!file_exists(run->out))
         return 0;
@@ -55,19 +54,22 @@ static int look_at_folder(const struct run *run, const char *recipe_text, int *i
     int status = 1;
     *is_run = file_exists(path);
     if (!*is_run)
-        status = error_set(err, "%s: this folder holds other things, and no run of pdq; name another folder with -o", run->out);
+        status = error_set(err, "%s: this folder holds other things, and no run of pdq; name another folder with -o",
+                           run->out);
     else if (file_read(path, &text, &len, err) < 0)
         status = -1;
     else if (strcmp(text, recipe_text) != 0)
-        status = error_set(err, "%s: this folder belongs to a run of another recipe or other options (its recipe.json); name another "
-                                "folder with -o, or replace it with --force", run->out);
+        status = error_set(
+            err,
+            "%s: this folder belongs to a run of another recipe or other options (its recipe.json); name another "
+            "folder with -o, or replace it with --force",
+            run->out);
     free(text);
     free(path);
     return status;
 }
 
-static int claim_folder(struct run *run, int force, struct error *err)
-{
+static int claim_folder(struct run *run, int force, struct error *err) {
     struct json *o = recipe_json(run->recipe, 1);
     char *text = json_text(o, 1), *path = path_join(run->out, "recipe.json");
     int is_run, found = look_at_folder(run, text, &is_run, err), status = found < 0 ? -1 : 0;
@@ -91,8 +93,7 @@ static int claim_folder(struct run *run, int force, struct error *err)
 // ---- opening what a run needs ----
 
 // Nothing that lies in the model's folder but its shape and tokenizer counts then.
-static int starts_fresh(const struct recipe *r)
-{
+static int starts_fresh(const struct recipe *r) {
     const struct stage *first = &r->stage[0];
     struct json *options = options_json(first->type->table, first->options);
     int fresh = first->type == &stage_train && json_bool(json_get(options, "init"));
@@ -100,26 +101,24 @@ static int starts_fresh(const struct recipe *r)
     return fresh;
 }
 
-static int open_parent(struct run *run, struct error *err)
-{
+static int open_parent(struct run *run, struct error *err) {
     const struct recipe *r = run->recipe;
     char *path = recipe_path(r, r->model);
     int status = 0;
     run->parent_is_shape = starts_fresh(r);
     if (path_is_gguf(path) && !file_is_directory(path))
-        status = error_set(err, "%s: a GGUF file; a recipe starts from a Hugging Face folder (eval and generate take GGUF files)", path);
-    else if (run->parent_is_shape)
-        status = opened_shape(&run->parent, path, err);
+        status = error_set(
+            err, "%s: a GGUF file; a recipe starts from a Hugging Face folder (eval and generate take GGUF files)",
+            path);
     else
-        status = opened_open(&run->parent, path, err);
+        status = opened_look(&run->parent, path, !run->parent_is_shape, err);
     if (status == 0)
         status = model_hash(path, run->parent_is_shape, run->parent_hash, err);
     free(path);
     return status;
 }
 
-static int needs_text(const struct recipe *r)
-{
+static int needs_text(const struct recipe *r) {
     for (int i = 0; i < r->n_stage; i++)
         if (r->stage[i].type->needs_text && r->stage[i].type->needs_text(&r->stage[i]))
             return 1;
@@ -131,20 +130,20 @@ static int run_needs_text(const struct recipe *r) { return r->variants || needs_
 
 #define DEFAULT_WINDOW 256
 
-static int settle_window(struct recipe *r, const struct config *c, struct error *err)
-{
+static int settle_window(struct recipe *r, const struct config *c, struct error *err) {
     if (r->data.seq_len == 0)
         r->data.seq_len = c->context > 0 && c->context < DEFAULT_WINDOW ? c->context : DEFAULT_WINDOW;
     if (r->data.seq_len < 2 || (c->context > 0 && r->data.seq_len > c->context))
-        return error_set(err, "%s: data.seq_len: found %ld, expected 2 to the model's context, %ld tokens (max_position_embeddings)",
-                         r->where, (long)r->data.seq_len, (long)c->context);
+        return error_set(
+            err,
+            "%s: data.seq_len: found %ld, expected 2 to the model's context, %ld tokens (max_position_embeddings)",
+            r->where, (long)r->data.seq_len, (long)c->context);
     return 0;
 }
 
 // ---- the report ----
 
-static struct json *text_json(const struct text_input *t, const struct option_list *files)
-{
+static struct json *text_json(const struct text_input *t, const struct option_list *files) {
     if (t->data.n_token == 0)
         return json_null();
     struct json *o = json_object(), *list = json_array();
@@ -159,8 +158,7 @@ static struct json *text_json(const struct text_input *t, const struct option_li
     return o;
 }
 
-static struct json *report_begin(const struct run *run)
-{
+static struct json *report_begin(const struct run *run) {
     const struct recipe *r = run->recipe;
     const char *why;
     struct json *o = json_object(), *inputs = json_object(), *model = json_object();
@@ -179,8 +177,7 @@ static struct json *report_begin(const struct run *run)
     return o;
 }
 
-static struct json *measured_begin(void)
-{
+static struct json *measured_begin(void) {
     struct json *o = json_object();
     char date[32];
     time_t now = time(NULL);
@@ -194,8 +191,7 @@ static struct json *measured_begin(void)
     return o;
 }
 
-static int report_end(const struct run *run, struct json *report, struct error *err)
-{
+static int report_end(const struct run *run, struct json *report, struct error *err) {
     char *path = path_join(run->out, "report.json"), *html = path_join(run->out, "report.html");
     int status = report_write(report, path, err);
     if (status == 0)
@@ -209,8 +205,7 @@ static int report_end(const struct run *run, struct json *report, struct error *
     return status;
 }
 
-static int run_plain(struct run *run, const struct runner_options *o, char **last, struct error *err)
-{
+static int run_plain(struct run *run, const struct runner_options *o, char **last, struct error *err) {
     struct chain chain;
     TRY(chain_run(run, run->recipe, 0, !o->no_report, &chain, err));
     int status = 0;
@@ -230,8 +225,7 @@ static int run_plain(struct run *run, const struct runner_options *o, char **las
     return status;
 }
 
-static int run_variants(struct run *run, struct error *err)
-{
+static int run_variants(struct run *run, struct error *err) {
     struct json *report = report_begin(run);
     int status = variants_run(run, report, err);
     if (status == 0) {
@@ -242,8 +236,7 @@ static int run_variants(struct run *run, struct error *err)
     return status;
 }
 
-static int print_forecast(const struct forecasts *f, const struct recipe *r, int as_json)
-{
+static int print_forecast(const struct forecasts *f, const struct recipe *r, int as_json) {
     if (!as_json) {
         forecasts_print(f, r, stdout);
         return 0;
@@ -257,11 +250,10 @@ static int print_forecast(const struct forecasts *f, const struct recipe *r, int
 }
 
 // Everything that can be known to be wrong is looked for before the output's folder is touched.
-static int check_and_run(struct run *run, const struct runner_options *o, char **last, struct error *err)
-{
+static int check_and_run(struct run *run, const struct runner_options *o, char **last, struct error *err) {
     const struct recipe *r = run->recipe;
     struct forecasts forecasts;
-    TRY(forecasts_make(&forecasts, r, &run->parent.model->config, run->parent.tokenizer, run->out, err));
+    TRY(forecasts_make(&forecasts, run, !o->no_report, err));
     int status = r->variants ? variants_check(r, err) : 0;
     if (status == 0)
         status = inputs_open(run->inputs, r, run->parent.tokenizer, run_needs_text(r), err);
@@ -271,12 +263,13 @@ static int check_and_run(struct run *run, const struct runner_options *o, char *
     if (status < 0 || o->dry_run)
         return status;
     TRY(claim_folder(run, o->force, err));
+    if ((run->inputs->draw_train || run->inputs->draw_eval) && !run_parent(run, err))
+        return -1;
     TRY(inputs_draw(run->inputs, r, &run->parent, run->parent_hash, run->out, err));
     return r->variants ? run_variants(run, err) : run_plain(run, o, last, err);
 }
 
-int runner_run(struct recipe *r, const struct runner_options *o, char **last, struct error *err)
-{
+int runner_run(struct recipe *r, const struct runner_options *o, char **last, struct error *err) {
     struct inputs inputs = {0};
     struct run run = {.recipe = r, .inputs = &inputs, .lock = -1};
     if (o->out)

@@ -9,18 +9,44 @@
 #include "common/model/save.h"
 #include "recipes/inputs.h"
 
-const struct stage_type *const stage_types[] = {&stage_prune, &stage_distill, &stage_train, &stage_quantize, &stage_export,
-                                                NULL};
+const struct stage_type *const stage_types[] = {&stage_prune,    &stage_distill, &stage_train,
+                                                &stage_quantize, &stage_export,  NULL};
 
-int stage_open_input(const struct stage_run *s, struct opened *o, struct error *err)
-{
+int forecast_from_parent(const struct forecast *f) {
+    for (int i = 0; i < f->index; i++)
+        if (!f->recipe->stage[i].type->keeps_model)
+            return 0;
+    return 1;
+}
+
+struct model *run_parent(struct run *run, struct error *err) {
+    return opened_read(&run->parent, err) < 0 ? NULL : run->parent.model;
+}
+
+int run_borrow(struct run *run, struct opened *o, const char *path, struct error *err) {
+    if (run->parent_is_shape || strcmp(path, run->parent.path) != 0)
+        return opened_open(o, path, err);
+    if (!run_parent(run, err))
+        return -1;
+    *o = run->parent;
+    o->path = xstrdup(path);
+    o->borrowed = 1;
+    return 0;
+}
+
+int stage_borrow_input(const struct stage_run *s, struct opened *o, struct error *err) {
+    if (run_borrow(s->run, o, s->input, err) < 0)
+        return error_prefix(err, "stage %d (%s)", s->index, s->stage->type->name);
+    return 0;
+}
+
+int stage_open_input(const struct stage_run *s, struct opened *o, struct error *err) {
     if (opened_open(o, s->input, err) < 0)
         return error_prefix(err, "stage %d (%s)", s->index, s->stage->type->name);
     return 0;
 }
 
-void stage_add_product(struct stage_run *s, const char *name, const char *path)
-{
+void stage_add_product(struct stage_run *s, const char *name, const char *path) {
     struct json *list = json_get(s->facts, "products");
     if (!list) {
         json_set(s->facts, "products", json_array());
@@ -32,8 +58,7 @@ void stage_add_product(struct stage_run *s, const char *name, const char *path)
     json_push(list, product);
 }
 
-struct json *stage_provenance(const struct stage_run *s)
-{
+struct json *stage_provenance(const struct stage_run *s) {
     struct json *o = json_object(), *stages = json_array();
     json_set_string(o, "version", PDQ_VERSION);
     json_set_string(o, "recipe", s->recipe->name);
@@ -57,8 +82,7 @@ struct json *stage_provenance(const struct stage_run *s)
 
 // transformers 5 wants tokenizer.json and tokenizer_config.json; a folder that came with tokenizer.model alone gets ones that give
 // the same ids.
-static int complete_tokenizer(const struct tokenizer *t, const char *folder, struct error *err)
-{
+static int complete_tokenizer(const struct tokenizer *t, const char *folder, struct error *err) {
     static const struct {
         const char *name;
         int (*write)(const struct tokenizer *t, const char *path, struct error *err);
@@ -74,9 +98,8 @@ static int complete_tokenizer(const struct tokenizer *t, const char *folder, str
     return result;
 }
 
-int stage_save(const struct stage_run *s, const struct model *m, const char *folder, enum dtype dtype, int64_t shard_bytes,
-               struct error *err)
-{
+int stage_save(const struct stage_run *s, const struct model *m, const char *folder, enum dtype dtype,
+               int64_t shard_bytes, struct error *err) {
     struct json *provenance = stage_provenance(s);
     struct save_options options = {
         .dtype = dtype, .shard_bytes = shard_bytes, .carry_from = s->input, .provenance = provenance};
@@ -85,8 +108,7 @@ int stage_save(const struct stage_run *s, const struct model *m, const char *fol
     return result < 0 ? -1 : complete_tokenizer(s->run->parent.tokenizer, folder, err);
 }
 
-static int held_out_loss(void *context, double *loss, struct error *err)
-{
+static int held_out_loss(void *context, double *loss, struct error *err) {
     const struct held_out *h = context;
     const struct stage_run *s = h->stage;
     struct eval_options options = {.protocol = EVAL_WINDOWS,
@@ -101,8 +123,8 @@ static int held_out_loss(void *context, double *loss, struct error *err)
     return 0;
 }
 
-int stage_check_training(const struct recipe *r, const struct train_options *o, const char *where, struct error *err)
-{
+int stage_check_training(const struct recipe *r, const struct train_options *o, const char *where,
+                         struct error *err) {
     TRY(train_check(o, where, err));
     if ((o->eval_every > 0 || o->keep_best) && r->data.eval.count == 0 && !r->data.sample)
         return error_set(err, "%s: \"eval_every\" and \"keep_best\" need held-out text: give data.eval", where);
@@ -110,8 +132,7 @@ int stage_check_training(const struct recipe *r, const struct train_options *o, 
 }
 
 void stage_trainer(const struct stage_run *s, struct trainer *t, struct model *m, const struct train_options *options,
-                   const char *title, const char *folder, struct held_out *held_out)
-{
+                   const char *title, const char *folder, struct held_out *held_out) {
     const struct inputs *in = s->run->inputs;
     int has_eval = in->eval.data.n_token > 0;
     *held_out = (struct held_out){.stage = s, .model = m};
@@ -128,8 +149,7 @@ void stage_trainer(const struct stage_run *s, struct trainer *t, struct model *m
                           .held_out_context = held_out};
 }
 
-void stage_add_training(struct stage_run *s, const struct train_result *r, const char *curve)
-{
+void stage_add_training(struct stage_run *s, const struct train_result *r, const char *curve) {
     struct json *list = json_get(s->facts, "trainings");
     if (!list) {
         json_set(s->facts, "trainings", json_array());
@@ -143,6 +163,7 @@ void stage_add_training(struct stage_run *s, const struct train_result *r, const
     json_set_number(o, "last_loss", r->last_loss);
     json_set_number(o, "best_held_out", r->best_held_out);
     json_push(list, o);
-    json_set_number(s->measured, "training_seconds", json_number(json_get(s->measured, "training_seconds")) + r->seconds);
+    json_set_number(s->measured, "training_seconds",
+                    json_number(json_get(s->measured, "training_seconds")) + r->seconds);
     json_set_number(s->measured, "tokens_per_second", r->tokens_per_second);
 }

@@ -15,11 +15,16 @@ struct run { // lifetime: one run
     const struct recipe *recipe;
     char *out;             // folder of the run
     int lock;              // descriptor of the lock file
-    struct opened parent;  // the recipe's model
+    struct opened parent;  // the recipe's model; its weights are read when first needed (run_parent)
     int parent_is_shape;   // it has no weights yet
     char parent_hash[HASH_TEXT];
     struct inputs *inputs; // texts
 };
+
+// The recipe's model with its weights, which stay in memory from then on. NULL: they cannot be read.
+struct model *run_parent(struct run *run, struct error *err);
+// A model to look at and leave as it is: the run's parent where path names that, so that it is not in memory twice.
+int run_borrow(struct run *run, struct opened *o, const char *path, struct error *err);
 
 struct stage_run { // lifetime: one stage of one run
     struct run *run;
@@ -40,9 +45,13 @@ struct forecast { // what a stage will do, need and leave
     const struct tokenizer *tokenizer;
     struct config in, out; // shapes before and after, owned; out begins as a copy of in
     char what[640];
-    double flops;
-    int64_t memory, disk;  // bytes, at the peak and left behind
+    double flops, bytes;   // of products; of memory read and written beside them
+    int uses_parent;       // its weights are in memory from here on
+    int64_t memory;        // bytes at the peak, beside the parent's weights
+    int64_t disk, scratch; // bytes left behind; bytes more while it runs
 };
+// Is the stage's input the recipe's model itself?
+int forecast_from_parent(const struct forecast *f);
 
 struct stage_type {
     const char *name;
@@ -70,8 +79,9 @@ struct export_options {
 };
 extern const struct option stage_quantize_table[], stage_export_table[];
 
-// Opens the stage's input; the message says which stage wanted it.
+// Opens the stage's input; the message says which stage wanted it. borrow: as run_borrow does.
 int stage_open_input(const struct stage_run *s, struct opened *o, struct error *err);
+int stage_borrow_input(const struct stage_run *s, struct opened *o, struct error *err);
 // Declares a file or folder, relative to the stage's folder ("." is the folder itself), as a product: a row of the report.
 void stage_add_product(struct stage_run *s, const char *name, const char *path);
 // Saves m as a Hugging Face folder in f32 (or as options say) with the tokenizer files of the stage's input.
@@ -84,8 +94,10 @@ struct held_out {
     const struct stage_run *stage;
     struct model *model;
 };
-int stage_trainer(const struct stage_run *s, struct trainer *t, struct model *m, const struct train_options *options,
-                  const char *title, const char *folder, struct held_out *held_out, struct error *err);
+void stage_trainer(const struct stage_run *s, struct trainer *t, struct model *m, const struct train_options *options,
+                   const char *title, const char *folder, struct held_out *held_out);
+// train_check, and that there is held-out text where the options want some.
+int stage_check_training(const struct recipe *r, const struct train_options *o, const char *where, struct error *err);
 // What the training left behind, for the report. curve: its run.jsonl, relative to the stage's folder.
 void stage_add_training(struct stage_run *s, const struct train_result *r, const char *curve);
 struct distill_options;
@@ -96,12 +108,17 @@ const char *stage_quantize_type(const struct stage *s);
 struct gguf_export_options;
 // Adds what a GGUF file of the input's shape takes; fails where it cannot be written.
 int forecast_gguf(struct forecast *f, const struct gguf_export_options *options, struct error *err);
-// Bytes that a training step needs beside the models (activations, gradients, moments, the output head's chunks), and its FLOPs.
 struct step_cost {
-    double flops;
-    int64_t memory;
+    double flops, bytes; // of products; of memory that the optimizer goes through
+    int64_t activations; // bytes, with their gradients and the output head's chunks, the teacher's too
+    int64_t memory;      // these, the student's weights, their gradients and moments; the teacher's weights are not counted
 };
 struct step_cost step_cost(const struct config *student, const struct config *teacher, const struct train_options *o,
                            int64_t seq_len);
+// Snapshots on disk: the last one, and the next until it is complete.
+int64_t snapshot_scratch(const struct config *student, const struct train_options *o);
+// Bytes of activations: while scores are taken from `rows` tokens; while `rows` tokens are evaluated (against NULL: nothing).
+int64_t score_memory(const struct config *c, int64_t rows, int differentiates);
+int64_t eval_memory(const struct config *c, const struct config *against, int64_t rows);
 
 #endif

@@ -8,23 +8,22 @@
 #include "recipes/inputs.h"
 #include "recipes/stage.h"
 
-static int needs_text(const struct stage *s)
-{
+static int needs_text(const struct stage *s) {
     (void)s;
     return 1;
 }
 
-static const char *teacher_path(const struct stage *s) { return ((const struct distill_options *)s->options)->teacher; }
+static const char *teacher_path(const struct stage *s) {
+    return ((const struct distill_options *)s->options)->teacher;
+}
 
-static int validate(struct recipe *r, int index, const char *where, struct error *err)
-{
+static int validate(struct recipe *r, int index, const char *where, struct error *err) {
     const struct distill_options *o = r->stage[index].options;
-    return train_check(&o->train, where, err);
+    return stage_check_training(r, &o->train, where, err);
 }
 
 // The teacher's shape: the named one's, or the parent's.
-static int teacher_shape(const struct forecast *f, const char *named, struct config *c, struct error *err)
-{
+static int teacher_shape(const struct forecast *f, const char *named, struct config *c, struct error *err) {
     if (!named) {
         config_copy(c, f->parent);
         return 0;
@@ -35,8 +34,7 @@ static int teacher_shape(const struct forecast *f, const char *named, struct con
     return result;
 }
 
-static int forecast(struct forecast *f, struct error *err)
-{
+static int forecast(struct forecast *f, struct error *err) {
     const struct distill_options *o = f->recipe->stage[f->index].options;
     struct config teacher = {0};
     TRY(teacher_shape(f, o->teacher, &teacher, err));
@@ -46,19 +44,22 @@ static int forecast(struct forecast *f, struct error *err)
     int64_t seq_len = f->recipe->data.seq_len, steps = train_steps(&o->train, seq_len);
     struct step_cost cost = step_cost(&f->in, &teacher, &o->train, seq_len);
     f->flops = cost.flops * (double)steps;
+    f->bytes = cost.bytes * (double)steps;
     f->memory = cost.memory + (o->teacher ? 4 * config_parameters(&teacher) : 0);
+    f->uses_parent = !o->teacher;
     f->disk = 4 * config_parameters(&f->out);
-    snprintf(f->what, sizeof f->what, "learn from %s on %ld tokens in %ld steps", o->teacher ? o->teacher : "the parent",
-             (long)(steps * o->train.batch * o->train.accumulate * seq_len), (long)steps);
+    f->scratch = snapshot_scratch(&f->in, &o->train);
+    snprintf(f->what, sizeof f->what, "learn from %s on %ld tokens in %ld steps",
+             o->teacher ? o->teacher : "the parent", (long)(steps * o->train.batch * o->train.accumulate * seq_len),
+             (long)steps);
     config_release(&teacher);
     return result;
 }
 
-int stage_distill_model(struct stage_run *s, const struct distill_options *o, struct model *student, const char *title,
-                        const char *folder, struct train_result *result, struct error *err)
-{
+int stage_distill_model(struct stage_run *s, const struct distill_options *o, struct model *student,
+                        const char *title, const char *folder, struct train_result *result, struct error *err) {
     struct opened other = {0};
-    struct model *teacher = s->run->parent.model;
+    struct model *teacher = NULL;
     struct trainer trainer;
     struct held_out held_out;
     if (o->teacher) {
@@ -69,19 +70,20 @@ int stage_distill_model(struct stage_run *s, const struct distill_options *o, st
             return error_prefix(err, "the teacher");
         teacher = other.model;
     } else if (s->run->parent_is_shape) {
-        return error_set(err, "%s: the recipe's model has no weights to learn from; name a \"teacher\"", s->recipe->where);
+        return error_set(err, "%s: the recipe's model has no weights to learn from; name a \"teacher\"",
+                         s->recipe->where);
+    } else if (!(teacher = run_parent(s->run, err))) {
+        return -1;
     }
     int status = distill_check(o, &student->config, &teacher->config, err);
-    if (status == 0)
-        status = stage_trainer(s, &trainer, student, &o->train, title, folder, &held_out, err);
+    stage_trainer(s, &trainer, student, &o->train, title, folder, &held_out);
     if (status == 0)
         status = distill_run(&trainer, teacher, o, result, err);
     opened_release(&other);
     return status;
 }
 
-static int run(struct stage_run *s, struct error *err)
-{
+static int run(struct stage_run *s, struct error *err) {
     struct opened in;
     struct train_result result;
     TRY(stage_open_input(s, &in, err));

@@ -9,7 +9,8 @@
 
 #define ROW(name, kind, field) name, kind, offsetof(struct export_options, field)
 const struct option stage_export_table[] = {
-    {ROW("format", OPTION_CHOICE, format), "hf", 0, 0, "hf|gguf|both", NULL, "Hugging Face folder, GGUF file, or both"},
+    {ROW("format", OPTION_CHOICE, format), "hf", 0, 0, "hf|gguf|both", NULL,
+     "Hugging Face folder, GGUF file, or both"},
     {ROW("dtype", OPTION_CHOICE, dtype), "bf16", 0, 0, "f32|f16|bf16", NULL, "how a weight is stored"},
     {ROW("shard_bytes", OPTION_INT, shard_bytes), "5e9", 0, 1e15, NULL, "N",
      "a Hugging Face folder larger than this gets several files; 0: never"},
@@ -21,14 +22,15 @@ const struct option stage_export_table[] = {
 static const char *const gguf_types[] = {"F32", "F16", "BF16"};
 static const char *const dtype_names[] = {"f32", "f16", "bf16"};
 
-static int forecast(struct forecast *f, struct error *err)
-{
+static int forecast(struct forecast *f, struct error *err) {
     const struct export_options *o = f->recipe->stage[f->index].options;
-    f->memory = 4 * config_parameters(&f->in);
-    f->flops = 4 * (double)config_parameters(&f->in);
+    f->uses_parent = forecast_from_parent(f);
+    f->memory = f->uses_parent ? 0 : 4 * config_parameters(&f->in);
+    f->bytes = 8 * (double)config_parameters(&f->in);
     if (o->format != FORMAT_GGUF) {
         if (!config_uniform(&f->in))
-            return error_set(err, "%s: stages[%d].export: layers of different shapes load in no stock Hugging Face reader",
+            return error_set(err,
+                             "%s: stages[%d].export: layers of different shapes load in no stock Hugging Face reader",
                              f->recipe->where, f->index);
         f->disk += (int64_t)dtype_size((enum dtype)o->dtype) * config_parameters(&f->in);
         snprintf(f->what, sizeof f->what, "Hugging Face folder in %s%s", dtype_names[o->dtype],
@@ -38,8 +40,7 @@ static int forecast(struct forecast *f, struct error *err)
     return o->format == FORMAT_HF ? 0 : forecast_gguf(f, &options, err);
 }
 
-static int run_gguf(struct stage_run *s, const struct opened *in, struct error *err)
-{
+static int run_gguf(struct stage_run *s, const struct opened *in, struct error *err) {
     const struct export_options *o = s->stage->options;
     char *name = xasprintf("%s-%s.gguf", s->recipe->name, gguf_types[o->dtype]), *path = path_join(s->folder, name);
     char *product = xasprintf("GGUF %s", gguf_types[o->dtype]);
@@ -56,11 +57,10 @@ static int run_gguf(struct stage_run *s, const struct opened *in, struct error *
     return status;
 }
 
-static int run(struct stage_run *s, struct error *err)
-{
+static int run(struct stage_run *s, struct error *err) {
     const struct export_options *o = s->stage->options;
     struct opened in;
-    TRY(stage_open_input(s, &in, err));
+    TRY(stage_borrow_input(s, &in, err));
     int status = 0;
     if (o->format != FORMAT_GGUF) {
         char *folder = path_join(s->folder, "hf"), *product = xasprintf("HF %s", dtype_names[o->dtype]);

@@ -11,24 +11,22 @@
 #include "recipes/inputs.h"
 #include "recipes/stage.h"
 
-static int needs_text(const struct stage *s)
-{
+static int needs_text(const struct stage *s) {
     const struct prune_options *o = s->options;
     return prune_score_table[o->score].needs_data || o->recover;
 }
 
-static const char *teacher_path(const struct stage *s)
-{
+static const char *teacher_path(const struct stage *s) {
     return json_string(json_get(((const struct prune_options *)s->options)->recover, "teacher"));
 }
 
-static int read_recover(const struct prune_options *o, const char *where, struct distill_options *recover, struct error *err)
-{
+static int read_recover(const struct recipe *r, const struct prune_options *o, const char *where,
+                        struct distill_options *recover, struct error *err) {
     char *place = xasprintf("%s.recover", where);
     options_init(distill_option_table, recover);
     int result = options_read_json(distill_option_table, recover, o->recover, place, err);
     if (result == 0)
-        result = train_check(&recover->train, place, err);
+        result = stage_check_training(r, &recover->train, place, err);
     if (result < 0)
         options_release(distill_option_table, recover);
     free(place);
@@ -38,17 +36,17 @@ static int read_recover(const struct prune_options *o, const char *where, struct
 #define ALIGN_K_BLOCK 256
 #define ALIGN_BLOCK 32
 
-static int validate(struct recipe *r, int index, const char *where, struct error *err)
-{
+static int validate(struct recipe *r, int index, const char *where, struct error *err) {
     struct prune_options *o = r->stage[index].options;
     if (o->heads == 0 && o->ffn == 0)
         return error_set(err, "%s: nothing to remove: give \"heads\" or \"ffn\", the fraction to remove", where);
     if (o->recover && o->steps < 2)
-        return error_set(err, "%s: \"recover\" runs between steps, and there is one step: set \"steps\", or add a distill stage",
-                         where);
+        return error_set(
+            err, "%s: \"recover\" runs between steps, and there is one step: set \"steps\", or add a distill stage",
+            where);
     if (o->recover) {
         struct distill_options recover;
-        TRY(read_recover(o, where, &recover, err));
+        TRY(read_recover(r, o, where, &recover, err));
         options_release(distill_option_table, &recover);
     }
     if (o->align == 0) {
@@ -60,13 +58,11 @@ static int validate(struct recipe *r, int index, const char *where, struct error
     return 0;
 }
 
-static void format_shape(char *to, size_t room, const struct layer_shape *s)
-{
+static void format_shape(char *to, size_t room, const struct layer_shape *s) {
     snprintf(to, room, "%ld/%ld heads, FFN %ld", (long)s->n_head, (long)s->n_kv_head, (long)s->n_ff);
 }
 
-static int forecast(struct forecast *f, struct error *err)
-{
+static int forecast(struct forecast *f, struct error *err) {
     const struct prune_options *o = f->recipe->stage[f->index].options;
     if (plan_counts(&f->in, o, f->out.layer, err) < 0)
         return error_prefix(err, "%s: stages[%d].prune", f->recipe->where, f->index);
@@ -75,25 +71,30 @@ static int forecast(struct forecast *f, struct error *err)
     format_shape(before, sizeof before, &f->in.layer[0]);
     format_shape(after, sizeof after, &f->out.layer[0]);
     int64_t seq_len = f->recipe->data.seq_len;
-    struct train_options batch = {.batch = o->calibration_batch, .accumulate = 1};
-    struct step_cost cost = step_cost(&f->in, NULL, &batch, seq_len);
+    int from_parent = forecast_from_parent(f), needs_data = score->needs_data;
     // Taylor differentiates (three passes), activation runs forward, the others look at weights alone; the check runs both models
     double passes = strcmp(score->name, "taylor") == 0 ? 3 : score->needs_data;
-    f->flops = (double)o->steps * (passes * (double)o->calibration_tokens + 2 * 1024.0) * model_flops_per_token(&f->in, seq_len);
-    f->memory = passes > 1 ? cost.memory - 8 * config_parameters(&f->in) // gradients, but no moments
-                           : 8 * config_parameters(&f->in);
+    f->flops = (double)o->steps * (passes * (double)o->calibration_tokens + 2 * 1024.0) *
+               model_flops_per_token(&f->in, seq_len);
+    int64_t scoring = needs_data ? score_memory(&f->in, o->calibration_batch * seq_len, passes > 1) : 0;
+    int64_t checking = 4 * config_parameters(&f->out) + eval_memory(&f->in, &f->out, seq_len);
+    f->memory = (from_parent ? 0 : 4 * config_parameters(&f->in)) + (scoring > checking ? scoring : checking);
+    f->uses_parent = from_parent;
     f->disk = 4 * config_parameters(&f->out);
     if (o->recover) {
         struct distill_options recover;
-        TRY(read_recover(o, "recover", &recover, err));
+        TRY(read_recover(f->recipe, o, "recover", &recover, err));
         struct step_cost step = step_cost(&f->in, f->parent, &recover.train, seq_len);
         f->flops += step.flops * (double)(train_steps(&recover.train, seq_len) * (o->steps - 1));
+        f->bytes += step.bytes * (double)(train_steps(&recover.train, seq_len) * (o->steps - 1));
         f->memory = step.memory > f->memory ? step.memory : f->memory;
+        f->uses_parent |= !recover.teacher;
+        f->scratch = snapshot_scratch(&f->in, &recover.train);
         f->disk += 4 * config_parameters(&f->in) * (o->steps - 1);
         options_release(distill_option_table, &recover);
     }
-    snprintf(f->what, sizeof f->what, "%s -> %s a layer, by %s, in %ld step%s, widths multiples of %ld", before, after, score->name,
-             (long)o->steps, o->steps > 1 ? "s" : "", (long)o->align);
+    snprintf(f->what, sizeof f->what, "%s -> %s a layer, by %s, in %ld step%s, widths multiples of %ld", before,
+             after, score->name, (long)o->steps, o->steps > 1 ? "s" : "", (long)o->align);
     return 0;
 }
 
@@ -103,14 +104,13 @@ struct pruning { // lifetime: the stage's run
     struct stage_run *stage;
     const struct prune_options *options;
     struct config original;
-    struct opened current;  // model at hand, with the tokenizer
-    struct plan kept;       // what of the original is in it; n_layer 0: everything
-    double difference;      // largest of the checks so far
+    struct opened current; // model at hand
+    struct plan kept;      // what of the original is in it; n_layer 0: everything
+    double difference;     // largest of the checks so far
 };
 
 // after, whose indices count units of the model before, in units of the original.
-static void compose(struct plan *kept, struct plan *after)
-{
+static void compose(struct plan *kept, struct plan *after) {
     for (int64_t l = 0; l < kept->n_layer; l++) {
         const struct layer_plan *b = &kept->layer[l];
         struct layer_plan *a = &after->layer[l];
@@ -126,8 +126,7 @@ static void compose(struct plan *kept, struct plan *after)
     *kept = *after;
 }
 
-static int64_t *read_indices(const struct json *list, int64_t *n)
-{
+static int64_t *read_indices(const struct json *list, int64_t *n) {
     *n = json_count(list);
     int64_t *to = xcalloc((size_t)*n + 1, sizeof *to, "a plan"), i = 0;
     for (const struct json *v = json_first(list); v; v = json_next(v))
@@ -136,8 +135,7 @@ static int64_t *read_indices(const struct json *list, int64_t *n)
 }
 
 // A plan that this program wrote (write_step).
-static void plan_from_json(struct plan *p, const struct json *o)
-{
+static void plan_from_json(struct plan *p, const struct json *o) {
     const struct json *layers = json_get(o, "layers");
     p->n_layer = json_count(layers);
     p->layer = xcalloc((size_t)p->n_layer, sizeof *p->layer, "a plan");
@@ -149,8 +147,7 @@ static void plan_from_json(struct plan *p, const struct json *o)
     }
 }
 
-static int prune_once(struct pruning *p, int64_t step, struct error *err)
-{
+static int prune_once(struct pruning *p, int64_t step, struct error *err) {
     const struct prune_options *o = p->options;
     const struct recipe *r = p->stage->recipe;
     struct prune_options so_far = *o;
@@ -175,14 +172,13 @@ static int prune_once(struct pruning *p, int64_t step, struct error *err)
     TRY(result);
     compose(&p->kept, &plan);
     p->difference = difference > p->difference ? difference : p->difference;
-    model_free(p->current.model);
+    opened_release(&p->current);
     p->current.model = smaller;
     return 0;
 }
 
 // The step's model is there already: takes it and what was kept.
-static int take_step(struct pruning *p, const char *folder, const char *done, struct error *err)
-{
+static int take_step(struct pruning *p, const char *folder, const char *done, struct error *err) {
     struct opened next;
     struct json *facts = json_read(done, err);
     if (!facts)
@@ -208,8 +204,8 @@ static int take_step(struct pruning *p, const char *folder, const char *done, st
     return result;
 }
 
-static int write_step(struct pruning *p, const char *folder, const char *done, const struct train_result *r, struct error *err)
-{
+static int write_step(struct pruning *p, const char *folder, const char *done, const struct train_result *r,
+                      struct error *err) {
     TRY(stage_save(p->stage, p->current.model, folder, DTYPE_F32, 0, err));
     struct json *facts = json_object();
     json_set(facts, "plan", plan_json(&p->kept));
@@ -230,9 +226,10 @@ static int write_step(struct pruning *p, const char *folder, const char *done, c
 }
 
 // One step and the recovery after it, or what an earlier run left of them.
-static int step_with_recovery(struct pruning *p, int64_t step, const struct distill_options *recover, struct error *err)
-{
-    char *name = xasprintf("step-%ld", (long)step), *folder = path_join(p->stage->folder, name), *done = path_join(folder, "DONE");
+static int step_with_recovery(struct pruning *p, int64_t step, const struct distill_options *recover,
+                              struct error *err) {
+    char *name = xasprintf("step-%ld", (long)step), *folder = path_join(p->stage->folder, name),
+         *done = path_join(folder, "DONE");
     char *title = xasprintf("recover %ld/%ld", (long)step, (long)p->options->steps - 1);
     struct train_result result;
     int status;
@@ -252,24 +249,23 @@ static int step_with_recovery(struct pruning *p, int64_t step, const struct dist
     return status;
 }
 
-static int run_steps(struct pruning *p, struct error *err)
-{
+static int run_steps(struct pruning *p, struct error *err) {
     const struct prune_options *o = p->options;
     struct distill_options recover;
     int status = 0;
     if (o->recover)
-        TRY(read_recover(o, "prune", &recover, err));
+        TRY(read_recover(p->stage->recipe, o, "prune", &recover, err));
     for (int64_t step = 1; step <= o->steps && status == 0; step++)
-        status = o->recover && step < o->steps ? step_with_recovery(p, step, &recover, err) : prune_once(p, step, err);
+        status =
+            o->recover && step < o->steps ? step_with_recovery(p, step, &recover, err) : prune_once(p, step, err);
     if (o->recover)
         options_release(distill_option_table, &recover);
     return status;
 }
 
-static int run(struct stage_run *s, struct error *err)
-{
+static int run(struct stage_run *s, struct error *err) {
     struct pruning p = {.stage = s, .options = s->stage->options};
-    TRY(stage_open_input(s, &p.current, err));
+    TRY(stage_borrow_input(s, &p.current, err));
     config_copy(&p.original, &p.current.model->config);
     int status = run_steps(&p, err);
     if (status == 0)

@@ -21,14 +21,12 @@ const struct option stage_quantize_table[] = {
 
 const char *stage_quantize_type(const struct stage *s) { return ((const struct quantize_options *)s->options)->type; }
 
-static struct gguf_export_options export_options(const struct quantize_options *o)
-{
+static struct gguf_export_options export_options(const struct quantize_options *o) {
     return (struct gguf_export_options){
         .type = o->type, .pure = o->pure, .allow_fallback = o->allow_fallback, .padded = o->padded};
 }
 
-static int validate(struct recipe *r, int index, const char *where, struct error *err)
-{
+static int validate(struct recipe *r, int index, const char *where, struct error *err) {
     struct quantize_options *o = r->stage[index].options;
     char *wanted = strcmp(o->type, "Q4_K_M") == 0 ? xstrdup("Q4_K") : NULL; // llama.cpp's name of the same mix
     if (wanted) {
@@ -38,14 +36,13 @@ static int validate(struct recipe *r, int index, const char *where, struct error
     if (!block_format_find(o->type)) {
         static const char *const names[] = {"F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q6_K", NULL};
         const char *near = nearest_name(o->type, names);
-        return error_set(err, "%s: \"type\": found \"%s\", expected F32, F16, BF16, Q8_0, Q4_0, Q4_K or Q6_K%s%s%s", where, o->type,
-                         near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
+        return error_set(err, "%s: \"type\": found \"%s\", expected F32, F16, BF16, Q8_0, Q4_0, Q4_K or Q6_K%s%s%s",
+                         where, o->type, near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
     }
     return 0;
 }
 
-int forecast_gguf(struct forecast *f, const struct gguf_export_options *options, struct error *err)
-{
+int forecast_gguf(struct forecast *f, const struct gguf_export_options *options, struct error *err) {
     struct model *shape = model_new(&f->in, 0);
     struct gguf_plan plan;
     int result = gguf_plan_make(&plan, shape, f->tokenizer, options, err);
@@ -58,7 +55,8 @@ int forecast_gguf(struct forecast *f, const struct gguf_export_options *options,
             snprintf(f->what + used, sizeof f->what - used, "; %ld tensors in a larger type", (long)plan.n_fallback);
         used = strlen(f->what);
         if (plan.padding_bytes)
-            snprintf(f->what + used, sizeof f->what - used, "; %ld bytes of zeros for the full shape", (long)plan.padding_bytes);
+            snprintf(f->what + used, sizeof f->what - used, "; %ld bytes of zeros for the full shape",
+                     (long)plan.padding_bytes);
         gguf_plan_release(&plan);
     } else {
         error_prefix(err, "%s: stages[%d].%s", f->recipe->where, f->index, f->recipe->stage[f->index].type->name);
@@ -67,20 +65,19 @@ int forecast_gguf(struct forecast *f, const struct gguf_export_options *options,
     return result;
 }
 
-static int forecast(struct forecast *f, struct error *err)
-{
+static int forecast(struct forecast *f, struct error *err) {
     struct gguf_export_options options = export_options(f->recipe->stage[f->index].options);
     TRY(forecast_gguf(f, &options, err));
     f->flops = 60 * (double)config_parameters(&f->in); // the encoders' searches, about
-    f->memory = 5 * config_parameters(&f->in);         // the model, and the piece at hand
+    f->uses_parent = forecast_from_parent(f);
+    f->memory = f->uses_parent ? 0 : 4 * config_parameters(&f->in);
     return 0;
 }
 
-static int run(struct stage_run *s, struct error *err)
-{
+static int run(struct stage_run *s, struct error *err) {
     const struct quantize_options *o = s->stage->options;
     struct opened in;
-    TRY(stage_open_input(s, &in, err));
+    TRY(stage_borrow_input(s, &in, err));
     char *name = xasprintf("%s-%s.gguf", s->recipe->name, o->type), *path = path_join(s->folder, name);
     struct json *provenance = stage_provenance(s);
     struct gguf_export_options options = export_options(o);

@@ -16,35 +16,33 @@ static const struct option table[] = {
      "start from fresh random weights of the model's shape (it needs no weights then)"},
     {.name = NULL}};
 
-static int needs_text(const struct stage *s)
-{
+static int needs_text(const struct stage *s) {
     (void)s;
     return 1;
 }
 
-static int validate(struct recipe *r, int index, const char *where, struct error *err)
-{
+static int validate(struct recipe *r, int index, const char *where, struct error *err) {
     const struct train_stage_options *o = r->stage[index].options;
-    return train_check(&o->train, where, err);
+    return stage_check_training(r, &o->train, where, err);
 }
 
-static int forecast(struct forecast *f, struct error *err)
-{
+static int forecast(struct forecast *f, struct error *err) {
     (void)err;
     const struct train_stage_options *o = f->recipe->stage[f->index].options;
     int64_t seq_len = f->recipe->data.seq_len, steps = train_steps(&o->train, seq_len);
     struct step_cost cost = step_cost(&f->in, NULL, &o->train, seq_len);
     f->flops = cost.flops * (double)steps;
+    f->bytes = cost.bytes * (double)steps;
     f->memory = cost.memory;
     f->disk = 4 * config_parameters(&f->out);
+    f->scratch = snapshot_scratch(&f->in, &o->train);
     snprintf(f->what, sizeof f->what, "cross-entropy%s on %ld tokens in %ld steps",
-             o->init ? " from fresh random weights" : "", (long)(steps * o->train.batch * o->train.accumulate * seq_len),
-             (long)steps);
+             o->init ? " from fresh random weights" : "",
+             (long)(steps * o->train.batch * o->train.accumulate * seq_len), (long)steps);
     return 0;
 }
 
-static int run(struct stage_run *s, struct error *err)
-{
+static int run(struct stage_run *s, struct error *err) {
     const struct train_stage_options *o = s->stage->options;
     struct opened in = {0};
     struct trainer trainer;
@@ -55,8 +53,7 @@ static int run(struct stage_run *s, struct error *err)
         return -1;
     if (o->init)
         model_initialise(in.model, (uint64_t)s->recipe->seed);
-    if (stage_trainer(s, &trainer, in.model, &o->train, "train", s->folder, &held_out, err) < 0)
-        goto out;
+    stage_trainer(s, &trainer, in.model, &o->train, "train", s->folder, &held_out);
     trainer.loss = train_cross_entropy;
     trainer.context = in.model;
     if (trainer_run(&trainer, &result, err) < 0 || stage_save(s, in.model, s->folder, DTYPE_F32, 0, err) < 0)

@@ -11,7 +11,8 @@
 #include "common/base/timer.h"
 #include "common/tensor/ops.h"
 
-#define SPEED_RUNS 5
+#define SPEED_RUNS 5         // measured, of a small model
+#define SPEED_PARAMETERS 1e8 // in all measured runs: a large model gets fewer
 
 struct decoder { // lifetime: one text
     struct model *model;
@@ -19,22 +20,19 @@ struct decoder { // lifetime: one text
     struct kv_cache cache;
 };
 
-static void decoder_init(struct decoder *d, struct model *m, int64_t capacity)
-{
+static void decoder_init(struct decoder *d, struct model *m, int64_t capacity) {
     d->model = m;
     tape_init(&d->tape, PRECISION_F32);
     kv_cache_init(&d->cache, m, capacity);
 }
 
-static void decoder_release(struct decoder *d)
-{
+static void decoder_release(struct decoder *d) {
     kv_cache_release(&d->cache);
     tape_release(&d->tape);
 }
 
 // Takes n more tokens in; the logits [V] after the last of them live until the next call.
-static const float *decoder_step(struct decoder *d, const int32_t *ids, int64_t n)
-{
+static const float *decoder_step(struct decoder *d, const int32_t *ids, int64_t n) {
     tape_reset(&d->tape);
     const struct forward f = {.ids = ids, .B = 1, .T = n, .cache = &d->cache, .checkpoint = 1};
     struct tensor *x = model_forward(d->model, &d->tape, &f);
@@ -44,8 +42,7 @@ static const float *decoder_step(struct decoder *d, const int32_t *ids, int64_t 
     return op_linear(&d->tape, last, model_head(d->model), NULL)->data;
 }
 
-static int32_t likeliest(const float *logits, int64_t V)
-{
+static int32_t likeliest(const float *logits, int64_t V) {
     int64_t best = 0;
     for (int64_t i = 1; i < V; i++)
         if (logits[i] > logits[best])
@@ -53,8 +50,7 @@ static int32_t likeliest(const float *logits, int64_t V)
     return (int32_t)best;
 }
 
-static int32_t drawn(const float *logits, int64_t V, double temperature, struct random *random)
-{
+static int32_t drawn(const float *logits, int64_t V, double temperature, struct random *random) {
     double top = (double)logits[likeliest(logits, V)], sum = 0;
     for (int64_t i = 0; i < V; i++)
         sum += exp(((double)logits[i] - top) / temperature);
@@ -72,8 +68,7 @@ static int32_t drawn(const float *logits, int64_t V, double temperature, struct 
 }
 
 int64_t generate(struct model *m, const int32_t *prompt, int64_t n, const struct generate_options *o,
-                 int (*emit)(void *context, int32_t id), void *context)
-{
+                 int (*emit)(void *context, int32_t id), void *context) {
     if (n < 1)
         BUG("generate: a prompt of %ld tokens", (long)n);
     struct decoder d;
@@ -100,8 +95,7 @@ int64_t generate(struct model *m, const int32_t *prompt, int64_t n, const struct
     return count;
 }
 
-static int append(void *context, int32_t id)
-{
+static int append(void *context, int32_t id) {
     struct token_list *list = context;
     if (list->count == list->capacity) {
         list->capacity = list->capacity ? 2 * list->capacity : 1024;
@@ -112,34 +106,37 @@ static int append(void *context, int32_t id)
 }
 
 void generate_sample(struct model *m, int32_t bos, int64_t n_documents, int64_t length, uint64_t seed,
-                     struct token_list *out)
-{
+                     struct token_list *out) {
     for (int64_t i = 0; i < n_documents && !interrupted(); i++) {
         struct random random;
         random_init(&random, seed, "sampled document", (uint64_t)i);
         int32_t first = bos >= 0 ? bos : (int32_t)random_below(&random, m->config.vocab);
-        const struct generate_options o = {.tokens = length - 1,
-                                           .temperature = 1,
-                                           .seed = (uint64_t)random_u32(&random) << 32 | random_u32(&random)};
+        const uint64_t high = random_u32(&random); // in this order with every compiler
+        const uint64_t low = random_u32(&random);
+        const struct generate_options o = {.tokens = length - 1, .temperature = 1, .seed = high << 32 | low};
         append(out, first);
         generate(m, &first, 1, &o, append, out);
     }
 }
 
-static int by_value(const void *a, const void *b)
-{
+static int by_value(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
 
+int speed_runs(int64_t parameters) {
+    double runs = SPEED_PARAMETERS / (double)parameters;
+    return 1 + (runs < 1 ? 1 : runs > SPEED_RUNS ? SPEED_RUNS : (int)runs);
+}
+
 // Seconds to take in `total` tokens, `at_once` at a time, from an empty context: the median of several runs after one
 // more.
-static double time_tokens(struct model *m, const int32_t *ids, int64_t total, int64_t at_once)
-{
+static double time_tokens(struct model *m, const int32_t *ids, int64_t total, int64_t at_once) {
     double seconds[SPEED_RUNS + 1];
+    int runs = speed_runs(m->n_element);
     struct decoder d;
     decoder_init(&d, m, total);
-    for (int run = 0; run <= SPEED_RUNS; run++) {
+    for (int run = 0; run < runs; run++) {
         d.cache.length = 0;
         double started = timer_now();
         for (int64_t i = 0; i < total; i += at_once)
@@ -147,12 +144,11 @@ static double time_tokens(struct model *m, const int32_t *ids, int64_t total, in
         seconds[run] = timer_now() - started;
     }
     decoder_release(&d);
-    qsort(seconds + 1, SPEED_RUNS, sizeof *seconds, by_value);
-    return seconds[1 + SPEED_RUNS / 2];
+    qsort(seconds + 1, (size_t)runs - 1, sizeof *seconds, by_value);
+    return seconds[1 + (runs - 1) / 2];
 }
 
-void speed_measure(struct model *m, int64_t prompt_tokens, int64_t new_tokens, struct speed_result *r)
-{
+void speed_measure(struct model *m, int64_t prompt_tokens, int64_t new_tokens, struct speed_result *r) {
     int64_t n = prompt_tokens > new_tokens ? prompt_tokens : new_tokens;
     int32_t *ids = xmalloc((size_t)n * sizeof *ids, "tokens of a speed measurement");
     struct random random;

@@ -23,9 +23,11 @@ void generate_sample(struct model *m, int32_t bos, int64_t n_documents, int64_t 
                      struct token_list *out);
 
 struct speed_result {
-    double prefill, decode; // tokens/s, medians of several runs
+    double prefill, decode; // tokens/s, medians of the runs
 };
 // Prefill of prompt_tokens at once, then decode of new_tokens one by one, as llama-bench counts them.
+// A large model takes long for one run, so it gets fewer: speed_runs says how many, the first of which warms up.
+int speed_runs(int64_t parameters);
 void speed_measure(struct model *m, int64_t prompt_tokens, int64_t new_tokens, struct speed_result *r);
 
 #endif

@@ -1,0 +1,99 @@
+// What the dry run says a step takes, against what the ops really take: FLOPs of the products, bytes of activations.
+#include <criterion/criterion.h>
+
+#include "common/tensor/gemm.h"
+#include "common/tensor/ops.h"
+#include "recipes/stage.h"
+#include "tests/unit/tiny.h"
+
+#define WITHIN 0.1 // of the real figure; the promise to users is 0.2
+
+struct shape {
+    int64_t layers, hidden, heads, kv_heads, ffn, vocab;
+};
+static const struct shape large = {6, 96, 6, 2, 384, 300}, small = {6, 96, 3, 1, 192, 300};
+
+static struct model *make_model(const struct shape *s) {
+    char text[400];
+    struct error err;
+    struct config c;
+    int n = snprintf(text, sizeof text,
+                     "{\"model_type\":\"llama\",\"num_hidden_layers\":%d,\"hidden_size\":%d,\"intermediate_size\":%d,"
+                     "\"num_attention_heads\":%d,\"num_key_value_heads\":%d,\"head_dim\":16,\"vocab_size\":%d,"
+                     "\"max_position_embeddings\":512,\"rms_norm_eps\":1e-5,\"tie_word_embeddings\":true}",
+                     (int)s->layers, (int)s->hidden, (int)s->ffn, (int)s->heads, (int)s->kv_heads, (int)s->vocab);
+    struct json *o = json_parse(text, (size_t)n, "test", 0, &err);
+    cr_assert(o && config_from_json(&c, o, "test", &err) == 0, "%s", err.text);
+    struct model *m = model_new(&c, 1);
+    model_initialise(m, 1);
+    config_release(&c);
+    json_free(o);
+    return m;
+}
+
+static void check_near(const char *what, double predicted, double real) {
+    cr_assert(predicted > real * (1 - WITHIN) && predicted < real * (1 + WITHIN), "%s: predicted %g, real %g", what,
+              predicted, real);
+}
+
+#define BATCH 4
+#define SEQ_LEN 64
+#define ROWS (BATCH * SEQ_LEN)
+
+static int32_t ids[ROWS], targets[ROWS];
+
+static void fill(void) {
+    for (int i = 0; i < ROWS; i++) {
+        ids[i] = i * 7 % 300;
+        targets[i] = i * 11 % 300;
+    }
+}
+
+static void check_step(int checkpoint) {
+    struct model *student = make_model(&small), *teacher = make_model(&large);
+    struct tape tape, teacher_tape;
+    fill();
+    tape_init(&tape, PRECISION_F32);
+    tape_init(&teacher_tape, PRECISION_F32);
+    tape.recording = 1;
+    model_want_gradients(student);
+    gemm_count_reset();
+    const struct forward read = {.ids = ids, .B = BATCH, .T = SEQ_LEN, .checkpoint = 1};
+    const struct forward learn = {.ids = ids, .B = BATCH, .T = SEQ_LEN, .checkpoint = checkpoint};
+    struct tensor *reference = model_forward(teacher, &teacher_tape, &read),
+                  *x = model_forward(student, &tape, &learn);
+    const struct head_spec spec = {.targets = targets,
+                                   .teacher_x = reference->data,
+                                   .teacher_w = model_head(teacher),
+                                   .alpha = 0.5,
+                                   .temperature = 2,
+                                   .weight = 1};
+    tape_backward(&tape, op_head_loss(&tape, x, model_head(student), &spec, NULL));
+    const struct train_options o = {.batch = BATCH, .accumulate = 1, .checkpoint = checkpoint};
+    const struct step_cost cost = step_cost(&student->config, &teacher->config, &o, SEQ_LEN);
+    check_near("FLOPs", cost.flops, gemm_counted().flops);
+    check_near("activations", (double)cost.activations, (double)(tape.arena.peak + teacher_tape.arena.peak));
+    tape_release(&tape);
+    tape_release(&teacher_tape);
+    model_free(student);
+    model_free(teacher);
+}
+
+Test(cost, distillation_step) { check_step(0); }
+
+Test(cost, distillation_step_with_checkpoints) { check_step(1); }
+
+Test(cost, scores) {
+    struct model *m = make_model(&large);
+    struct tape tape;
+    fill();
+    tape_init(&tape, PRECISION_F32);
+    tape.recording = 1;
+    model_add_gates(m, 1);
+    const struct forward f = {.ids = ids, .B = BATCH, .T = SEQ_LEN};
+    const struct head_spec spec = {.targets = targets, .temperature = 1, .weight = 1};
+    tape_backward(&tape, op_head_loss(&tape, model_forward(m, &tape, &f), model_head(m), &spec, NULL));
+    check_near("taylor", (double)score_memory(&m->config, ROWS, 1), (double)tape.arena.peak);
+    tape_release(&tape);
+    model_free(m);
+}
