@@ -1,8 +1,9 @@
 // chain.c: the stages of one recipe, one after the other, and the rows that measure what they made.
 //
-// A stage's hash covers everything that decides its result: version, type, options, the model it starts from (by the hash of the stage
-// that made it, or of the parent's files), teacher, texts, seed, precision. DONE with that hash: skipped. A folder without DONE but
-// begun with that hash: gone on with. Anything else in its place is removed and made again.
+// A stage's hash covers everything that decides its result: version, type, options, the model it starts from (by the
+// hash of the stage that made it, or of the parent's files), teacher, texts, seed, precision. DONE with that hash:
+// skipped. A folder without DONE but begun with that hash: gone on with. Anything else in its place is removed and
+// made again.
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,5 +1,5 @@
-// cost.c: what training, scoring and measuring cost, from the shapes: the sizes of what the ops of the Llama block keep
-// (arch_llama.c, op_head.c). tests/unit/test_cost.c holds them against what the ops take.
+// cost.c: what training, scoring and measuring cost, from the shapes: the sizes of what the ops of the Llama block
+// keep (arch_llama.c, op_head.c). tests/unit/test_cost.c holds them against what the ops take.
 #include "common/base/threads.h"
 #include "common/eval/evaluate.h"
 #include "common/tensor/ops.h"

@@ -30,7 +30,8 @@ static int64_t text_bytes(const struct recipe *r, const struct option_list *file
 
 #define TOKEN_BYTES 3 // of text that a token stands for, at least about
 
-// One row of the report, of a stage's product or (NULL) of the parent: a loss, compared with the parent's, and the speed of the file.
+// One row of the report, of a stage's product or (NULL) of the parent: a loss, compared with the parent's, and the
+// speed of the file.
 static void add_row(struct forecasts *f, const struct run *run, const struct forecast *s) {
     const struct recipe *r = run->recipe;
     const struct config *parent = &run->parent.model->config, *c = s ? &s->out : parent;

@@ -13,8 +13,9 @@ struct forecasts { // lifetime: one run
     int64_t memory, disk, scratch; // peak of the whole run, all that it leaves, what more it has there meanwhile
 };
 
-// Shapes and costs of all stages; fails where a stage cannot do what it is asked, or where memory or disk do not suffice. Needs of the
-// run its recipe, its folder and the parent's shape and tokenizer. measures: the run makes rows for a report.
+// Shapes and costs of all stages; fails where a stage cannot do what it is asked, or where memory or disk do not
+// suffice. Needs of the run its recipe, its folder and the parent's shape and tokenizer. measures: the run makes rows
+// for a report.
 int forecasts_make(struct forecasts *f, const struct run *run, int measures, struct error *err);
 void forecasts_release(struct forecasts *f);
 void forecasts_print(const struct forecasts *f, const struct recipe *r, FILE *to);

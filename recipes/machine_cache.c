@@ -1,4 +1,5 @@
-// machine_cache.c: see machine_cache.h. The file is only a cache: whatever is wrong with it, the machine is measured again.
+// machine_cache.c: see machine_cache.h. The file is only a cache: whatever is wrong with it, the machine is measured
+// again.
 #include "recipes/machine_cache.h"
 
 #include <stdlib.h>

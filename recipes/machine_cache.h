@@ -5,7 +5,8 @@
 #include "common/base/json.h"
 #include "common/tensor/gemm.h"
 
-// GFLOP/s of products at the threads and the precision at hand: from the cache, or measured now (three seconds) and kept.
+// GFLOP/s of products at the threads and the precision at hand: from the cache, or measured now (three seconds) and
+// kept.
 double machine_gflops(enum precision precision);
 double machine_gbs(void); // the same for memory: 1e9 bytes read and written a second
 // Measures and keeps. The caller frees.

@@ -80,8 +80,8 @@ struct json *stage_provenance(const struct stage_run *s) {
     return o;
 }
 
-// transformers 5 wants tokenizer.json and tokenizer_config.json; a folder that came with tokenizer.model alone gets ones that give
-// the same ids.
+// transformers 5 wants tokenizer.json and tokenizer_config.json; a folder that came with tokenizer.model alone gets
+// ones that give the same ids.
 static int complete_tokenizer(const struct tokenizer *t, const char *folder, struct error *err) {
     static const struct {
         const char *name;

@@ -1,6 +1,7 @@
 // stage.h: what a stage of a recipe is, and what it is given when it runs.
 //
-// To add a type: a file stage_<name>.c with its option table, validate, forecast and run, and one row in stage_types (stage.c).
+// To add a type: a file stage_<name>.c with its option table, validate, forecast and run, and one row in stage_types
+// (stage.c).
 #ifndef PDQ_STAGE_H
 #define PDQ_STAGE_H
 
@@ -60,7 +61,8 @@ struct stage_type {
     int keeps_model; // what it writes is for use elsewhere: the next stage starts from this one's input
     int (*needs_text)(const struct stage *s);                    // training text; NULL: no
     const char *(*teacher)(const struct stage *s);               // a second model's path, or NULL; NULL: never
-    // Checks what one option row cannot; fills defaults that depend on other stages. NULL: nothing. where: for messages.
+    // Checks what one option row cannot; fills defaults that depend on other stages. NULL: nothing. where: for
+    // messages.
     int (*validate)(struct recipe *r, int index, const char *where, struct error *err);
     int (*forecast)(struct forecast *f, struct error *err);
     int (*run)(struct stage_run *s, struct error *err);
@@ -82,11 +84,12 @@ extern const struct option stage_quantize_table[], stage_export_table[];
 // Opens the stage's input; the message says which stage wanted it. borrow: as run_borrow does.
 int stage_open_input(const struct stage_run *s, struct opened *o, struct error *err);
 int stage_borrow_input(const struct stage_run *s, struct opened *o, struct error *err);
-// Declares a file or folder, relative to the stage's folder ("." is the folder itself), as a product: a row of the report.
+// Declares a file or folder, relative to the stage's folder ("." is the folder itself), as a product: a row of the
+// report.
 void stage_add_product(struct stage_run *s, const char *name, const char *path);
 // Saves m as a Hugging Face folder in f32 (or as options say) with the tokenizer files of the stage's input.
-int stage_save(const struct stage_run *s, const struct model *m, const char *folder, enum dtype dtype, int64_t shard_bytes,
-               struct error *err);
+int stage_save(const struct stage_run *s, const struct model *m, const char *folder, enum dtype dtype,
+               int64_t shard_bytes, struct error *err);
 // Where the product came from: version, recipe, seed, hashes. The caller frees.
 struct json *stage_provenance(const struct stage_run *s);
 // Fills everything of a trainer but loss, context and the model's weights. held_out lives as long as the trainer.
@@ -101,9 +104,10 @@ int stage_check_training(const struct recipe *r, const struct train_options *o, 
 // What the training left behind, for the report. curve: its run.jsonl, relative to the stage's folder.
 void stage_add_training(struct stage_run *s, const struct train_result *r, const char *curve);
 struct distill_options;
-// The student learns from the options' teacher, or the parent; weights end in student. folder: snapshots and run.jsonl.
-int stage_distill_model(struct stage_run *s, const struct distill_options *o, struct model *student, const char *title,
-                        const char *folder, struct train_result *result, struct error *err);
+// The student learns from the options' teacher, or the parent; weights end in student. folder: snapshots and
+// run.jsonl.
+int stage_distill_model(struct stage_run *s, const struct distill_options *o, struct model *student,
+                        const char *title, const char *folder, struct train_result *result, struct error *err);
 const char *stage_quantize_type(const struct stage *s);
 struct gguf_export_options;
 // Adds what a GGUF file of the input's shape takes; fails where it cannot be written.
@@ -111,13 +115,14 @@ int forecast_gguf(struct forecast *f, const struct gguf_export_options *options,
 struct step_cost {
     double flops, bytes; // of products; of memory that the optimizer goes through
     int64_t activations; // bytes, with their gradients and the output head's chunks, the teacher's too
-    int64_t memory;      // these, the student's weights, their gradients and moments; the teacher's weights are not counted
+    int64_t memory;      // these, the student's weights, their gradients and moments; not the teacher's weights
 };
 struct step_cost step_cost(const struct config *student, const struct config *teacher, const struct train_options *o,
                            int64_t seq_len);
 // Snapshots on disk: the last one, and the next until it is complete.
 int64_t snapshot_scratch(const struct config *student, const struct train_options *o);
-// Bytes of activations: while scores are taken from `rows` tokens; while `rows` tokens are evaluated (against NULL: nothing).
+// Bytes of activations: while scores are taken from `rows` tokens; while `rows` tokens are evaluated (against NULL:
+// nothing).
 int64_t score_memory(const struct config *c, int64_t rows, int differentiates);
 int64_t eval_memory(const struct config *c, const struct config *against, int64_t rows);
 

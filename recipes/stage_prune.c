@@ -72,7 +72,8 @@ static int forecast(struct forecast *f, struct error *err) {
     format_shape(after, sizeof after, &f->out.layer[0]);
     int64_t seq_len = f->recipe->data.seq_len;
     int from_parent = forecast_from_parent(f), needs_data = score->needs_data;
-    // Taylor differentiates (three passes), activation runs forward, the others look at weights alone; the check runs both models
+    // Taylor differentiates (three passes), activation runs forward, the others look at weights alone; the check runs
+    // both models
     double passes = strcmp(score->name, "taylor") == 0 ? 3 : score->needs_data;
     f->flops = (double)o->steps * (passes * (double)o->calibration_tokens + 2 * 1024.0) *
                model_flops_per_token(&f->in, seq_len);

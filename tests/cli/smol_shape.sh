@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The whole way at a small copy of SmolLM2's shape: grouped heads that no power of two divides, a tied bf16 checkpoint in three
-# shards, a byte-level tokenizer. One run of a recipe, then its GGUF file against its folder.
+# The whole way at a small copy of SmolLM2's shape: grouped heads that no power of two divides, a tied bf16 checkpoint
+# in three shards, a byte-level tokenizer. One run of a recipe, then its GGUF file against its folder.
 . "$(dirname "$0")/helpers.inc"
 cd "$work" || exit 1
-"$PDQ_MAKE" --output m --layers 4 --hidden 96 --heads 9 --kv-heads 3 --head-dim 32 --ffn 256 --vocab 2000 --context 512 \
-    --shards 3 --tokenizer bytelevel --split smollm --dtype bf16 > /dev/null || { echo "cannot make a model"; exit 1; }
+"$PDQ_MAKE" --output m --layers 4 --hidden 96 --heads 9 --kv-heads 3 --head-dim 32 --ffn 256 --vocab 2000 \
+    --context 512 --shards 3 --tokenizer bytelevel --split smollm --dtype bf16 > /dev/null || exit 1
 [ "$(ls m/*.safetensors | wc -l)" = 3 ] || fail "three shards were asked for"
 "$PDQ" inspect m > inspect.txt || fail "inspect"
 grep -q '9 query and 3 key/value heads of 32, FFN 256' inspect.txt || fail "shape: $(cat inspect.txt)"
@@ -25,7 +25,10 @@ R
 gguf=out/03-quantize/smol-Q8_0.gguf
 "$PDQ" inspect out/02-distill | grep -q '6 query and 2 key/value heads of 32, FFN 128' || fail "pruned shape"
 
-nll() { "$PDQ" eval "$1" --data eval.txt --seq-len 64 --tokens 500 --json 2> err.txt | sed -n 's/.*"nll": *\([0-9.]*\).*/\1/p'; }
+nll() {
+    "$PDQ" eval "$1" --data eval.txt --seq-len 64 --tokens 500 --json 2> err.txt |
+        sed -n 's/.*"nll": *\([0-9.]*\).*/\1/p'
+}
 folder_nll=$(nll out/02-distill) file_nll=$(nll "$gguf")
 awk -v a="$folder_nll" -v b="$file_nll" 'BEGIN { d = (a - b) / a; exit !(a > 0 && d < 0.005 && d > -0.005) }' ||
     fail "loss of the folder $folder_nll, of the GGUF file $file_nll"
