@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Variants share what they begin with, are compared on the same tokens, and are not run twice; text that is not there is
+# drawn from the model.
+. "$(dirname "$0")/helpers.inc"
+command -v python3 > /dev/null || { echo "python3 is needed"; exit 77; }
+cd "$work" || exit 1
+make_model m --dtype f32
+make_text text.txt 100
+cat > v.json <<'JSON'
+{"model": "m", "data": {"train": "text.txt", "eval": "text.txt", "seq_len": 32, "eval_tokens": 200}, "seeds": [1, 2],
+ "stages": [{"prune": {"ffn": 0.5, "calibration_tokens": 64}}, {"distill": {"steps": 3, "batch": 2}}],
+ "variants": [
+   {"name": "ce", "set": {"distill.alpha": 0}},
+   {"name": "kl", "set": {"distill.alpha": 1}, "versus": ["ce", "scratch"]},
+   {"name": "scratch", "stages": [{"prune": {"ffn": 0.5, "calibration_tokens": 64}}, {"train": {"init": true, "steps": 3, "batch": 2}}]},
+   {"name": "random", "seeds": [5], "stages": [{"prune": {"ffn": 0.5, "score": "random"}}]}]}
+JSON
+"$PDQ" run v.json -o out > table 2> err || fail "$(cat err)"
+grep -q '^kl - ce: ' table || fail "no comparison in: $(cat table)"
+# 2 seeds x (prune, distill ce, distill kl, train) + 1 random
+[ "$(find out/stages -mindepth 1 -maxdepth 1 | wc -l)" = 9 ] || fail "stages: $(ls out/stages)"
+python3 - <<'PY' || fail "the report's figures"
+import array, json
+report = json.load(open("out/report.json"))
+variants = {v["name"]: v for v in report["variants"]}
+def losses(name):
+    sums = None
+    for run in variants[name]["runs"]:
+        stage = run["stages"][-1]["folder"]
+        kind = run["rows"][-1]["name"]
+        a = array.array("d", open(f"out/{stage}/losses-{kind}.f64", "rb").read())
+        sums = [x + y for x, y in zip(sums, a)] if sums else list(a)
+    return [x / len(variants[name]["runs"]) for x in sums]
+for c in report["comparisons"]:
+    a, b = losses(c["variant"]), losses(c["versus"])
+    mean = sum(x - y for x, y in zip(a, b)) / len(a)
+    assert abs(mean - c["difference"]) < 1e-9, c
+    assert c["difference_low"] < mean < c["difference_high"], c
+assert len(report["comparisons"]) == 2
+assert abs(variants["ce"]["nll"] - sum(variants["ce"]["nll_by_seed"]) / 2) < 1e-9
+PY
+"$PDQ" run v.json -o out > table 2> err || fail "$(cat err)"
+grep -Eq '^(train|distill|score) ' err && fail "a finished stage ran again"
+sed 's/"scratch"\]/"nobody"]/' v.json > bad.json
+refused 1 'no variant is named "nobody"' "$PDQ" run bad.json -o bad
+absent bad
+
+cat > s.json <<'JSON'
+{"model": "m", "data": {"train": "none.txt", "sample": {"documents": 16, "length": 24}, "seq_len": 24},
+ "stages": [{"prune": {"ffn": 0.5, "calibration_tokens": 64}}, {"distill": {"steps": 2, "batch": 2}}]}
+JSON
+"$PDQ" run s.json -o drawn > table 2> err || fail "$(cat err)"
+grep -q '"drawn_from_parent": *true' drawn/report.json || fail "the report does not say that the text was drawn"
+cp drawn/report.json first.json
+rm -rf drawn
+"$PDQ" run s.json -o drawn --threads 2 > table 2> err || fail "$(cat err)"
+python3 -c 'import json; a, b = (json.load(open(p)) for p in ("first.json", "drawn/report.json")); del a["measured"], b["measured"]; assert a == b' ||
+    fail "drawing again gives another run"
+exit $failed
