@@ -11,6 +11,7 @@
 #include "common/base/log.h"
 #include "common/base/threads.h"
 #include "common/base/timer.h"
+#include "common/tensor/gemm.h"
 #include "recipes/inputs.h"
 #include "recipes/rows.h"
 #include "recipes/runner.h"
@@ -111,10 +112,12 @@ static int run_stage(struct stage_run *s, struct json **done, struct error *err)
     s->measured = json_object();
     double start = timer_now();
     memory_mark();
+    gemm_count_reset();
     int status = s->stage->type->run(s, err);
     if (status == 0 && interrupted())
         status = error_set(err, "interrupted; run the same command again to go on");
     json_set_number(s->measured, "seconds", timer_now() - start);
+    json_set_number(s->measured, "flops", gemm_counted().flops);
     json_set_number(s->measured, "peak_memory_bytes", (double)memory_peak_since_mark());
     if (status == 0)
         status = write_done(s, done, err);
@@ -136,11 +139,12 @@ static void row_source_free(struct row_source *s) {
 
 static int add_row(struct run *run, const struct recipe *r, struct chain *c, struct row_source *source, int keep,
                    struct error *err) {
-    struct json *facts, *measured;
-    int status = row_make(run, r, source, &facts, &measured, err);
-    if (status == 0) {
-        json_set_string(measured, "name", source->name);
+    struct json *facts, *measured = NULL;
+    int status = row_make(run, r, source, &facts, c->measure == MEASURE_ALL ? &measured : NULL, err);
+    if (status == 0)
         json_push(c->rows, facts);
+    if (status == 0 && measured) {
+        json_set_string(measured, "name", source->name);
         json_push(c->row_speeds, measured);
     }
     if (status == 0 && keep) {
@@ -177,7 +181,7 @@ static char *stage_folder(const struct recipe *r, int index, int shared, const c
 
 // Rows for a stage's products; the stage's facts and times go into the chain.
 static int take_done(struct run *run, const struct recipe *r, int index, const char *shown, const char *folder,
-                     int measure, struct json *done, struct chain *c, struct error *err) {
+                     struct json *done, struct chain *c, struct error *err) {
     const struct stage_type *type = r->stage[index].type;
     struct json *facts = json_copy(json_get(done, "facts")), *times = json_copy(json_get(done, "measured"));
     json_set_string(facts, "type", type->name);
@@ -189,7 +193,7 @@ static int take_done(struct run *run, const struct recipe *r, int index, const c
     free(c->last_product);
     const char *first_path = json_string(json_get(first, "path"));
     c->last_product = strcmp(first_path, ".") == 0 ? xstrdup(folder) : path_join(folder, first_path);
-    for (const struct json *p = first; p && measure && status == 0; p = json_next(p)) {
+    for (const struct json *p = first; p && c->measure != MEASURE_NOTHING && status == 0; p = json_next(p)) {
         const char *name = json_string(json_get(p, "name")), *path = json_string(json_get(p, "path"));
         int whole = strcmp(path, ".") == 0;
         struct row_source *s = xcalloc(1, sizeof *s, "a row");
@@ -211,7 +215,7 @@ struct cursor {
     char hash[HASH_TEXT];
 };
 
-static int chain_step(struct run *run, const struct recipe *r, int index, int shared, int measure, struct cursor *at,
+static int chain_step(struct run *run, const struct recipe *r, int index, int shared, struct cursor *at,
                       struct chain *c, struct error *err) {
     char hash[HASH_TEXT];
     const struct stage *stage = &r->stage[index];
@@ -233,7 +237,7 @@ static int chain_step(struct run *run, const struct recipe *r, int index, int sh
         status = run_stage(&s, &done, err);
     }
     if (status == 0)
-        status = take_done(run, r, index, shown, folder, measure, done, c, err);
+        status = take_done(run, r, index, shown, folder, done, c, err);
     if (status == 0 && !stage->type->keeps_model) {
         free(at->path);
         at->path = xstrdup(folder);
@@ -245,15 +249,19 @@ static int chain_step(struct run *run, const struct recipe *r, int index, int sh
     return status;
 }
 
-int chain_run(struct run *run, const struct recipe *r, int shared, int measure, struct chain *c, struct error *err) {
-    *c = (struct chain){
-        .stages = json_array(), .rows = json_array(), .stage_times = json_array(), .row_speeds = json_array()};
+int chain_run(struct run *run, const struct recipe *r, int shared, enum measure measure, struct chain *c,
+              struct error *err) {
+    *c = (struct chain){.measure = measure,
+                        .stages = json_array(),
+                        .rows = json_array(),
+                        .stage_times = json_array(),
+                        .row_speeds = json_array()};
     struct cursor at = {.path = xstrdup(run->parent.path)};
     memcpy(at.hash, run->parent_hash, sizeof at.hash);
-    int status = measure ? add_parent_row(run, r, c, err) : 0;
+    int status = measure != MEASURE_NOTHING ? add_parent_row(run, r, c, err) : 0;
     for (int i = 0; i < r->n_stage && status == 0; i++) {
         status = interrupted() ? error_set(err, "interrupted; run the same command again to go on")
-                               : chain_step(run, r, i, shared, measure, &at, c, err);
+                               : chain_step(run, r, i, shared, &at, c, err);
     }
     free(at.path);
     if (status < 0)

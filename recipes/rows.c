@@ -149,8 +149,9 @@ int row_make(struct run *run, const struct recipe *r, const struct row_source *s
     struct opened m = {0};
     int status = 0;
     *facts = take_kept(facts_path, key);
-    *measured = take_kept(speed_path, speed_key);
-    if (!*facts || !*measured)
+    if (measured)
+        *measured = take_kept(speed_path, speed_key);
+    if (!*facts || (measured && !*measured))
         status = run_borrow(run, &m, s->path, err);
     if (status == 0 && !*facts) {
         *facts = json_object();
@@ -158,13 +159,14 @@ int row_make(struct run *run, const struct recipe *r, const struct row_source *s
         if (status == 0)
             status = keep(*facts, facts_path, key, err);
     }
-    if (status == 0 && !*measured) {
+    if (status == 0 && measured && !*measured) {
         *measured = measure_speed(s, &m);
         status = keep(*measured, speed_path, speed_key, err);
     }
     if (status < 0) {
         json_free(*facts);
-        json_free(*measured);
+        if (measured)
+            json_free(*measured);
     } else if (json_get(*facts, "nll")) {
         log_info("%s: loss %.4f nats per token", s->name, json_number(json_get(*facts, "nll")));
     }

@@ -16,8 +16,8 @@ struct row_source {
     const char *hash;   // of all that the model came from
 };
 
-// facts: size, loss, perplexity, KLD, top-1 (reproducible bit for bit); measured: tokens/s. Both are kept in
-// source->folder and taken from there when nothing changed. The objects then belong to the caller.
+// facts: size, loss, perplexity, KLD, top-1 (reproducible bit for bit); measured: tokens/s (NULL: not wanted). Both are
+// kept in source->folder and taken from there when nothing changed. The objects then belong to the caller.
 int row_make(struct run *run, const struct recipe *r, const struct row_source *source, struct json **facts,
              struct json **measured, struct error *err);
 // The per-token losses that row_make left: [*n] doubles in nats; the caller frees.

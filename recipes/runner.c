@@ -207,7 +207,7 @@ static int report_end(const struct run *run, struct json *report, struct error *
 
 static int run_plain(struct run *run, const struct runner_options *o, char **last, struct error *err) {
     struct chain chain;
-    TRY(chain_run(run, run->recipe, 0, !o->no_report, &chain, err));
+    TRY(chain_run(run, run->recipe, 0, o->no_report ? MEASURE_NOTHING : MEASURE_ALL, &chain, err));
     int status = 0;
     if (last)
         *last = xstrdup(chain.last_product);

@@ -23,15 +23,19 @@ int runner_run(struct recipe *r, const struct runner_options *o, char **last, st
 
 // ---- for the runner and its variants ----
 
-struct chain {                             // what one recipe's stages left; lifetime: the report
+enum measure { MEASURE_NOTHING, MEASURE_LOSS, MEASURE_ALL }; // no rows; rows; rows with speeds
+
+struct chain { // what one recipe's stages left; lifetime: the report
+    enum measure measure;
     struct json *stages, *rows;            // facts
     struct json *stage_times, *row_speeds; // measured, in the same order
     char *last_product;                    // path of the last stage's first product
     struct row_source *last; // the row of the last stage that changes the model, else of the last product
 };
 
-// shared: stage folders are OUT/stages/TYPE-HASH. measure: make rows.
-int chain_run(struct run *run, const struct recipe *r, int shared, int measure, struct chain *c, struct error *err);
+// shared: stage folders are OUT/stages/TYPE-HASH.
+int chain_run(struct run *run, const struct recipe *r, int shared, enum measure measure, struct chain *c,
+              struct error *err);
 void chain_release(struct chain *c);
 // All variants for all their seeds; fills report's "variants" and "comparisons".
 int variants_run(struct run *run, struct json *report, struct error *err);

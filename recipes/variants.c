@@ -140,7 +140,7 @@ static int run_seed(struct run *run, struct outcome *out, int64_t seed, int64_t 
     struct chain chain;
     TRY(recipe_variant(&r, run->recipe, out->options.name, out->options.set, out->options.stages, seed, err));
     log_info("variant \"%s\", seed %ld", out->options.name, (long)seed);
-    int status = chain_run(run, &r, 1, 1, &chain, err);
+    int status = chain_run(run, &r, 1, MEASURE_LOSS, &chain, err);
     if (status == 0) {
         const struct json *row = NULL;
         for (const struct json *one = json_first(chain.rows); one; one = json_next(one))
