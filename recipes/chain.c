@@ -111,14 +111,13 @@ static int run_stage(struct stage_run *s, struct json **done, struct error *err)
     s->facts = json_object();
     s->measured = json_object();
     double start = timer_now();
-    memory_mark();
     gemm_count_reset();
     int status = s->stage->type->run(s, err);
     if (status == 0 && interrupted())
         status = error_set(err, "interrupted; run the same command again to go on");
     json_set_number(s->measured, "seconds", timer_now() - start);
     json_set_number(s->measured, "flops", gemm_counted().flops);
-    json_set_number(s->measured, "peak_memory_bytes", (double)memory_peak_since_mark());
+    json_set_number(s->measured, "peak_memory_bytes", (double)memory_peak());
     if (status == 0)
         status = write_done(s, done, err);
     json_free(s->facts);

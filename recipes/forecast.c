@@ -11,7 +11,8 @@
 #include "recipes/machine_cache.h"
 #include "recipes/rows.h"
 
-#define BASE_MEMORY ((int64_t)32 << 20) // the program, libraries, tokens of the texts
+#define BASE_MEMORY ((int64_t)20 << 20) // the program and its libraries
+#define VOCAB_BYTES 256                 // of a tokenizer, for every token
 #define EFFICIENCY 0.6                  // of the products' speed that a whole step reaches, about
 
 static int leaves_gguf(const struct forecast *s) { return strstr(s->what, "GGUF") != NULL; }
@@ -63,8 +64,8 @@ static void add_rows(struct forecasts *f, const struct run *run) {
 static void set_total(struct forecasts *f, const struct run *run) {
     const struct recipe *r = run->recipe;
     int64_t parent = 4 * config_parameters(&run->parent.model->config);
-    int64_t always =
-        BASE_MEMORY + 2 * (text_bytes(r, &r->data.train) + text_bytes(r, &r->data.eval)); // text, and its tokens
+    int64_t text = 2 * (text_bytes(r, &r->data.train) + text_bytes(r, &r->data.eval)); // as read, and its tokens
+    int64_t always = BASE_MEMORY + VOCAB_BYTES * run->parent.model->config.vocab + text;
     int64_t resident = f->measuring.uses_parent ? parent : 0;
     f->measuring.memory += always + resident;
     f->memory = f->measuring.memory;

@@ -72,11 +72,12 @@ static int forecast(struct forecast *f, struct error *err) {
     format_shape(after, sizeof after, &f->out.layer[0]);
     int64_t seq_len = f->recipe->data.seq_len;
     int from_parent = forecast_from_parent(f), needs_data = score->needs_data;
-    // Taylor differentiates (three passes), activation runs forward, the others look at weights alone; the check runs
-    // both models
-    double passes = strcmp(score->name, "taylor") == 0 ? 3 : score->needs_data;
-    f->flops = (double)o->steps * (passes * (double)o->calibration_tokens + 2 * 1024.0) *
-               model_flops_per_token(&f->in, seq_len);
+    // Taylor goes forward and backward to the gates, activation forward, the others look at weights alone; the check
+    // runs the masked and the smaller model.
+    double passes = strcmp(score->name, "taylor") == 0 ? 2 : score->needs_data;
+    double before_cut = model_flops_per_token(&f->in, seq_len), after_cut = model_flops_per_token(&f->out, seq_len);
+    double checks = 1024 * (before_cut + after_cut);
+    f->flops = (double)o->steps * (passes * (double)o->calibration_tokens * before_cut + checks);
     int64_t scoring = needs_data ? score_memory(&f->in, o->calibration_batch * seq_len, passes > 1) : 0;
     int64_t checking = 4 * config_parameters(&f->out) + eval_memory(&f->in, &f->out, seq_len);
     f->memory = (from_parent ? 0 : 4 * config_parameters(&f->in)) + (scoring > checking ? scoring : checking);

@@ -69,6 +69,7 @@ static int forecast(struct forecast *f, struct error *err) {
     struct gguf_export_options options = export_options(f->recipe->stage[f->index].options);
     TRY(forecast_gguf(f, &options, err));
     f->flops = 60 * (double)config_parameters(&f->in); // the encoders' searches, about
+    f->bytes = 10 * (double)config_parameters(&f->in);
     f->uses_parent = forecast_from_parent(f);
     f->memory = f->uses_parent ? 0 : 4 * config_parameters(&f->in);
     return 0;

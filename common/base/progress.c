@@ -70,6 +70,8 @@ void progress_update(struct progress *p, int64_t done, const char *note, ...) {
     double now = timer_now();
     if (log_level == LOG_QUIET || now - p->shown < (p->terminal ? PAUSE_TERMINAL : PAUSE_PLAIN))
         return;
+    if (p->total > 0 && done >= p->total)
+        return; // progress_end says so
     va_list args;
     va_start(args, note);
     draw(p, now, 0, note, args);

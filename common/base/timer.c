@@ -28,10 +28,7 @@ static int64_t number_in(const char *path, const char *key) {
     return result;
 }
 
-static int64_t peak_before_mark;
-
-// Since the mark, or since the start where the kernel does not let a process clear its high-water mark.
-int64_t memory_peak_since_mark(void) {
+int64_t memory_peak(void) {
     int64_t kilobytes = number_in("/proc/self/status", "VmHWM:");
     if (kilobytes < 0) { // ru_maxrss would count what ran before exec, so it is the second choice
         struct rusage usage;
@@ -39,20 +36,6 @@ int64_t memory_peak_since_mark(void) {
         kilobytes = usage.ru_maxrss;
     }
     return kilobytes * 1024;
-}
-
-int64_t memory_peak(void) {
-    int64_t peak = memory_peak_since_mark();
-    return peak > peak_before_mark ? peak : peak_before_mark;
-}
-
-void memory_mark(void) {
-    peak_before_mark = memory_peak();
-    FILE *f = fopen("/proc/self/clear_refs", "we");
-    if (!f)
-        return;
-    fputs("5", f); // VmHWM becomes VmRSS
-    fclose(f);
 }
 
 // What a group can still give: its limit less what is used, page cache not counted; -1 without a limit.

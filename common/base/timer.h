@@ -6,8 +6,6 @@
 
 double timer_now(void);          // seconds, monotonic
 int64_t memory_peak(void);       // largest resident size so far, bytes
-void memory_mark(void);          // from here on memory_peak_since_mark counts
-int64_t memory_peak_since_mark(void);
 int64_t memory_available(void);  // what the machine (or its cgroup) can still give, bytes
 
 #endif

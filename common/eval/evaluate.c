@@ -281,11 +281,13 @@ static int check_models(const struct model *m, const struct model *against, cons
 static void run_windows(struct run *r)
 {
     struct progress progress;
-    int64_t most = eval_batch_rows(r->window) / r->window;
+    int64_t most = eval_batch_rows(r->window) / r->window, predicted = r->window - 1 - r->first; // by a window
     if (!r->options->quiet)
         progress_begin(&progress, "eval", "tokens", r->limit, 0);
     for (int64_t w = 0, B; w < r->n_window && r->done < r->limit && !interrupted(); w += B) {
+        int64_t wanted = (r->limit - r->done + predicted - 1) / predicted;
         B = r->n_window - w < most ? r->n_window - w : most;
+        B = wanted < B ? wanted : B;
         if (B > 1 && window_length(r, w + B - 1) < r->window)
             B--; // the short one goes alone
         run_batch(r, w, B, window_length(r, w));
