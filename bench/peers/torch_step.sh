@@ -11,6 +11,9 @@ bench=${PDQ_BENCH:-$here/build/release/bench/pdq-bench}
 [ -x "$bench" ] || { echo "torch_step.sh: no $bench; run ./bootstrap build, or name it in PDQ_BENCH" >&2; exit 1; }
 "$python" -c 'import torch' 2> /dev/null ||
     { echo "torch_step.sh: $python has no torch (Debian: python3-torch)" >&2; exit 1; }
+# Debian's torch takes whatever BLAS the system points to; OpenBLAS is the fastest for it (package libopenblas0-pthread).
+openblas=$(echo /usr/lib/*/openblas-pthread/libblas.so.3)
+[ -f "$openblas" ] || { openblas=; echo "torch_step.sh: no OpenBLAS: torch runs with the system's BLAS" >&2; }
 csv=$here/build/bench
 mkdir -p "$csv"
 own=$(mktemp -d)
@@ -26,7 +29,7 @@ for shape in d288 d256; do
         [ -f "$own/step.csv" ] || { echo "$shape  $precision: this machine does not multiply bf16"; continue; }
         ours=$(awk -F, 'NR == 1 { for (i = 1; i <= NF; i++) at[$i] = i }
                         NR == 2 { print $at["tokens/s"], $at["process peak MB"] }' "$own/step.csv")
-        theirs=$("$python" "$here/bench/peers/torch_step.py" $shape $precision "$threads" 2> /dev/null)
+        theirs=$(LD_PRELOAD=$openblas "$python" "$here/bench/peers/torch_step.py" $shape $precision "$threads" 2> /dev/null)
         # shellcheck disable=SC2086 # two and three words
         set -- $ours $theirs
         awk -v what="$shape $precision $threads" -v o="$1" -v om="$2" -v t="$3" -v tm="$4" \
