@@ -98,6 +98,10 @@ static int run_command(const struct command *c, int argc, char **argv) {
 }
 
 int main(int argc, char **argv) {
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) {
+        fputs("pdq: this CPU has no AVX2 and FMA, which pdq needs; use a machine made since about 2015 (x86-64-v3)\n", stderr);
+        return EXIT_FAILED;
+    }
     if (argc < 2) {
         print_help(stderr);
         return EXIT_USAGE;
