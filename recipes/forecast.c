@@ -13,7 +13,8 @@
 
 #define BASE_MEMORY ((int64_t)20 << 20) // the program and its libraries
 #define VOCAB_BYTES 256                 // of a tokenizer, for every token
-#define EFFICIENCY 0.6                  // of the products' speed that a whole step reaches, about
+#define EFFICIENCY 0.7                  // of the products' speed that a whole step reaches, about
+#define DISK_BYTES 5e8                  // a second that are written and synced, about
 
 static int leaves_gguf(const struct forecast *s) { return strstr(s->what, "GGUF") != NULL; }
 
@@ -137,7 +138,7 @@ static struct rates rates_get(const struct recipe *r) {
 }
 
 static double seconds(const struct forecast *s, struct rates rate) {
-    return s->flops / (rate.flops * EFFICIENCY) + s->bytes / rate.bytes;
+    return s->flops / (rate.flops * EFFICIENCY) + s->bytes / rate.bytes + (double)s->disk / DISK_BYTES;
 }
 
 struct json *loads_json(const struct config *c, int is_gguf) {
