@@ -19,7 +19,7 @@ static void print_text(const struct json *o) {
         printf(" %s", json_string(f));
     printf("\nmemory     %.1f GB available\nBLIS       %s\noneDNN     %s\nbf16       %s\nlibraries  %s\n",
            json_number(json_get(o, "memory_available")) / 1e9, json_string(json_get(o, "blis")),
-           json_string(json_get(o, "onednn")), json_string(json_get(o, "bf16")),
+           json_string(json_get(o, "onednn")), json_string(json_get(o, "bf16_by")),
            json_string(json_get(o, "libraries")));
     printf("\nthreads   f32 GFLOP/s  bf16 GFLOP/s  copy GB/s  triad GB/s\n");
     for (const struct json *r = json_first(json_get(o, "rates")); r; r = json_next(r)) {

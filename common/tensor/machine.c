@@ -117,7 +117,7 @@ struct json *machine_json(const struct machine *m) {
     json_set_number(o, "memory_available", (double)memory_available());
     json_set_string(o, "blis", gemm_description());
     json_set_string(o, "onednn", gemm_bf16_description());
-    json_set_string(o, "bf16", m->bf16_why);
+    json_set_string(o, "bf16_by", m->bf16_why);
     for (int i = 0; i < m->n_rate; i++) {
         const struct machine_rate *r = &m->rate[i];
         struct json *row = json_object();
