@@ -16,6 +16,7 @@
 #include "common/base/file.h"
 #include "common/base/log.h"
 #include "common/eval/report.h"
+#include "common/eval/statistics.h"
 #include "recipes/rows.h"
 #include "recipes/runner.h"
 

@@ -13,6 +13,7 @@
 #include "common/base/log.h"
 #include "common/base/progress.h"
 #include "common/base/threads.h"
+#include "common/eval/statistics.h"
 
 #define BATCH_ROWS 2048 // tokens that go through the model at once, about
 
@@ -204,39 +205,6 @@ static void run_batch(struct run *r, int64_t w, int64_t B, int64_t T)
     r->done += count;
 }
 
-static double mean_of(const double *x, int64_t n)
-{
-    double sum = 0;
-    for (int64_t i = 0; i < n; i++)
-        sum += x[i];
-    return sum / (double)n;
-}
-
-// Standard error of the mean of x (minus y, unless NULL), whose mean is known.
-static double standard_error(const double *x, const double *y, double mean, int64_t n)
-{
-    double sum = 0;
-    for (int64_t i = 0; i < n; i++) {
-        double gap = x[i] - (y ? y[i] : 0) - mean;
-        sum += gap * gap;
-    }
-    return n > 1 ? sqrt(sum / (double)(n - 1) / (double)n) : 0;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-// Linear between the two nearest of n sorted values, as llama-perplexity takes it.
-static double percentile(const double *sorted, int64_t n, double share)
-{
-    double at = share * (double)(n - 1);
-    int64_t low = (int64_t)at;
-    return low + 1 < n ? sorted[low] + (at - (double)low) * (sorted[low + 1] - sorted[low]) : sorted[n - 1];
-}
-
 static void summarise(struct run *r, struct eval_result *out)
 {
     int64_t n = r->done;
@@ -249,16 +217,16 @@ static void summarise(struct run *r, struct eval_result *out)
     if (!r->against)
         return;
     out->against_nll = mean_of(r->against_nll, n);
-    out->difference = out->nll - out->against_nll;
-    double se = standard_error(r->nll, r->against_nll, out->difference, n);
-    out->difference_low = out->difference - 1.959963984540054 * se; // normal, 95 %
-    out->difference_high = out->difference + 1.959963984540054 * se;
+    struct paired d = paired_compare(r->nll, r->against_nll, n);
+    out->difference = d.mean;
+    out->difference_low = d.low;
+    out->difference_high = d.high;
     out->kld = mean_of(r->kl, n);
     int64_t agree = 0;
     for (int64_t i = 0; i < n; i++)
         agree += r->agree[i];
     out->top1 = (double)agree / (double)n;
-    qsort(r->kl, (size_t)n, sizeof *r->kl, by_value);
+    sort_doubles(r->kl, n);
     out->kld_p95 = percentile(r->kl, n, 0.95);
     out->kld_p99 = percentile(r->kl, n, 0.99);
 }

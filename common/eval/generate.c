@@ -9,6 +9,7 @@
 #include "common/base/random.h"
 #include "common/base/threads.h"
 #include "common/base/timer.h"
+#include "common/eval/statistics.h"
 #include "common/tensor/ops.h"
 
 #define SPEED_RUNS 5         // measured, of a small model
@@ -119,11 +120,6 @@ void generate_sample(struct model *m, int32_t bos, int64_t n_documents, int64_t 
     }
 }
 
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 int speed_runs(int64_t parameters) {
     double runs = SPEED_PARAMETERS / (double)parameters;
     return 1 + (runs < 1 ? 1 : runs > SPEED_RUNS ? SPEED_RUNS : (int)runs);
@@ -144,7 +140,7 @@ static double time_tokens(struct model *m, const int32_t *ids, int64_t total, in
         seconds[run] = timer_now() - started;
     }
     decoder_release(&d);
-    qsort(seconds + 1, (size_t)runs - 1, sizeof *seconds, by_value);
+    sort_doubles(seconds + 1, runs - 1);
     return seconds[1 + (runs - 1) / 2];
 }
 

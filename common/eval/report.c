@@ -69,17 +69,3 @@ void report_print(const struct json *report, FILE *to) {
     else
         print_rows(json_get(report, "rows"), json_get(json_get(report, "measured"), "rows"), to);
 }
-
-#define NORMAL_95 1.959963984540054
-
-struct paired paired_compare(const double *a, const double *b, int64_t n) {
-    double mean = 0, square = 0;
-    for (int64_t i = 0; i < n; i++)
-        mean += (a[i] - b[i]) / (double)n;
-    for (int64_t i = 0; i < n; i++) {
-        double d = a[i] - b[i] - mean;
-        square += d * d;
-    }
-    double half = n > 1 ? NORMAL_95 * sqrt(square / (double)(n - 1) / (double)n) : HUGE_VAL;
-    return (struct paired){mean, mean - half, mean + half};
-}

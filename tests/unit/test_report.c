@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "common/eval/report.h"
+#include "common/eval/statistics.h"
 
 #define CLOSE 1e-12 // a handful of double operations
 

@@ -1,0 +1,42 @@
+// statistics.c: see statistics.h.
+#include "common/eval/statistics.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#define NORMAL_95 1.959963984540054 // half of a normal 95 % interval, in standard errors
+
+double mean_of(const double *x, int64_t n) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++)
+        sum += x[i];
+    return sum / (double)n;
+}
+
+double standard_error(const double *x, const double *y, double mean, int64_t n) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) {
+        double gap = x[i] - (y ? y[i] : 0) - mean;
+        sum += gap * gap;
+    }
+    return n > 1 ? sqrt(sum / (double)(n - 1) / (double)n) : 0;
+}
+
+static int ascending(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+void sort_doubles(double *x, int64_t n) { qsort(x, (size_t)n, sizeof *x, ascending); }
+
+double percentile(const double *sorted, int64_t n, double share) {
+    double at = share * (double)(n - 1);
+    int64_t low = (int64_t)at;
+    return low + 1 < n ? sorted[low] + (at - (double)low) * (sorted[low + 1] - sorted[low]) : sorted[n - 1];
+}
+
+struct paired paired_compare(const double *a, const double *b, int64_t n) {
+    double mean = mean_of(a, n) - mean_of(b, n);
+    double half = n > 1 ? NORMAL_95 * standard_error(a, b, mean, n) : HUGE_VAL;
+    return (struct paired){mean, mean - half, mean + half};
+}

@@ -1,0 +1,21 @@
+// statistics.h: means, their errors, and paired comparisons of the losses of the same tokens.
+#ifndef PDQ_STATISTICS_H
+#define PDQ_STATISTICS_H
+
+#include <stdint.h>
+
+double mean_of(const double *x, int64_t n);
+// Standard error of the mean of x (minus y, unless NULL), whose mean is known. 0 for one value.
+double standard_error(const double *x, const double *y, double mean, int64_t n);
+// Sorts ascending.
+void sort_doubles(double *x, int64_t n);
+// Linear between the two nearest of n sorted values, as llama-perplexity takes it; share 0.95: the 95th percentile.
+double percentile(const double *sorted, int64_t n, double share);
+
+struct paired {
+    double mean, low, high; // of a - b, with the 95 % interval over the pairs
+};
+// a and b [n]: losses of the same tokens. One pair says nothing of the spread: its interval is infinite.
+struct paired paired_compare(const double *a, const double *b, int64_t n);
+
+#endif
