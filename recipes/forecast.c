@@ -90,8 +90,8 @@ static int check_room(const struct forecasts *f, const struct recipe *r, const c
             r->where, (double)f->memory / 1e9, (double)memory / 1e9);
     if (disk >= 0 && f->disk + f->scratch > disk)
         return error_set(
-            err, "%s: the run writes about %.1f GB, %.1f GB are free there; make room or name another folder with -o",
-            out, (double)(f->disk + f->scratch) / 1e9, (double)disk / 1e9);
+            err, "%s: the run writes about %.1f MB, %.1f MB are free there; make room or name another folder with -o",
+            out, (double)(f->disk + f->scratch) / 1e6, (double)disk / 1e6);
     return 0;
 }
 
