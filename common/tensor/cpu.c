@@ -12,13 +12,13 @@ static uint64_t state_saved_by_os(void) {
     return (uint64_t)d << 32 | a;
 }
 
-// No feature bit tells the number of 512-bit FMA units, so this is a list: server cores since Ice Lake have two,
+// No feature bit tells the number of 512-bit FMA units, so these are lists. Intel: server cores since Ice Lake have two,
 // client cores one, and the Skylake generation's servers differ by product line.
-static int has_two_fma(const struct cpu *cpu) {
+static int intel_two_fma(const struct cpu *cpu) {
     static const int two[] = {0x6a, 0x6c, 0x8f, 0xad, 0xae, 0xcf};
     static const char *const one[] = {"Silver", "Bronze", "Gold 5", " D-", " W-21"};
 
-    if (!cpu->intel || cpu->family != 6 || !cpu->avx512)
+    if (cpu->family != 6)
         return 0;
     for (size_t i = 0; i < sizeof two / sizeof *two; i++)
         if (cpu->model == two[i])
@@ -29,6 +29,16 @@ static int has_two_fma(const struct cpu *cpu) {
         if (strstr(cpu->name, one[i]))
             return 0;
     return 1;
+}
+
+// Zen 4 cuts 512-bit operations in two. Zen 5 does not in servers (models up to 0x1f) and desktops (0x40 to 0x4f); in
+// its mobile parts it does.
+static int amd_two_fma(const struct cpu *cpu) {
+    return cpu->family > 0x1a || (cpu->family == 0x1a && (cpu->model < 0x20 || (cpu->model & 0xf0) == 0x40));
+}
+
+static int has_two_fma(const struct cpu *cpu) {
+    return cpu->avx512 && ((cpu->intel && intel_two_fma(cpu)) || (cpu->amd && amd_two_fma(cpu)));
 }
 
 static void read_name(struct cpu *cpu) {
@@ -52,8 +62,11 @@ static void detect(struct cpu *cpu) {
     read_name(cpu);
     __cpuid(0, a, b, c, d);
     cpu->intel = b == signature_INTEL_ebx && c == signature_INTEL_ecx && d == signature_INTEL_edx;
+    cpu->amd = b == signature_AMD_ebx && c == signature_AMD_ecx && d == signature_AMD_edx;
     __cpuid(1, a, b, c, d);
     cpu->family = (int)(a >> 8 & 15);
+    if (cpu->family == 15)
+        cpu->family += (int)(a >> 20 & 255);
     cpu->model = (int)((a >> 4 & 15) | (a >> 12 & 0xf0));
     uint64_t os = c & bit_OSXSAVE ? state_saved_by_os() : 0;
     int ymm = (os & 0x6) == 0x6, zmm = (os & 0xe6) == 0xe6, tiles = (os & 0x60000) == 0x60000;

@@ -4,10 +4,10 @@
 
 struct cpu {
     char name[64];
-    int intel, family, model;
+    int intel, amd, family, model; // the family with its extension
     int avx2, f16c;  // avx2 with FMA
     int avx512;      // F, DQ, BW and VL
-    int two_fma;     // two 512-bit FMA units, as far as an Intel model tells
+    int two_fma;     // two 512-bit FMA units, as far as the model tells
     int avx512_bf16; // VDPBF16PS
     int avx512_vnni;
     int amx_bf16;

@@ -41,19 +41,32 @@ static int blis_number(const char *name) {
     return -1;
 }
 
+// BLIS goes by the names it knew in 2022, and calls what is newer "generic": a quarter of an AVX2 kernel's speed.
+static const char *blis_wish(const struct cpu *cpu, const char **why) {
+    if (cpu->two_fma) {
+        *why = "AVX-512 with two FMA units";
+        return "skx";
+    }
+    if (cpu->avx2 && bli_cpuid_query_id() == BLIS_ARCH_GENERIC) {
+        *why = "AVX2, on a CPU that BLIS does not know";
+        return "haswell";
+    }
+    *why = "BLIS's own choice";
+    return NULL;
+}
+
 void gemm_init(void) {
-    const struct cpu *cpu = cpu_get();
-    const char *why = "BLIS's own choice";
+    const char *why, *wish;
 
     if (description[0])
         return;
     if (getenv("BLIS_ARCH_TYPE")) {
         why = "BLIS_ARCH_TYPE is set by the user";
-    } else if (cpu->two_fma) {
+    } else if ((wish = blis_wish(cpu_get(), &why)) != NULL) {
         char number[16];
-        snprintf(number, sizeof number, "%d", blis_number("skx"));
-        if (number[0] != '-' && !setenv("BLIS_ARCH_TYPE", number, 1))
-            why = "AVX-512 with two FMA units";
+        snprintf(number, sizeof number, "%d", blis_number(wish));
+        if (number[0] == '-' || setenv("BLIS_ARCH_TYPE", number, 1))
+            why = "BLIS's own choice";
     }
     bli_init();
     snprintf(description, sizeof description, "BLIS %s %s (%s)", bli_info_get_version_str(),
