@@ -34,7 +34,7 @@ struct watch { // what the trainer's held-out hook notes between steps
 
 static int same_call(const struct gemm_call *a, const struct gemm_call *b) {
     return a->precision == b->precision && a->ta == b->ta && a->tb == b->tb && a->M == b->M && a->N == b->N &&
-           a->K == b->K && a->beta == b->beta && a->serial == b->serial;
+           a->K == b->K && a->beta == b->beta && a->packed == b->packed;
 }
 
 static void record(void *context, const struct gemm_call *call) {
@@ -93,21 +93,21 @@ static struct model *make_model(const struct bench_shape *s, int64_t heads, int6
 struct replay {
     struct gemm_call call;
     int64_t count;
-    float *a, *b, *c; // c: one for each thread where serial
+    float *a, *b, *c; // c: one for each thread where packed
 };
 
 static void replay_one(const struct replay *r, float *c) {
     const struct gemm_call *p = &r->call;
     int64_t lda = p->ta == TRANSPOSED ? p->M : p->K, ldb = p->tb == TRANSPOSED ? p->K : p->N;
-    if (p->serial)
-        gemm_serial(p->ta, p->tb, p->M, p->N, p->K, 1, r->a, lda, r->b, ldb, p->beta, c, p->N);
+    if (p->packed) // b has room for whole panels
+        gemm_packed(p->ta, p->M, p->N, p->K, r->a, lda, r->b, p->K, p->beta, c, p->N);
     else
         gemm(p->precision, p->ta, p->tb, p->M, p->N, p->K, r->a, lda, r->b, ldb, p->beta, c, p->N);
 }
 
 static void replay_parallel(void *context) {
     const struct replay *r = context;
-    if (!r->call.serial) {
+    if (!r->call.packed) {
         replay_one(r, r->c);
         return;
     }
@@ -121,10 +121,10 @@ static void time_alone(struct recorded *p) {
     struct replay r = {.call = *c,
                        .count = p->count,
                        .a = bench_floats(c->M * c->K, 1),
-                       .b = bench_floats(c->N * c->K, 1),
-                       .c = bench_floats(c->M * c->N * (c->serial ? threads_count() : 1), 0)};
+                       .b = bench_floats(gemm_packed_floats(c->N, c->K), 1),
+                       .c = bench_floats(c->M * c->N * (c->packed ? threads_count() : 1), 0)};
     double once = bench_time(replay_parallel, &r, SECONDS_EACH);
-    p->seconds = c->serial ? once : once * (double)p->count;
+    p->seconds = c->packed ? once : once * (double)p->count;
     free(r.a);
     free(r.b);
     free(r.c);
@@ -156,7 +156,7 @@ static double list_products(struct recording *r, const struct bench_options *o, 
         table_integer(&t, c->N);
         table_integer(&t, c->K);
         table_number(&t, (double)c->beta, 0);
-        table_text(&t, c->serial ? "tile" : "panels");
+        table_text(&t, c->packed ? "tile" : "panels");
         table_integer(&t, p->count);
         table_number(&t, 1e3 * p->seconds, 2);
         table_number(&t, 2e-9 * (double)(c->M * c->N * c->K * p->count) / p->seconds, 0);

@@ -149,12 +149,13 @@ static int64_t panel_start(int64_t n, int64_t count, int64_t p, int64_t step) {
     return p == count ? n : n * p / count / step * step;
 }
 
-static void blis(int sup, enum transpose ta, enum transpose tb, int64_t M, int64_t N, int64_t K, float alpha,
+static void blis(enum transpose ta, enum transpose tb, int64_t M, int64_t N, int64_t K,
                  const float *A, int64_t lda, const float *B, int64_t ldb, float beta, float *C, int64_t ldc) {
     rntm_t rntm;
+    float alpha = 1;
 
     bli_rntm_init(&rntm);
-    bli_rntm_set_l3_sup(sup, &rntm);
+    bli_rntm_set_l3_sup(0, &rntm); // sup kernels would take another path, and give other bits, for small panels only
     // BLIS takes its inputs without const.
     bli_sgemm_ex(ta == TRANSPOSED ? BLIS_TRANSPOSE : BLIS_NO_TRANSPOSE,
                  tb == TRANSPOSED ? BLIS_TRANSPOSE : BLIS_NO_TRANSPOSE, M, N, K, &alpha, (float *)(uintptr_t)A, lda,
@@ -172,8 +173,7 @@ static void gemm_f32(enum transpose ta, enum transpose tb, int64_t M, int64_t N,
         int64_t j = panel_start(N, cut.columns, p % cut.columns, PANEL_STEP);
         int64_t m = panel_start(M, cut.rows, p / cut.columns + 1, PANEL_STEP) - i;
         int64_t n = panel_start(N, cut.columns, p % cut.columns + 1, PANEL_STEP) - j;
-        // sup kernels would take another path, and give other bits, for small panels only.
-        blis(0, ta, tb, m, n, K, 1, ta == TRANSPOSED ? A + i : A + i * lda, lda,
+        blis(ta, tb, m, n, K, ta == TRANSPOSED ? A + i : A + i * lda, lda,
              tb == TRANSPOSED ? B + j * ldb : B + j, ldb, beta, C + i * ldc + j, ldc);
     }
 }
@@ -437,7 +437,7 @@ static void gemm_bf16(enum transpose ta, enum transpose tb, int64_t M, int64_t N
 
 // ---- the door ----
 
-static void count_product(const struct gemm_call *call) {
+void gemm_count_product(const struct gemm_call *call) {
     atomic_fetch_add_explicit(&flops_counted, 2 * call->M * call->N * call->K, memory_order_relaxed);
     if (trace)
         trace(trace_context, call);
@@ -467,14 +467,7 @@ void gemm(enum precision precision, enum transpose ta, enum transpose tb, int64_
     else
         gemm_f32(ta, tb, M, N, K, A, lda, B, ldb, beta, C, ldc);
     seconds_counted += timer_now() - start;
-    count_product(&(struct gemm_call){precision, ta, tb, M, N, K, beta, 0});
-}
-
-void gemm_serial(enum transpose ta, enum transpose tb, int64_t M, int64_t N, int64_t K, float alpha, const float *A,
-                 int64_t lda, const float *B, int64_t ldb, float beta, float *C, int64_t ldc) {
-    // Unpacked (sup) kernels win for attention's small tiles unless B's columns must be gathered.
-    blis(tb == PLAIN, ta, tb, M, N, K, alpha, A, lda, B, ldb, beta, C, ldc);
-    count_product(&(struct gemm_call){PRECISION_F32, ta, tb, M, N, K, beta, 1});
+    gemm_count_product(&(struct gemm_call){precision, ta, tb, M, N, K, beta, 0});
 }
 
 struct gemm_count gemm_counted(void) {

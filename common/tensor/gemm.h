@@ -28,26 +28,33 @@ const char *gemm_bf16_description(void);
 void gemm(enum precision precision, enum transpose ta, enum transpose tb, int64_t M, int64_t N, int64_t K,
           const float *A, int64_t lda, const float *B, int64_t ldb, float beta, float *C, int64_t ldc);
 
-// The same in f32 by the calling thread alone, for use inside parallel regions; alpha scales the product.
-void gemm_serial(enum transpose ta, enum transpose tb, int64_t M, int64_t N, int64_t K, float alpha, const float *A,
-                 int64_t lda, const float *B, int64_t ldb, float beta, float *C, int64_t ldc);
+// A small product in f32 by the calling thread alone, for use inside parallel regions, against a B that gemm_pack made
+// ready for it; many products can use one packed B, and its first K rows or N columns alone.
+// packed: gemm_packed_floats(N, K) floats; B's values are scaled by alpha on the way.
+#define GEMM_PANEL 16
+int64_t gemm_packed_floats(int64_t N, int64_t K);
+void gemm_pack(enum transpose tb, int64_t N, int64_t K, float alpha, const float *B, int64_t ldb, float *packed);
+// C [M, N] = op(A) B + beta C; packed_K: the K that B was packed with, at least this product's.
+void gemm_packed(enum transpose ta, int64_t M, int64_t N, int64_t K, const float *A, int64_t lda, const float *packed,
+                 int64_t packed_K, float beta, float *C, int64_t ldc);
 
-// Counts what gemm and gemm_serial did since the last reset: for the bench's "GEMM-only" time and FLOP rates.
+// Counts what gemm and gemm_packed did since the last reset: for the bench's "GEMM-only" time and FLOP rates.
 struct gemm_count {
     double flops;   // 2 M N K summed
-    double seconds; // wall time inside gemm() (gemm_serial runs inside parallel regions and is not timed)
+    double seconds; // wall time inside gemm() (gemm_packed runs inside parallel regions and is not timed)
 };
 struct gemm_count gemm_counted(void);
 void gemm_count_reset(void);
 
-// Shows every product as it is called, for the bench to time them alone. seen is called by gemm_serial's threads too.
+// Shows every product as it is called, for the bench to time them alone. seen is called by gemm_packed's threads too.
 struct gemm_call {
     enum precision precision;
     enum transpose ta, tb;
     int64_t M, N, K;
     float beta;
-    int serial; // by gemm_serial
+    int packed; // by gemm_packed
 };
 void gemm_trace(void (*seen)(void *context, const struct gemm_call *call), void *context); // NULL: no more
+void gemm_count_product(const struct gemm_call *call);
 
 #endif

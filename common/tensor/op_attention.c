@@ -1,8 +1,9 @@
 // op_attention.c: causal grouped-query attention, tiled over queries so that no T x T map is kept.
 //
 // Forward keeps the logarithm of each row's sum of exponentials; backward makes a tile's probabilities again from it
-// (Dao et al. 2022, section 3 and appendix B). One thread does one (sequence, group) at a time, its heads in order, so the
-// sums over the heads of a group have one order.
+// (Dao et al. 2022, section 3 and appendix B). Keys and values of a (sequence, group) are packed once for all its tiles.
+// Backward, one thread does one (sequence, group) at a time, its heads in order, so the sums over the heads of a group have
+// one order.
 #include <math.h>
 #include <string.h>
 
@@ -49,12 +50,34 @@ static struct tile tile_at(const struct attention *a, int64_t b, int64_t h, int6
     };
 }
 
-// score [rows, keys] = scale q k^T
-static void tile_scores(const struct attention *a, const struct tile *t, float *score)
+// A thread's packed copy of one (sequence, group): what tiles are multiplied with.
+struct packed {
+    int64_t task; // sequence * G + group; -1: none yet
+    float *k_t;   // scale k^T [E, S]
+    float *v_t;   // v^T [E, S], backward only
+    float *rows;  // forward v, backward k [S, E]
+    float *q, *dy; // of one tile [rows, E], backward only
+};
+
+static int64_t packed_floats(const struct attention *a) { return gemm_packed_floats(a->S, a->E) + gemm_packed_floats(a->E, a->S); }
+
+static void pack_group(const struct attention *a, struct packed *p, int64_t task)
 {
-    if (t->rows > FEW) {
-        gemm_serial(PLAIN, TRANSPOSED, t->rows, t->keys, a->E, a->scale, t->q, t->q_stride, t->k, t->k_stride, 0, score,
-                    t->keys);
+    const int64_t stride = a->G * a->E, at = task / a->G * a->S * stride + task % a->G * a->E;
+    if (p->task == task)
+        return;
+    p->task = task;
+    gemm_pack(TRANSPOSED, a->S, a->E, a->scale, a->k + at, stride, p->k_t);
+    if (p->v_t)
+        gemm_pack(TRANSPOSED, a->S, a->E, 1, a->v + at, stride, p->v_t);
+    gemm_pack(PLAIN, a->E, a->S, 1, (p->v_t ? a->k : a->v) + at, stride, p->rows);
+}
+
+// score [rows, keys] = scale q k^T
+static void tile_scores(const struct attention *a, const struct tile *t, const struct packed *p, float *score)
+{
+    if (a->T > FEW) {
+        gemm_packed(PLAIN, t->rows, t->keys, a->E, t->q, t->q_stride, p->k_t, a->E, 0, score, t->keys);
         return;
     }
     for (int64_t r = 0; r < t->rows; r++)
@@ -69,10 +92,11 @@ static void tile_scores(const struct attention *a, const struct tile *t, float *
 }
 
 // y [rows, E] = probability [rows, keys] v
-static void tile_values(const struct attention *a, const struct tile *t, const float *probability, float *y)
+static void tile_values(const struct attention *a, const struct tile *t, const struct packed *p, const float *probability,
+                        float *y)
 {
-    if (t->rows > FEW) {
-        gemm_serial(PLAIN, PLAIN, t->rows, a->E, t->keys, 1, probability, t->keys, t->v, t->k_stride, 0, y, t->q_stride);
+    if (a->T > FEW) {
+        gemm_packed(PLAIN, t->rows, a->E, t->keys, probability, t->keys, p->rows, a->S, 0, y, t->q_stride);
         return;
     }
     for (int64_t r = 0; r < t->rows; r++) {
@@ -83,10 +107,10 @@ static void tile_values(const struct attention *a, const struct tile *t, const f
     }
 }
 
-static void tile_forward(const struct attention *a, int64_t b, int64_t h, int64_t t0, float *score)
+static void tile_forward(const struct attention *a, const struct packed *p, int64_t b, int64_t h, int64_t t0, float *score)
 {
     const struct tile t = tile_at(a, b, h, t0);
-    tile_scores(a, &t, score);
+    tile_scores(a, &t, p, score);
     for (int64_t r = 0; r < t.rows; r++) {
         float *row = score + r * t.keys;
         const int64_t seen = t.keys - t.rows + r + 1;
@@ -103,21 +127,31 @@ static void tile_forward(const struct attention *a, int64_t b, int64_t h, int64_
         memset(row + seen, 0, (size_t)(t.keys - seen) * sizeof(float));
         a->lse[(b * a->H + h) * a->T + t0 + r] = top + logf(sum);
     }
-    tile_values(a, &t, score, a->y + (b * a->T + t0) * a->H * a->E + h * a->E);
+    tile_values(a, &t, p, score, a->y + (b * a->T + t0) * a->H * a->E + h * a->E);
 }
 
-// Scratch for every thread, S columns wide, in the step arena: taken before the parallel region, found by its number.
+#define TASKS_AT_ONCE 16 // tiles that a thread takes at most; fewer than a group's would pack the group for two threads
+
+// Scratch for every thread, in the step arena: taken before the parallel region, found by its number.
 static void attention_forward(struct tape *tape, const struct attention *a)
 {
-    const int64_t tiles = (a->T + TILE - 1) / TILE;
-    const int64_t tasks = a->B * a->H * tiles;
-    const int64_t size = min_i64(TILE, a->T) * a->S;
+    const int64_t tiles = (a->T + TILE - 1) / TILE, heads = a->H / a->G, of_group = heads * tiles;
+    const int64_t tasks = a->B * a->G * of_group, slots = min_i64(tasks, threads_count());
+    const int64_t score = min_i64(TILE, a->T) * a->S, size = score + (a->T > FEW ? packed_floats(a) : 0);
     const size_t mark = arena_mark(&tape->arena);
-    const int64_t slots = min_i64(tasks, threads_count());
     float *scratch = arena_alloc(&tape->arena, (size_t)(slots * size) * sizeof(float));
-#pragma omp parallel for schedule(dynamic, 4) num_threads((int)slots)
-    for (int64_t i = 0; i < tasks; i++)
-        tile_forward(a, i / tiles / a->H, i / tiles % a->H, i % tiles * TILE, scratch + thread_number() * size);
+#pragma omp parallel num_threads((int)slots)
+    {
+        float *mine = scratch + thread_number() * size;
+        struct packed p = {.task = -1, .k_t = mine + score, .rows = mine + score + gemm_packed_floats(a->S, a->E)};
+#pragma omp for schedule(dynamic, min_i64(of_group, TASKS_AT_ONCE))
+        for (int64_t i = 0; i < tasks; i++) {
+            const int64_t group = i / of_group, h = group % a->G * heads + i / tiles % heads;
+            if (a->T > FEW)
+                pack_group(a, &p, group);
+            tile_forward(a, &p, group / a->G, h, i % tiles * TILE, mine);
+        }
+    }
     arena_reset(&tape->arena, mark);
 }
 
@@ -128,14 +162,14 @@ struct attention_gradients {
 };
 
 // For one tile: dv += p^T dy, dp = dy v^T, ds = p (dp - sum(dy y)) scale, dq += ds k, dk += ds^T q.
-static void tile_backward(const struct attention *a, const struct attention_gradients *g, int64_t b, int64_t h, int64_t t0,
-                          float *p, float *dp)
+static void tile_backward(const struct attention *a, const struct attention_gradients *g, const struct packed *packed, int64_t b,
+                          int64_t h, int64_t t0, float *p, float *dp)
 {
     const struct tile t = tile_at(a, b, h, t0);
     const int64_t at = (b * a->T + t0) * a->H * a->E + h * a->E;
     const int64_t group_at = t.k - a->k;
-    tile_scores(a, &t, p);
-    gemm_serial(PLAIN, TRANSPOSED, t.rows, t.keys, a->E, 1, g->dy + at, t.q_stride, t.v, t.k_stride, 0, dp, t.keys);
+    gemm_packed(PLAIN, t.rows, t.keys, a->E, t.q, t.q_stride, packed->k_t, a->E, 0, p, t.keys);
+    gemm_packed(PLAIN, t.rows, t.keys, a->E, g->dy + at, t.q_stride, packed->v_t, a->E, 0, dp, t.keys);
     for (int64_t r = 0; r < t.rows; r++) {
         float *row = p + r * t.keys;
         const int64_t seen = t.keys - t.rows + r + 1;
@@ -144,9 +178,10 @@ static void tile_backward(const struct attention *a, const struct attention_grad
             row[s] = vec_exp(row[s] - lse);
         memset(row + seen, 0, (size_t)(t.keys - seen) * sizeof(float));
     }
-    if (g->dv)
-        gemm_serial(TRANSPOSED, PLAIN, t.keys, a->E, t.rows, 1, p, t.keys, g->dy + at, t.q_stride, 1, g->dv + group_at,
-                    t.k_stride);
+    if (g->dv) {
+        gemm_pack(PLAIN, a->E, t.rows, 1, g->dy + at, t.q_stride, packed->dy);
+        gemm_packed(TRANSPOSED, t.keys, a->E, t.rows, p, t.keys, packed->dy, t.rows, 1, g->dv + group_at, t.k_stride);
+    }
     for (int64_t r = 0; r < t.rows; r++) {
         const float delta = (float)vec_dot(g->dy + at + r * t.q_stride, a->y + at + r * t.q_stride, a->E);
         float *row = p + r * t.keys;
@@ -154,9 +189,11 @@ static void tile_backward(const struct attention *a, const struct attention_grad
             row[s] *= a->scale * (dp[r * t.keys + s] - delta);
     }
     if (g->dq)
-        gemm_serial(PLAIN, PLAIN, t.rows, a->E, t.keys, 1, p, t.keys, t.k, t.k_stride, g->dq_beta, g->dq + at, t.q_stride);
-    if (g->dk)
-        gemm_serial(TRANSPOSED, PLAIN, t.keys, a->E, t.rows, 1, p, t.keys, t.q, t.q_stride, 1, g->dk + group_at, t.k_stride);
+        gemm_packed(PLAIN, t.rows, a->E, t.keys, p, t.keys, packed->rows, a->S, g->dq_beta, g->dq + at, t.q_stride);
+    if (g->dk) {
+        gemm_pack(PLAIN, a->E, t.rows, 1, t.q, t.q_stride, packed->q);
+        gemm_packed(TRANSPOSED, t.keys, a->E, t.rows, p, t.keys, packed->q, t.rows, 1, g->dk + group_at, t.k_stride);
+    }
 }
 
 static void attention_backward(struct tape *tape, struct node *node)
@@ -175,16 +212,19 @@ static void attention_backward(struct tape *tape, struct node *node)
         memset(g.dk, 0, (size_t)tensor_count(k) * sizeof(float));
     if (g.dv && v_beta == 0.0f)
         memset(g.dv, 0, (size_t)tensor_count(v) * sizeof(float));
-    const int64_t tasks = a.B * a.G, heads = a.H / a.G, size = min_i64(TILE, a.T) * a.S;
+    const int64_t tasks = a.B * a.G, heads = a.H / a.G, slots = min_i64(tasks, threads_count());
+    const int64_t score = min_i64(TILE, a.T) * a.S, columns = gemm_packed_floats(a.S, a.E), rows = gemm_packed_floats(a.E, a.S);
+    const int64_t tile = gemm_packed_floats(a.E, min_i64(TILE, a.T)), size = 2 * (score + columns + tile) + rows;
     const size_t mark = arena_mark(&tape->arena);
-    const int64_t slots = min_i64(tasks, threads_count());
-    float *scratch = arena_alloc(&tape->arena, (size_t)(slots * 2 * size) * sizeof(float));
+    float *scratch = arena_alloc(&tape->arena, (size_t)(slots * size) * sizeof(float));
 #pragma omp parallel for schedule(dynamic, 1) num_threads((int)slots)
     for (int64_t i = 0; i < tasks; i++) {
-        float *p = scratch + thread_number() * 2 * size;
+        float *p = scratch + thread_number() * size, *k_t = p + 2 * score, *of_tile = k_t + 2 * columns + rows;
+        struct packed packed = {-1, k_t, k_t + columns, k_t + 2 * columns, of_tile, of_tile + tile};
+        pack_group(&a, &packed, i);
         for (int64_t h = i % a.G * heads; h < (i % a.G + 1) * heads; h++)
             for (int64_t t0 = 0; t0 < a.T; t0 += TILE)
-                tile_backward(&a, &g, i / a.G, h, t0, p, p + size);
+                tile_backward(&a, &g, &packed, i / a.G, h, t0, p, p + score);
     }
     arena_reset(&tape->arena, mark);
 }

@@ -225,33 +225,38 @@ Test(gemm, bf16_bits_do_not_depend_on_threads) {
     check_threads(PRECISION_BF16, 7);
 }
 
-Test(gemm, serial_with_alpha) {
+// Packed once with room to spare along K and N, then used for the first k and n of these.
+Test(gemm, packed_with_alpha) {
     struct random r;
-    random_init(&r, 8, "gemm serial", 0);
-    for (int i = 0; i < 60; i++) {
+    random_init(&r, 8, "gemm packed", 0);
+    for (int i = 0; i < 200; i++) {
         struct product p = random_product(&r, PRECISION_F32, 70, 5);
         float *a = random_matrix(&r, a_count(&p)), *b = random_matrix(&r, b_count(&p)),
               *c = random_matrix(&r, p.m * p.ldc);
         float *before = xmalloc((size_t)(p.m * p.ldc) * 4, "test");
         memcpy(before, c, (size_t)(p.m * p.ldc) * 4);
-        gemm_serial(p.ta, p.tb, p.m, p.n, p.k, 0.25f, a, p.lda, b, p.ldb, p.beta, c, p.ldc);
+        float *packed = xmalloc((size_t)gemm_packed_floats(p.n, p.k) * 4, "test");
+        gemm_pack(p.tb, p.n, p.k, 0.25f, b, p.ldb, packed);
+        int64_t n = i % 3 ? p.n : (p.n + 1) / 2, k_used = i % 5 ? p.k : (p.k + 1) / 2;
+        gemm_packed(p.ta, p.m, n, k_used, a, p.lda, packed, p.k, p.beta, c, p.ldc);
         for (int64_t y = 0; y < p.m; y++)
-            for (int64_t x = 0; x < p.n; x++) {
+            for (int64_t x = 0; x < p.ldc; x++) {
                 double sum = 0;
-                for (int64_t k = 0; k < p.k; k++)
+                for (int64_t k = 0; k < k_used && x < n; k++)
                     sum += a_at(&p, a, y, k) * b_at(&p, b, k, x);
-                double want = 0.25 * sum + (p.beta == 0 ? 0 : (double)before[y * p.ldc + x]);
-                cr_assert_float_eq((double)c[y * p.ldc + x], want, 1e-5);
+                double want = 0.25 * sum + (p.beta == 0 && x < n ? 0 : (double)before[y * p.ldc + x]);
+                cr_assert_float_eq((double)c[y * p.ldc + x], want, 1e-5, "%ld %ld of %ld %ld", (long)y, (long)x,
+                                   (long)p.m, (long)n);
             }
-        free(a), free(b), free(c), free(before);
+        free(a), free(b), free(c), free(before), free(packed);
     }
 }
 
 Test(gemm, counts_operations) {
-    float a[6] = {0}, c[4];
+    float a[6] = {0}, c[4], packed[3 * GEMM_PANEL] = {0};
     gemm_count_reset();
     gemm(PRECISION_F32, PLAIN, TRANSPOSED, 2, 2, 3, a, 3, a, 3, 0, c, 2);
-    gemm_serial(PLAIN, TRANSPOSED, 2, 2, 3, 1, a, 3, a, 3, 0, c, 2);
+    gemm_packed(PLAIN, 2, 2, 3, a, 3, packed, 3, 0, c, 2);
     cr_assert_eq(gemm_counted().flops, 48.0);
     cr_assert_gt(gemm_counted().seconds, 0.0);
 }

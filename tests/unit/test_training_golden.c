@@ -12,8 +12,9 @@
 #include "distill/distill.h"
 
 // Both sides compute in f32 with sums in their own order; ten steps of AdamW, whose first steps divide small
-// gradients by their own size, let that grow to some 1e-6. Acceptance asks for 1e-4.
-#define LOSS_TOLERANCE 2e-5
+// gradients by their own size, let that grow: to 2.1e-5 where gradients are smallest (distillation), by the order of sums
+// in attention alone. Acceptance asks for 1e-4.
+#define LOSS_TOLERANCE 5e-5
 // The first gradients of distillation are smallest: there the norm of step 5 differs by 1.5e-5 (gcc) and 1.1e-4
 // (clang, which contracts other products), with losses that agree to 1e-5 all the same.
 #define NORM_TOLERANCE 3e-4
