@@ -443,7 +443,7 @@ static int read_token_list(const struct gguf *g, struct vocab *v, struct error *
 static int read_tokenizer(const struct gguf *g, int64_t rows, struct tokenizer **out, struct error *err)
 {
     struct vocab v = {0};
-    int64_t bos, eos, unk;
+    int64_t bos, eos, unk, pad;
     int rc = gguf_get_string(g, "tokenizer.ggml.model", &v.model, err);
     *out = NULL;
     if (rc < 0 || !v.model || strcmp(v.model, "no_vocab") == 0)
@@ -459,6 +459,8 @@ static int read_tokenizer(const struct gguf *g, int64_t rows, struct tokenizer *
     if (read_token_id(g, "tokenizer.ggml.bos_token_id", v.size, &bos, err) < 0 ||
         read_token_id(g, "tokenizer.ggml.eos_token_id", v.size, &eos, err) < 0 ||
         read_token_id(g, "tokenizer.ggml.unknown_token_id", v.size, &unk, err) < 0 ||
+        read_token_id(g, "tokenizer.ggml.padding_token_id", v.size, &pad, err) < 0 ||
+        gguf_get_string(g, "tokenizer.chat_template", &v.chat_template, err) < 0 ||
         gguf_get_bool(g, "tokenizer.ggml.add_bos_token", -1, &v.add_bos, err) < 0 ||
         gguf_get_bool(g, "tokenizer.ggml.add_eos_token", -1, &v.add_eos, err) < 0 ||
         gguf_get_bool(g, "tokenizer.ggml.add_space_prefix", -1, &v.add_space_prefix, err) < 0)
@@ -466,6 +468,7 @@ static int read_tokenizer(const struct gguf *g, int64_t rows, struct tokenizer *
     v.bos = (int32_t)bos;
     v.eos = (int32_t)eos;
     v.unk = (int32_t)unk;
+    v.pad = (int32_t)pad;
     *out = tokenizer_from_vocab(&v, err);
     if (*out)
         rc = 0;

@@ -319,12 +319,16 @@ static void put_vocab(struct gguf_writer *w, const struct vocab *v)
         gguf_put_u32(w, "tokenizer.ggml.eos_token_id", v->eos);
     if (v->unk >= 0)
         gguf_put_u32(w, "tokenizer.ggml.unknown_token_id", v->unk);
+    if (v->pad >= 0)
+        gguf_put_u32(w, "tokenizer.ggml.padding_token_id", v->pad);
     if (v->add_bos >= 0)
         gguf_put_bool(w, "tokenizer.ggml.add_bos_token", v->add_bos);
     if (v->add_eos >= 0)
         gguf_put_bool(w, "tokenizer.ggml.add_eos_token", v->add_eos);
     if (v->add_space_prefix >= 0)
         gguf_put_bool(w, "tokenizer.ggml.add_space_prefix", v->add_space_prefix);
+    if (v->chat_template)
+        gguf_put_string(w, "tokenizer.chat_template", v->chat_template);
 }
 
 static int put_tokenizer_keys(struct gguf_plan *plan, const struct tokenizer *t, struct error *err)

@@ -1,6 +1,7 @@
 // open_model.c: see open_model.h.
 #include "recipes/open_model.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -30,6 +31,8 @@ static int check_vocabulary(const struct opened *o, struct error *err) {
         "padded by at most 1 %% to a multiple of %d): put the tokenizer there that the model was trained with",
         tokenizer_source(o->tokenizer), (long)tokens, (long)rows, PADDING_UNIT);
 }
+
+#define ROPE_TOLERANCE 1e-4 // factors lie in the file as f32
 
 // What is wrong with a path that is neither a .gguf file nor a model's folder.
 static int check_folder(const char *path, struct error *err) {
@@ -88,6 +91,29 @@ int opened_read(struct opened *o, struct error *err) {
     struct model *m = model_load(o->path, err);
     if (!m)
         return -1;
+    model_free(o->model);
+    o->model = m;
+    return 0;
+}
+
+int opened_widen(struct opened *o, struct error *err) {
+    struct model *m = model_new(&o->model->config, 1);
+    for (int64_t i = 0; i < m->config.head_dim / 2; i++)
+        if (fabs(m->rope[i] / o->model->rope[i] - 1) > ROPE_TOLERANCE) {
+            model_free(m);
+            return error_set(err,
+                             "%s: rope_freqs.weight holds factors that no config.json can say, so the file can be "
+                             "evaluated, but not pruned, trained or exported",
+                             o->path);
+        }
+    for (int i = 0; i < m->n_parameter; i++) {
+        const struct tensor *from = &o->model->parameter[i].t;
+        float *to = m->parameter[i].t.data;
+        if (from->hook)
+            from->hook->rows(from->hook->context, from, 0, tensor_rows(from), to);
+        else
+            memcpy(to, from->data, (size_t)tensor_count(from) * sizeof *to);
+    }
     model_free(o->model);
     o->model = m;
     return 0;

@@ -106,10 +106,11 @@ static int open_parent(struct run *run, struct error *err) {
     char *path = recipe_path(r, r->model);
     int status = 0;
     run->parent_is_shape = starts_fresh(r);
-    if (path_is_gguf(path) && !file_is_directory(path))
-        status = error_set(
-            err, "%s: a GGUF file; a recipe starts from a Hugging Face folder (eval and generate take GGUF files)",
-            path);
+    if (run->parent_is_shape && path_is_gguf(path) && !file_is_directory(path))
+        status = error_set(err,
+                           "%s: a GGUF file; training from random weights starts from a folder with config.json and a "
+                           "tokenizer",
+                           path);
     else
         status = opened_look(&run->parent, path, !run->parent_is_shape, err);
     if (status == 0)

@@ -20,6 +20,8 @@ int forecast_from_parent(const struct forecast *f) {
 }
 
 struct model *run_parent(struct run *run, struct error *err) {
+    if (run->parent.is_gguf && !run->parent.model->data)
+        return opened_widen(&run->parent, err) < 0 ? NULL : run->parent.model;
     return opened_read(&run->parent, err) < 0 ? NULL : run->parent.model;
 }
 
@@ -80,21 +82,22 @@ struct json *stage_provenance(const struct stage_run *s) {
     return o;
 }
 
-// transformers 5 wants tokenizer.json and tokenizer_config.json; a folder that came with tokenizer.model alone gets
-// ones that give the same ids.
+// transformers 5 wants tokenizer.json and tokenizer_config.json; a model that came with tokenizer.model alone, or from a
+// GGUF file, gets ones that give the same ids.
 static int complete_tokenizer(const struct tokenizer *t, const char *folder, struct error *err) {
     static const struct {
         const char *name;
         int (*write)(const struct tokenizer *t, const char *path, struct error *err);
     } files[] = {{"tokenizer.json", tokenizer_write_json}, {"tokenizer_config.json", tokenizer_write_config}};
-    char *model = path_join(folder, "tokenizer.model");
-    int result = 0;
-    for (size_t i = 0; i < 2 && result == 0 && file_exists(model); i++) {
+    char *model = path_join(folder, "tokenizer.model"), *json = path_join(folder, "tokenizer.json");
+    int result = 0, needed = file_exists(model) || !file_exists(json);
+    for (size_t i = 0; i < 2 && result == 0 && needed; i++) {
         char *path = path_join(folder, files[i].name);
         result = file_exists(path) ? 0 : files[i].write(t, path, err);
         free(path);
     }
     free(model);
+    free(json);
     return result;
 }
 
@@ -102,7 +105,10 @@ int stage_save(const struct stage_run *s, const struct model *m, const char *fol
                int64_t shard_bytes, struct error *err) {
     struct json *provenance = stage_provenance(s);
     struct save_options options = {
-        .dtype = dtype, .shard_bytes = shard_bytes, .carry_from = s->input, .provenance = provenance};
+        .dtype = dtype,
+        .shard_bytes = shard_bytes,
+        .carry_from = path_is_gguf(s->input) && !file_is_directory(s->input) ? NULL : s->input,
+        .provenance = provenance};
     int result = model_save(m, folder, &options, err);
     json_free(provenance);
     return result < 0 ? -1 : complete_tokenizer(s->run->parent.tokenizer, folder, err);

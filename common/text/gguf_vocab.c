@@ -22,6 +22,7 @@ void vocab_release(struct vocab *v) {
     free(v->type);
     free(v->model);
     free(v->pre);
+    free(v->chat_template);
     memset(v, 0, sizeof *v);
 }
 
@@ -43,9 +44,9 @@ static int take_tokens(struct tokenizer *t, const struct vocab *v, struct error 
             tokenizer_add(t, v->token[i], &a);
         }
     }
-    const int32_t end[3] = {v->bos, v->eos, v->unk};
-    static const char *const name[3] = {"bos", "eos", "unknown"};
-    for (int i = 0; i < 3; i++) {
+    const int32_t end[] = {v->bos, v->eos, v->unk, v->pad};
+    static const char *const name[] = {"bos", "eos", "unknown", "padding"};
+    for (int i = 0; i < 4; i++) {
         if (end[i] < -1 || end[i] >= v->size)
             return error_set(err, "%s: tokenizer.ggml.%s_token_id is %d; the vocabulary has %lld", t->source, name[i],
                              end[i], (long long)v->size);
@@ -53,6 +54,8 @@ static int take_tokens(struct tokenizer *t, const struct vocab *v, struct error 
     t->bos = v->bos;
     t->eos = v->eos;
     t->bpe.unk = v->unk;
+    t->pad = v->pad;
+    t->chat_template = v->chat_template ? xstrdup(v->chat_template) : NULL;
     return 0;
 }
 
@@ -285,6 +288,8 @@ static int put_ends(const struct tokenizer *t, struct vocab *out, struct error *
     out->bos = t->bos;
     out->eos = t->eos;
     out->unk = t->bpe.unk;
+    out->pad = t->pad;
+    out->chat_template = t->chat_template ? xstrdup(t->chat_template) : NULL;
     out->add_bos = tokenizer_adds_bos(t);
     out->add_eos = tokenizer_adds_eos(t);
     if (t->n_prefix != out->add_bos || t->n_suffix != out->add_eos)

@@ -16,7 +16,7 @@ struct tokenizer *tokenizer_new(enum tokenizer_origin origin, const char *source
     struct tokenizer *t = xcalloc(1, sizeof *t, "tokenizer");
     t->origin = origin;
     t->source = xstrdup(source);
-    t->bos = t->eos = t->bpe.unk = -1;
+    t->bos = t->eos = t->pad = t->bpe.unk = -1;
     return t;
 }
 
@@ -40,6 +40,7 @@ void tokenizer_free(struct tokenizer *t) {
     free(t->prefix);
     free(t->suffix);
     free(t->source);
+    free(t->chat_template);
     free(t);
 }
 
@@ -170,9 +171,10 @@ static int open_file(struct tokenizer *t, const struct json *tokenizer_config, s
 
 static void find_ends(struct tokenizer *t, const struct json *tokenizer_config, const struct json *special_map,
                       const struct json *config) {
-    const char *const name[2] = {"bos_token", "eos_token"}, *const number[2] = {"bos_token_id", "eos_token_id"};
-    int32_t *const end[2] = {&t->bos, &t->eos};
-    for (int i = 0; i < 2; i++) {
+    const char *const name[] = {"bos_token", "eos_token", "pad_token"};
+    const char *const number[] = {"bos_token_id", "eos_token_id", "pad_token_id"};
+    int32_t *const end[] = {&t->bos, &t->eos, &t->pad};
+    for (int i = 0; i < 3; i++) {
         if (*end[i] < 0)
             *end[i] = named_token(t, tokenizer_config, name[i]);
         if (*end[i] < 0)
@@ -184,6 +186,26 @@ static void find_ends(struct tokenizer *t, const struct json *tokenizer_config, 
         t->bos = t->prefix[0];
     if (t->eos < 0 && t->n_suffix)
         t->eos = t->suffix[t->n_suffix - 1];
+}
+
+// tokenizer_config.json has it as text or as a list of named ones, newer folders in a file of its own.
+static int read_chat_template(struct tokenizer *t, const char *folder, const struct json *tokenizer_config,
+                              struct error *err) {
+    const struct json *v = json_get(tokenizer_config, "chat_template");
+    const char *text = NULL;
+    if (v && json_kind(v) == JSON_STRING)
+        text = json_string(v);
+    for (const struct json *e = v && json_kind(v) == JSON_ARRAY ? json_first(v) : NULL; e; e = json_next(e)) {
+        const char *name = member_string(e, "name");
+        if (name && strcmp(name, "default") == 0)
+            text = member_string(e, "template");
+    }
+    t->chat_template = text ? xstrdup(text) : NULL;
+    char *path = path_join(folder, "chat_template.jinja");
+    size_t len;
+    int rc = !text && file_exists(path) ? file_read(path, &t->chat_template, &len, err) : 0;
+    free(path);
+    return rc;
 }
 
 struct tokenizer *tokenizer_open(const char *folder, struct error *err) {
@@ -199,7 +221,7 @@ struct tokenizer *tokenizer_open(const char *folder, struct error *err) {
         error_set(err, "%s: no tokenizer.json and no tokenizer.model; a model's directory holds one of them", folder);
     if (!t || read_optional(folder, "tokenizer_config.json", &tokenizer_config, err) < 0 ||
         read_optional(folder, "special_tokens_map.json", &special_map, err) < 0 ||
-        read_optional(folder, "config.json", &config, err) < 0 || open_file(t, tokenizer_config, err) < 0)
+        read_optional(folder, "config.json", &config, err) < 0 || open_file(t, tokenizer_config, err) < 0 || read_chat_template(t, folder, tokenizer_config, err) < 0)
         goto out;
     find_ends(t, tokenizer_config, special_map, config);
     rc = 0;

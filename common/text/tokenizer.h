@@ -24,8 +24,9 @@ struct vocab {
     int32_t *type; // enum token_type; NULL: all normal
     int64_t n_merges;
     char **merge;                           // gpt2 only: "left right"
-    int32_t bos, eos, unk;                  // -1: none
+    int32_t bos, eos, unk, pad;             // -1: none
     int add_bos, add_eos, add_space_prefix; // -1 when the file does not say: llama.cpp's default is taken
+    char *chat_template;                    // Jinja text, carried along; NULL: none
 };
 
 enum token_type { TOKEN_NORMAL = 1, TOKEN_UNKNOWN, TOKEN_CONTROL, TOKEN_USER_DEFINED, TOKEN_UNUSED, TOKEN_BYTE };
@@ -43,8 +44,8 @@ void tokenizer_free(struct tokenizer *t);
 // split text as this tokenizer does.
 int tokenizer_to_vocab(const struct tokenizer *t, int64_t rows, struct vocab *out, struct error *err);
 
-// Writes a tokenizer that came from tokenizer.model as Hugging Face's tokenizer.json, and tokenizer_config.json,
-// which transformers 5 needs. Fails, saying why, where tokenizer.json cannot express it.
+// Writes a tokenizer that came from tokenizer.model or from a GGUF file as Hugging Face's tokenizer.json, and
+// tokenizer_config.json, which transformers 5 needs. Fails, saying why, where tokenizer.json cannot express it.
 int tokenizer_write_json(const struct tokenizer *t, const char *path, struct error *err);
 int tokenizer_write_config(const struct tokenizer *t, const char *path, struct error *err);
 

@@ -50,7 +50,8 @@ struct tokenizer {
     struct matcher user_defined;    // SentencePiece's own; values are ids
     int32_t *prefix, *suffix;       // what the post-processor puts around a text
     int32_t n_prefix, n_suffix;
-    int32_t bos, eos;
+    int32_t bos, eos, pad;
+    char *chat_template; // Jinja text; NULL: none
     int byte_level; // pieces are in the byte-level alphabet
 };
 

@@ -1,6 +1,6 @@
-// tokenizer_write.c: a SentencePiece BPE model as Hugging Face's tokenizer.json.
+// tokenizer_write.c: a SentencePiece BPE model, or the tokenizer of a GGUF file, as Hugging Face's tokenizer.json.
 //
-// tokenizer.json ranks pairs where SentencePiece scores pieces. The pairs are all the ways to cut a piece into two
+// A byte-level tokenizer goes over as it is. For the others, tokenizer.json ranks pairs where SentencePiece scores pieces. The pairs are all the ways to cut a piece into two
 // pieces, ordered by the piece's score and, for one piece, by the ids of its halves. Where that would not give the
 // same ids (equal scores, characters that are no pieces, unused pieces, a charsmap) writing is refused.
 #include <math.h>
@@ -35,19 +35,33 @@ static void put_number(struct text *out, int64_t n) {
 }
 
 static int refuse(const struct tokenizer *t, struct error *err, const char *why) {
-    return error_set(err, "%s: cannot be written as tokenizer.json: %s; carry tokenizer.model over instead",
+    return error_set(err, "%s: cannot be written as tokenizer.json: %s; put a tokenizer.json or tokenizer.model there by hand",
                      t->source, why);
 }
 
 static int is_merged(const struct tokenizer *t, int32_t id) { return t->type[id] == TOKEN_NORMAL; }
 
+// What is done to spaces, whichever steps say it.
+struct spaces {
+    int dummy_prefix, squeeze;
+};
+
+static struct spaces spaces_of(const struct tokenizer *t) {
+    const struct step *s = &t->normalizer.item[0];
+    if (s->kind == STEP_SENTENCEPIECE)
+        return (struct spaces){s->dummy_prefix, s->squeeze};
+    return (struct spaces){.dummy_prefix = s->kind == STEP_PREPEND}; // as gguf_vocab.c makes them
+}
+
 static int check_writable(const struct tokenizer *t, struct error *err) {
-    if (t->origin != ORIGIN_SENTENCEPIECE)
-        return refuse(t, err, "it did not come from a SentencePiece model");
+    if (t->origin == ORIGIN_JSON)
+        return refuse(t, err, "it came from one");
+    if (t->byte_level)
+        return 0;
     const struct step *s = &t->normalizer.item[0];
     if (s->map)
         return refuse(t, err, "it has a normalizer of its own");
-    if (!s->escape)
+    if (s->kind == STEP_SENTENCEPIECE && !s->escape)
         return refuse(t, err, "it keeps spaces as they are (escape_whitespaces is off)");
     if (t->pieces.count > t->size)
         return refuse(t, err, "a piece holds a character that is no piece itself");
@@ -91,7 +105,22 @@ static void cut_piece(const struct tokenizer *t, int32_t id, struct cut **cut, s
     }
 }
 
-static int put_merges(const struct tokenizer *t, struct text *out, struct error *err) {
+static void put_pair(const struct tokenizer *t, int any, int32_t left, int32_t right, struct text *out) {
+    put(out, any ? ",\n      [" : "\n      [");
+    put_string(out, t->pieces.text[left]);
+    put(out, ", ");
+    put_string(out, t->pieces.text[right]);
+    put(out, "]");
+}
+
+static void put_rules(const struct tokenizer *t, struct text *out) {
+    put(out, "    \"merges\": [");
+    for (size_t i = 0; i < t->n_rules; i++)
+        put_pair(t, i > 0, t->rule[i].left, t->rule[i].right, out);
+    put(out, "\n    ]\n");
+}
+
+static int put_cuts(const struct tokenizer *t, struct text *out, struct error *err) {
     struct cut *cut = NULL;
     size_t n = 0, capacity = 0;
     int rc = 0;
@@ -105,11 +134,7 @@ static int put_merges(const struct tokenizer *t, struct text *out, struct error 
     for (size_t i = 0; i < n && rc == 0; i++) {
         if (i > 0 && cut[i].score == cut[i - 1].score && cut[i].piece != cut[i - 1].piece)
             rc = refuse(t, err, "two pieces have the same score");
-        put(out, i ? ",\n      [" : "\n      [");
-        put_string(out, t->pieces.text[cut[i].left]);
-        put(out, ", ");
-        put_string(out, t->pieces.text[cut[i].right]);
-        put(out, "]");
+        put_pair(t, i > 0, cut[i].left, cut[i].right, out);
     }
     put(out, "\n    ]\n");
     free(cut);
@@ -134,15 +159,27 @@ static void put_added_tokens(const struct tokenizer *t, struct text *out) {
     put(out, "\n  ],\n");
 }
 
-static void put_normalizer(const struct step *s, struct text *out) {
+static void put_byte_level(const struct tokenizer *t, struct text *out) {
+    put(out, "  \"normalizer\": null,\n  \"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [\n");
+    for (int i = 0; i < t->pretokenizer.count && t->pretokenizer.item[i].kind == STEP_SPLIT; i++) {
+        put(out, "    {\"type\": \"Split\", \"pattern\": {\"Regex\": ");
+        put_string(out, t->pretokenizer.item[i].from);
+        put(out, "}, \"behavior\": \"Isolated\", \"invert\": false},\n");
+    }
+    put(out, "    {\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": true, "
+             "\"use_regex\": false}\n  ]},\n");
+}
+
+static void put_spaces(const struct tokenizer *t, struct text *out) {
+    const struct spaces s = spaces_of(t);
     put(out, "  \"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [\n");
-    if (s->squeeze) // \A and \z: Ruby's ^ and $ are ends of lines
+    if (s.squeeze) // \A and \z: Ruby's ^ and $ are ends of lines
         put(out, "    {\"type\": \"Replace\", \"pattern\": {\"Regex\": \"\\\\A +\"}, \"content\": \"\"},\n"
                  "    {\"type\": \"Replace\", \"pattern\": {\"Regex\": \" {2,}\"}, \"content\": \" \"},\n");
-    if (s->dummy_prefix)
+    if (s.dummy_prefix)
         put(out, "    {\"type\": \"Prepend\", \"prepend\": \"" META "\"},\n");
     put(out, "    {\"type\": \"Replace\", \"pattern\": {\"String\": \" \"}, \"content\": \"" META "\"}");
-    if (s->squeeze) // SentencePiece takes a U+2581 of the text's own for a space here
+    if (s.squeeze) // SentencePiece takes a U+2581 of the text's own for a space here
         put(out, ",\n    {\"type\": \"Replace\", \"pattern\": {\"Regex\": \"" META "+\\\\z\"}, \"content\": \"\"}");
     put(out, "\n  ]},\n  \"pre_tokenizer\": null,\n");
 }
@@ -199,24 +236,38 @@ static void put_postprocessor(const struct tokenizer *t, struct text *out) {
 }
 
 static void put_decoder(const struct tokenizer *t, struct text *out) {
-    const struct step *s = &t->normalizer.item[0];
+    if (t->byte_level) {
+        put(out, "  \"decoder\": {\"type\": \"ByteLevel\", \"add_prefix_space\": true, \"trim_offsets\": true, "
+                 "\"use_regex\": true},\n");
+        return;
+    }
+    const struct spaces s = spaces_of(t);
     put(out, "  \"decoder\": {\"type\": \"Sequence\", \"decoders\": [\n"
              "    {\"type\": \"Replace\", \"pattern\": {\"String\": \"" META "\"}, \"content\": \" \"},\n"
              "    {\"type\": \"ByteFallback\"},\n    {\"type\": \"Fuse\"}");
-    if (s->dummy_prefix || s->squeeze)
+    if (s.dummy_prefix || s.squeeze)
         put(out, ",\n    {\"type\": \"Strip\", \"content\": \" \", \"start\": 1, \"stop\": 0}");
     put(out, "\n  ]},\n");
+}
+
+static void put_flag(struct text *out, const char *key, int value) {
+    put(out, ",\n    \"");
+    put(out, key);
+    put(out, value ? "\": true" : "\": false");
 }
 
 static int put_model(const struct tokenizer *t, struct text *out, struct error *err) {
     int any = 0;
     put(out, "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": ");
-    put_string(out, t->pieces.text[t->bpe.unk]);
-    put(out,
-        ",\n    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n    \"fuse_unk\": true,\n"
-        "    \"byte_fallback\": ");
-    put(out, t->bpe.byte_fallback ? "true" : "false");
-    put(out, ",\n    \"ignore_merges\": false,\n    \"vocab\": {");
+    if (t->bpe.unk >= 0)
+        put_string(out, t->pieces.text[t->bpe.unk]);
+    else
+        put(out, "null");
+    put(out, ",\n    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null");
+    put_flag(out, "fuse_unk", !t->byte_level);
+    put_flag(out, "byte_fallback", t->bpe.byte_fallback);
+    put_flag(out, "ignore_merges", t->bpe.ignore_merges);
+    put(out, ",\n    \"vocab\": {");
     for (int32_t id = 0; id < t->size; id++) {
         if (!t->pieces.text[id])
             continue;
@@ -226,7 +277,10 @@ static int put_model(const struct tokenizer *t, struct text *out, struct error *
         put_number(out, id);
     }
     put(out, "\n    },\n");
-    TRY(put_merges(t, out, err));
+    if (t->byte_level)
+        put_rules(t, out);
+    else
+        TRY(put_cuts(t, out, err));
     put(out, "  }\n}\n");
     return 0;
 }
@@ -236,7 +290,10 @@ int tokenizer_write_json(const struct tokenizer *t, const char *path, struct err
     struct text out = {0};
     put(&out, "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n");
     put_added_tokens(t, &out);
-    put_normalizer(&t->normalizer.item[0], &out);
+    if (t->byte_level)
+        put_byte_level(t, &out);
+    else
+        put_spaces(t, &out);
     put_postprocessor(t, &out);
     put_decoder(t, &out);
     int rc = put_model(t, &out, err);
@@ -250,12 +307,18 @@ int tokenizer_write_config(const struct tokenizer *t, const char *path, struct e
     struct json *o = json_object();
     json_set_bool(o, "add_bos_token", tokenizer_adds_bos(t));
     json_set_bool(o, "add_eos_token", tokenizer_adds_eos(t));
-    json_set_string(o, "bos_token", tokenizer_id_to_token(t, t->bos));
     json_set_bool(o, "clean_up_tokenization_spaces", 0);
-    json_set_string(o, "eos_token", tokenizer_id_to_token(t, t->eos));
+    const struct {
+        const char *key;
+        int32_t id;
+    } named[] = {{"bos_token", t->bos}, {"eos_token", t->eos}, {"pad_token", t->pad}, {"unk_token", t->bpe.unk}};
+    for (size_t i = 0; i < sizeof named / sizeof *named; i++)
+        if (tokenizer_id_to_token(t, named[i].id))
+            json_set_string(o, named[i].key, tokenizer_id_to_token(t, named[i].id));
+    if (t->chat_template)
+        json_set_string(o, "chat_template", t->chat_template);
     // The generic class takes tokenizer.json as it is; the Llama one would put its own pre-tokenizer in.
     json_set_string(o, "tokenizer_class", "PreTrainedTokenizerFast");
-    json_set_string(o, "unk_token", tokenizer_id_to_token(t, t->bpe.unk));
     char *text = json_text(o, 1);
     int rc = file_write(path, text, strlen(text), err);
     free(text);

@@ -24,7 +24,6 @@ refused 1 'no multiple of' "$PDQ" quantize m -o k.gguf --type Q4_K
 absent k.gguf k.gguf.run
 quiet "$PDQ" quantize m -o k.gguf --type Q4_K --allow-fallback
 grep -q 'Q8_0' err.txt || fail "a fallback is not said"
-refused 1 'GGUF file' "$PDQ" prune d.gguf -o x --ffn 0.5 --score l1
 for model in d d.gguf d-f16 d-f16.gguf k.gguf; do
     quiet "$PDQ" eval "$model" --data text.txt --seq-len 32 --tokens 40
     quiet "$PDQ" generate "$model" --prompt "1 sheep" --tokens 3
