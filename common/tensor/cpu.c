@@ -1,9 +1,12 @@
 // cpu.c: CPUID, because BLIS looks at names and the choice between f32 and bf16 needs features.
+//
+// PDQ_CPU=avx2 in the environment hides AVX-512 and AMX: results and speed of an older CPU, seen on a newer one.
 
 #include "common/tensor/cpu.h"
 
 #include <cpuid.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 static uint64_t state_saved_by_os(void) {
@@ -76,6 +79,9 @@ static void detect(struct cpu *cpu) {
         return;
     unsigned all = bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL;
     cpu->avx2 = ymm && fma && (b & bit_AVX2);
+    const char *as = getenv("PDQ_CPU");
+    if (as && strcmp(as, "avx2") == 0)
+        return;
     cpu->avx512 = zmm && (b & all) == all;
     cpu->avx512_vnni = cpu->avx512 && (c >> 11 & 1);
     cpu->amx_bf16 = tiles && (d >> 22 & 1);

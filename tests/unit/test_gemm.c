@@ -8,6 +8,9 @@
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "common/base/error.h"
 #include "common/base/random.h"
@@ -226,7 +229,7 @@ Test(gemm, bf16_bits_do_not_depend_on_threads) {
 }
 
 // Packed once with room to spare along K and N, then used for the first k and n of these.
-Test(gemm, packed_with_alpha) {
+static void check_packed(void) {
     struct random r;
     random_init(&r, 8, "gemm packed", 0);
     for (int i = 0; i < 200; i++) {
@@ -250,6 +253,34 @@ Test(gemm, packed_with_alpha) {
             }
         free(a), free(b), free(c), free(before), free(packed);
     }
+}
+
+Test(gemm, packed_with_alpha) { check_packed(); }
+
+Test(gemm, packed_with_alpha_avx2) {
+    setenv("PDQ_CPU", "avx2", 1);
+    check_packed();
+}
+
+// Another process computes as an older CPU would; both see one piece of memory.
+Test(gemm, packed_bits_do_not_depend_on_the_kernel) {
+    enum { M = 67, N = 93, K = 131, COUNT = M * N };
+    float *c = mmap(NULL, 2 * COUNT * sizeof *c, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    cr_assert_neq((void *)c, MAP_FAILED);
+    pid_t child = fork();
+    if (child == 0)
+        setenv("PDQ_CPU", "avx2", 1);
+    struct random r;
+    random_init(&r, 10, "gemm packed", 0);
+    float *a = random_matrix(&r, M * K), *b = random_matrix(&r, K * N);
+    float *packed = xmalloc((size_t)gemm_packed_floats(N, K) * sizeof *packed, "test");
+    gemm_pack(PLAIN, N, K, 1, b, N, packed);
+    gemm_packed(PLAIN, M, N, K, a, K, packed, K, 0, child ? c : c + COUNT, N);
+    if (child == 0)
+        _exit(0);
+    cr_assert_eq(waitpid(child, NULL, 0), child);
+    cr_assert_arr_eq(c, c + COUNT, COUNT * sizeof *c);
+    free(a), free(b), free(packed);
 }
 
 Test(gemm, counts_operations) {
