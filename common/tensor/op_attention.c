@@ -13,6 +13,7 @@
 #include "common/tensor/vecmath.h"
 
 #define TILE 64 // queries at a time
+#define PART 16 // queries that are multiplied with the same keys: what the mask hides from all of them is left out
 #define FEW 4   // up to this many queries, plain loops beat a matrix product
 
 struct attention {
@@ -50,6 +51,14 @@ static struct tile tile_at(const struct attention *a, int64_t b, int64_t h, int6
     };
 }
 
+// Keys that a row of the tile sees, and that any row of its part of the tile sees.
+static int64_t row_keys(const struct tile *t, int64_t row) { return t->keys - t->rows + row + 1; }
+
+static int64_t part_keys(const struct tile *t, int64_t row)
+{
+    return row_keys(t, min_i64(row / PART * PART + PART, t->rows) - 1);
+}
+
 // A thread's packed copy of one (sequence, group): what tiles are multiplied with.
 struct packed {
     int64_t task; // sequence * G + group; -1: none yet
@@ -73,11 +82,38 @@ static void pack_group(const struct attention *a, struct packed *p, int64_t task
     gemm_pack(PLAIN, a->E, a->S, 1, (p->v_t ? a->k : a->v) + at, stride, p->rows);
 }
 
+// to [rows, keys] = x [rows, E] b [E, S], as far as a part's keys go.
+static void product_over_keys(const struct attention *a, const struct tile *t, const float *x, const float *b, float *to)
+{
+    for (int64_t r = 0; r < t->rows; r += PART)
+        gemm_packed(PLAIN, min_i64(PART, t->rows - r), part_keys(t, r), a->E, x + r * t->q_stride, t->q_stride, b, a->E, 0,
+                    to + r * t->keys, t->keys);
+}
+
+// to [rows, E] = p [rows, keys] b [S, E] + beta to
+static void sum_over_keys(const struct attention *a, const struct tile *t, const float *p, const float *b, float beta, float *to)
+{
+    for (int64_t r = 0; r < t->rows; r += PART)
+        gemm_packed(PLAIN, min_i64(PART, t->rows - r), a->E, part_keys(t, r), p + r * t->keys, t->keys, b, a->S, beta,
+                    to + r * t->q_stride, t->q_stride);
+}
+
+// to [keys, E] += p^T [keys, rows] x [rows, E]: all rows for the keys that all see, then part by part.
+static void sum_over_rows(const struct attention *a, const struct tile *t, const float *p, const float *x, float *to)
+{
+    for (int64_t r = 0, key = 0; r < t->rows; r += PART) {
+        const int64_t end = part_keys(t, r);
+        gemm_packed(TRANSPOSED, end - key, a->E, t->rows - r, p + r * t->keys + key, t->keys, x + r * GEMM_PANEL, t->rows, 1,
+                    to + key * t->k_stride, t->k_stride);
+        key = end;
+    }
+}
+
 // score [rows, keys] = scale q k^T
 static void tile_scores(const struct attention *a, const struct tile *t, const struct packed *p, float *score)
 {
     if (a->T > FEW) {
-        gemm_packed(PLAIN, t->rows, t->keys, a->E, t->q, t->q_stride, p->k_t, a->E, 0, score, t->keys);
+        product_over_keys(a, t, t->q, p->k_t, score);
         return;
     }
     for (int64_t r = 0; r < t->rows; r++)
@@ -96,7 +132,7 @@ static void tile_values(const struct attention *a, const struct tile *t, const s
                         float *y)
 {
     if (a->T > FEW) {
-        gemm_packed(PLAIN, t->rows, a->E, t->keys, probability, t->keys, p->rows, a->S, 0, y, t->q_stride);
+        sum_over_keys(a, t, probability, p->rows, 0, y);
         return;
     }
     for (int64_t r = 0; r < t->rows; r++) {
@@ -113,7 +149,7 @@ static void tile_forward(const struct attention *a, const struct packed *p, int6
     tile_scores(a, &t, p, score);
     for (int64_t r = 0; r < t.rows; r++) {
         float *row = score + r * t.keys;
-        const int64_t seen = t.keys - t.rows + r + 1;
+        const int64_t seen = row_keys(&t, r);
         const float top = vec_max(row, seen);
         float sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -124,7 +160,7 @@ static void tile_forward(const struct attention *a, const struct packed *p, int6
         const float inverse = 1.0f / sum;
         for (int64_t s = 0; s < seen; s++)
             row[s] *= inverse;
-        memset(row + seen, 0, (size_t)(t.keys - seen) * sizeof(float));
+        memset(row + seen, 0, (size_t)(part_keys(&t, r) - seen) * sizeof(float));
         a->lse[(b * a->H + h) * a->T + t0 + r] = top + logf(sum);
     }
     tile_values(a, &t, p, score, a->y + (b * a->T + t0) * a->H * a->E + h * a->E);
@@ -168,31 +204,32 @@ static void tile_backward(const struct attention *a, const struct attention_grad
     const struct tile t = tile_at(a, b, h, t0);
     const int64_t at = (b * a->T + t0) * a->H * a->E + h * a->E;
     const int64_t group_at = t.k - a->k;
-    gemm_packed(PLAIN, t.rows, t.keys, a->E, t.q, t.q_stride, packed->k_t, a->E, 0, p, t.keys);
-    gemm_packed(PLAIN, t.rows, t.keys, a->E, g->dy + at, t.q_stride, packed->v_t, a->E, 0, dp, t.keys);
+    product_over_keys(a, &t, t.q, packed->k_t, p);
+    product_over_keys(a, &t, g->dy + at, packed->v_t, dp);
     for (int64_t r = 0; r < t.rows; r++) {
         float *row = p + r * t.keys;
-        const int64_t seen = t.keys - t.rows + r + 1;
+        const int64_t seen = row_keys(&t, r);
         const float lse = a->lse[(b * a->H + h) * a->T + t0 + r];
         for (int64_t s = 0; s < seen; s++)
             row[s] = vec_exp(row[s] - lse);
-        memset(row + seen, 0, (size_t)(t.keys - seen) * sizeof(float));
+        memset(row + seen, 0, (size_t)(part_keys(&t, r) - seen) * sizeof(float));
     }
     if (g->dv) {
         gemm_pack(PLAIN, a->E, t.rows, 1, g->dy + at, t.q_stride, packed->dy);
-        gemm_packed(TRANSPOSED, t.keys, a->E, t.rows, p, t.keys, packed->dy, t.rows, 1, g->dv + group_at, t.k_stride);
+        sum_over_rows(a, &t, p, packed->dy, g->dv + group_at);
     }
     for (int64_t r = 0; r < t.rows; r++) {
         const float delta = (float)vec_dot(g->dy + at + r * t.q_stride, a->y + at + r * t.q_stride, a->E);
         float *row = p + r * t.keys;
-        for (int64_t s = 0; s < t.keys; s++)
+        const int64_t end = part_keys(&t, r);
+        for (int64_t s = 0; s < end; s++)
             row[s] *= a->scale * (dp[r * t.keys + s] - delta);
     }
     if (g->dq)
-        gemm_packed(PLAIN, t.rows, a->E, t.keys, p, t.keys, packed->rows, a->S, g->dq_beta, g->dq + at, t.q_stride);
+        sum_over_keys(a, &t, p, packed->rows, g->dq_beta, g->dq + at);
     if (g->dk) {
         gemm_pack(PLAIN, a->E, t.rows, 1, t.q, t.q_stride, packed->q);
-        gemm_packed(TRANSPOSED, t.keys, a->E, t.rows, p, t.keys, packed->q, t.rows, 1, g->dk + group_at, t.k_stride);
+        sum_over_rows(a, &t, p, packed->q, g->dk + group_at);
     }
 }
 
