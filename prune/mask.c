@@ -1,24 +1,13 @@
-// mask.c: a plan as gates of 0 and 1, the check that it is the same function as the sliced model, and calibration batches.
+// mask.c: a plan as gates of 0 and 1, and the check that it is the same function as the sliced model.
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/base/random.h"
 #include "common/tensor/vecmath.h"
-#include "prune/score.h"
+#include "prune/prune.h"
 
 #define LOGIT_ROWS 64 // rows whose logits are compared at a time
-
-int64_t calibration_batches(const struct calibration *c)
-{
-    const int64_t n = c->batch * c->seq_len;
-    return max_i64(1, c->tokens / n);
-}
-
-void calibration_batch(const struct calibration *c, int64_t number, int32_t *inputs, int32_t *targets)
-{
-    dataset_batch(c->data, c->seq_len, c->seed, number * c->batch, c->batch, inputs, targets);
-}
 
 static void gate_from(struct tensor *gate, const int64_t *kept, int64_t n)
 {

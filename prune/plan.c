@@ -25,6 +25,9 @@ static int count_kept(const char *key, int64_t layer, int64_t n, int64_t width, 
     *kept = n;
     if (removed <= 0)
         return 0;
+    if (n == 1)
+        return error_set(err, "prune.%s: layer %ld has one unit of %ld elements, and at least one must stay; leave \"%s\" out, or "
+                         "choose \"heads_by\": the other of group and query", key, (long)layer, (long)width, key);
     *kept = nearest_aligned(n, width, align, (double)n * (1 - removed));
     if (!*kept)
         return error_set(err, "prune.%s: layer %ld has %ld units of %ld elements, and no number of them is a multiple of "

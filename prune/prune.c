@@ -17,9 +17,15 @@ const struct prune_score prune_score_table[] = {
      score_magnitude},
     {"l1", 0, "sum of |w| over a unit's tensors (Li et al. 2017, section 3.1)", score_l1},
     {"l2", 0, "L2 norm over a unit's tensors (group norm; He et al. 2018, eq. 2)", score_l2},
-    {"taylor", 1, "mean |dL/d gate| at gate 1 (Michel et al. 2019, eq. 2; Molchanov et al. 2019, eq. 9)", score_taylor},
+    {"taylor", 2, "mean |dL/d gate| at gate 1 (Michel et al. 2019, eq. 2; Molchanov et al. 2019, eq. 9)", score_taylor},
+    {"fisher", 2, "mean over sequences of (dL/d gate)^2 (Theis et al. 2018, eq. 6)", score_fisher},
     {"activation", 1, "mean |activation| of a channel, mean L2 norm of a head's output (Minitron, Muralidharan et al. 2024, 2.2)",
      score_activation},
+    {"activation_rms", 1, "root mean square of a unit's activations (Minitron's L2 aggregation)", score_activation_rms},
+    {"flap", 1, "variance of what the output projection reads from a unit, times its columns' squared norms (An et al. 2024, eq. 5)",
+     score_flap},
+    {"wanda", 1, "sum of |w| times the input's norm over a unit's columns of the output projection (Sun et al. 2024, eq. 1)",
+     score_wanda},
     {"random", 0, "the control: uniform numbers from the seed", score_random},
     {0},
 };
@@ -29,7 +35,7 @@ const struct prune_score prune_score_table[] = {
 const struct option prune_option_table[] = {
     ROW("heads", OPTION_DOUBLE, heads, "0", 0, 0.99, NULL, "F", "fraction of the attention heads removed, in every layer"),
     ROW("ffn", OPTION_DOUBLE, ffn, "0", 0, 0.999, NULL, "F", "fraction of the feed-forward channels removed, in every layer"),
-    ROW("score", OPTION_CHOICE, score, "taylor", 0, 0, "magnitude|l1|l2|taylor|activation|random", NULL,
+    ROW("score", OPTION_CHOICE, score, "taylor", 0, 0, "magnitude|l1|l2|taylor|fisher|activation|activation_rms|flap|wanda|random", NULL,
         "what decides which units stay"),
     ROW("heads_by", OPTION_CHOICE, heads_by, "group", 0, 0, "group|query", NULL,
         "remove whole key/value groups, or query heads evenly inside the groups"),
@@ -39,6 +45,10 @@ const struct option prune_option_table[] = {
         "widths are multiples of this; 0: 256 before a K quantization, else 32"),
     ROW("calibration_tokens", OPTION_INT, calibration_tokens, "32768", 1, 1e12, NULL, "N", "text that the score looks at"),
     ROW("calibration_batch", OPTION_INT, calibration_batch, "4", 1, 4096, NULL, "N", "sequences in one calibration batch"),
+    ROW("reconstruct", OPTION_BOOL, reconstruct, "false", 0, 0, NULL, NULL,
+        "after the cut, fit the output projections to the uncut model's by least squares on the calibration text"),
+    ROW("guards", OPTION_BOOL, guards, "true", 0, 0, NULL, NULL,
+        "stop where scores are flat, the calibration text is too short, or chance does better on a probe"),
     ROW("recover", OPTION_JSON, recover, NULL, 0, 0, NULL, NULL, "a distill block, run between the steps"),
     {0},
 };
@@ -91,27 +101,66 @@ static int verify(struct model *m, struct model *sliced, const struct plan *p, c
     return 0;
 }
 
+static int make_plan(struct model *m, const struct prune_options *o, int score, const struct layer_shape *counts,
+                     const struct calibration *c, struct plan *plan, struct error *err)
+{
+    struct prune_scores scores;
+    prune_scores_init(&scores, &m->config);
+    int rc = prune_score_table[score].compute(m, c, &scores, err);
+    if (rc == 0 && o->guards)
+        rc = guard_scores(&scores, &m->config, counts, err);
+    if (rc == 0)
+        rc = plan_make(plan, &m->config, &scores, counts, o->heads_by, err);
+    prune_scores_release(&scores);
+    return rc;
+}
+
+// Would a random choice of as many units do better?
+static int probe(struct model *m, const struct prune_options *o, const struct layer_shape *counts, const struct calibration *c,
+                 const struct plan *plan, struct error *err)
+{
+    int random = 0;
+    while (prune_score_table[random].compute != score_random)
+        random++;
+    if (!o->guards || !c->data || o->score == random)
+        return 0;
+    struct plan chance;
+    TRY(make_plan(m, o, random, counts, c, &chance, err));
+    const int rc = guard_probe(m, plan, &chance, c, prune_score_table[o->score].name, err);
+    plan_release(&chance);
+    return rc;
+}
+
+static int check_text(const struct prune_options *o, const struct calibration *c, struct error *err)
+{
+    const struct prune_score *score = &prune_score_table[o->score];
+    if (!score->passes && !o->reconstruct)
+        return 0;
+    if (c->data)
+        return o->guards ? guard_calibration(c, err) : 0;
+    return o->reconstruct
+               ? error_set(err, "prune.reconstruct needs text and there is none; give data.train")
+               : error_set(err, "prune.score: \"%s\" needs text and there is none; give data.train, or take magnitude, l1, l2 or "
+                           "random", score->name);
+}
+
 int prune_step(struct model *m, const struct prune_options *o, const struct layer_shape *counts, const struct calibration *c,
                struct model **out, struct plan *plan_out, double *difference, struct error *err)
 {
-    const struct prune_score *score = &prune_score_table[o->score];
-    if (score->needs_data && !c->data)
-        return error_set(err, "prune.score: \"%s\" needs text and there is none; give data.train, or take magnitude, l1, l2 or "
-                         "random", score->name);
-    struct prune_scores scores;
-    prune_scores_init(&scores, &m->config);
-    int rc = score->compute(m, c, &scores, err);
-    if (rc == 0)
-        rc = plan_make(plan_out, &m->config, &scores, counts, o->heads_by, err);
-    prune_scores_release(&scores);
-    if (rc < 0)
-        return -1;
-    *out = shrink(m, plan_out);
-    if (verify(m, *out, plan_out, c, difference, err) < 0) {
+    TRY(check_text(o, c, err));
+    TRY(make_plan(m, o, o->score, counts, c, plan_out, err));
+    *out = NULL;
+    int rc = probe(m, o, counts, c, plan_out, err);
+    if (rc == 0) {
+        *out = shrink(m, plan_out);
+        rc = verify(m, *out, plan_out, c, difference, err);
+    }
+    if (rc == 0 && o->reconstruct)
+        rc = reconstruct(m, *out, plan_out, c, err);
+    if (rc < 0) {
         model_free(*out);
         plan_release(plan_out);
         *out = NULL;
-        return -1;
     }
-    return 0;
+    return rc;
 }

@@ -22,6 +22,8 @@ struct prune_options {       // rows in prune_option_table
     int64_t align;           // widths are multiples of this; 0: 256 when a later quantize stage uses a K type, else 32
     int64_t calibration_tokens;
     int64_t calibration_batch;
+    int reconstruct;         // least squares for the output projections after each cut
+    int guards;              // stop where a prune would be meaningless (guard.c)
     struct json *recover;    // a distill block, run between the steps (not after the last)
 };
 extern const struct option prune_option_table[];
@@ -43,7 +45,7 @@ struct prune_scores {
 
 struct prune_score {
     const char *name;
-    int needs_data; // a calibration text
+    int passes; // over the calibration text: 0 none, 1 forward, 2 forward and backward
     const char *source;
     int (*compute)(struct model *m, const struct calibration *c, struct prune_scores *out, struct error *err);
 };
@@ -76,6 +78,9 @@ void mask_apply(struct model *m, const struct plan *p);
 // Largest |logit difference| of two models over the largest |logit| of the first, in f32 on at least `tokens` tokens: of the
 // calibration text, or of random ids where there is none.
 double mask_difference(struct model *masked, struct model *sliced, const struct calibration *c, int64_t tokens);
+
+// Gives the output projections of `cut`, which `plan` made of m, the least-squares fit to m's on the calibration text.
+int reconstruct(struct model *m, struct model *cut, const struct plan *plan, const struct calibration *c, struct error *err);
 
 // All of it, one step: from m to counts. Fails when the verification is above 1e-5 (f32).
 // *out is the new model (the caller frees), plan_out what stayed (indices into m), *difference the verification's figure.

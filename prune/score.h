@@ -8,11 +8,27 @@ int score_magnitude(struct model *m, const struct calibration *c, struct prune_s
 int score_l1(struct model *m, const struct calibration *c, struct prune_scores *out, struct error *err);
 int score_l2(struct model *m, const struct calibration *c, struct prune_scores *out, struct error *err);
 int score_taylor(struct model *m, const struct calibration *c, struct prune_scores *out, struct error *err);
+int score_fisher(struct model *m, const struct calibration *c, struct prune_scores *out, struct error *err);
 int score_activation(struct model *m, const struct calibration *c, struct prune_scores *out, struct error *err);
+int score_activation_rms(struct model *m, const struct calibration *c, struct prune_scores *out, struct error *err);
+int score_flap(struct model *m, const struct calibration *c, struct prune_scores *out, struct error *err);
+int score_wanda(struct model *m, const struct calibration *c, struct prune_scores *out, struct error *err);
 int score_random(struct model *m, const struct calibration *c, struct prune_scores *out, struct error *err);
 
-// Batches of calibration text, number 0, 1, ...: inputs and targets [batch * seq_len]. calibration_batches says how many.
+// Guards (guard.c): a text that is too short, scores that say nothing, a plan that does worse than a random one.
+int guard_calibration(const struct calibration *c, struct error *err);
+int guard_scores(const struct prune_scores *s, const struct config *c, const struct layer_shape *counts, struct error *err);
+int guard_probe(struct model *m, const struct plan *p, const struct plan *random, const struct calibration *c, const char *score,
+                struct error *err);
+
+// Runs m over the calibration text, forward, and shows the taps of each batch.
+typedef void calibration_taps(void *context, const struct taps *taps);
+void calibration_forward(struct model *m, const struct calibration *c, unsigned want, calibration_taps *see, void *context);
+// Forward and backward to gates of ones; shows every layer's gradients of each batch: heads [n_head], ff [n_ff].
+typedef void calibration_gates(void *context, int64_t layer, const float *heads, const float *ff);
+void calibration_gradients(struct model *m, const struct calibration *c, calibration_gates *see, void *context);
 int64_t calibration_batches(const struct calibration *c);
-void calibration_batch(const struct calibration *c, int64_t number, int32_t *inputs, int32_t *targets);
+// Mean loss in nats per token of some windows of the text, number `first` and on; losses [windows]: each window's.
+double calibration_loss(struct model *m, const struct calibration *c, int64_t first, int64_t windows, double *losses);
 
 #endif

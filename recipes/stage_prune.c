@@ -1,6 +1,7 @@
 // stage_prune.c: heads and channels out, in one step or in several with recovery between them.
 //
 // With steps, each step's model lies in a sub-folder with a DONE file, so an interrupted stage goes on where it was.
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +14,7 @@
 
 static int needs_text(const struct stage *s) {
     const struct prune_options *o = s->options;
-    return prune_score_table[o->score].needs_data || o->recover;
+    return prune_score_table[o->score].passes || o->reconstruct || o->recover;
 }
 
 static const char *teacher_path(const struct stage *s) {
@@ -62,25 +63,55 @@ static void format_shape(char *to, size_t room, const struct layer_shape *s) {
     snprintf(to, room, "%ld/%ld heads, FFN %ld", (long)s->n_head, (long)s->n_kv_head, (long)s->n_ff);
 }
 
+// What the second moments of the output projections' inputs take: operations for one token, and bytes (at most about
+// what reconstruct.c gives them at once).
+static double moments_flops(const struct config *c) {
+    double sum = 0;
+    for (int64_t l = 0; l < c->n_layer; l++) {
+        double heads = (double)(c->layer[l].n_head * c->head_dim), ff = (double)c->layer[l].n_ff;
+        sum += 2 * (heads * heads + ff * ff);
+    }
+    return sum;
+}
+
+static int64_t moments_memory(const struct config *c) {
+    double bytes = 2 * moments_flops(c);
+    return bytes < 1 << 30 ? (int64_t)bytes : 1 << 30;
+}
+
+#define VERIFY_TOKENS 1024 // the masked and the smaller model
+#define PROBE_TOKENS 4096  // by the score and by chance
+
+static void forecast_scoring(struct forecast *f, const struct prune_options *o) {
+    const struct prune_score *score = &prune_score_table[o->score];
+    int64_t seq_len = f->recipe->data.seq_len;
+    double before = model_flops_per_token(&f->in, seq_len), after = model_flops_per_token(&f->out, seq_len);
+    double one = score->passes * (double)o->calibration_tokens * before + VERIFY_TOKENS * (before + after);
+    if (o->guards && score->passes)
+        one += 2 * PROBE_TOKENS * before;
+    if (o->reconstruct)
+        one += (double)o->calibration_tokens * (before + moments_flops(&f->in));
+    f->flops = (double)o->steps * one;
+    int64_t rows = o->calibration_batch * seq_len;
+    int64_t scoring = score->passes ? score_memory(&f->in, rows, score->passes > 1) : 0;
+    int64_t checking = 4 * config_parameters(&f->out) + eval_memory(&f->in, &f->out, seq_len);
+    int64_t fitting = 4 * config_parameters(&f->out) + score_memory(&f->in, rows, 0) + moments_memory(&f->in);
+    f->memory = scoring > checking ? scoring : checking;
+    if (o->reconstruct && fitting > f->memory)
+        f->memory = fitting;
+}
+
 static int forecast(struct forecast *f, struct error *err) {
     const struct prune_options *o = f->recipe->stage[f->index].options;
     if (plan_counts(&f->in, o, f->out.layer, err) < 0)
         return error_prefix(err, "%s: stages[%d].prune", f->recipe->where, f->index);
-    const struct prune_score *score = &prune_score_table[o->score];
     char before[64], after[64];
     format_shape(before, sizeof before, &f->in.layer[0]);
     format_shape(after, sizeof after, &f->out.layer[0]);
     int64_t seq_len = f->recipe->data.seq_len;
-    int from_parent = forecast_from_parent(f), needs_data = score->needs_data;
-    // Taylor goes forward and backward to the gates, activation forward, the others look at weights alone; the check
-    // runs the masked and the smaller model.
-    double passes = strcmp(score->name, "taylor") == 0 ? 2 : score->needs_data;
-    double before_cut = model_flops_per_token(&f->in, seq_len), after_cut = model_flops_per_token(&f->out, seq_len);
-    double checks = 1024 * (before_cut + after_cut);
-    f->flops = (double)o->steps * (passes * (double)o->calibration_tokens * before_cut + checks);
-    int64_t scoring = needs_data ? score_memory(&f->in, o->calibration_batch * seq_len, passes > 1) : 0;
-    int64_t checking = 4 * config_parameters(&f->out) + eval_memory(&f->in, &f->out, seq_len);
-    f->memory = (from_parent ? 0 : 4 * config_parameters(&f->in)) + (scoring > checking ? scoring : checking);
+    forecast_scoring(f, o);
+    int from_parent = forecast_from_parent(f);
+    f->memory += from_parent ? 0 : 4 * config_parameters(&f->in);
     f->uses_parent = from_parent;
     f->disk = 4 * config_parameters(&f->out);
     if (o->recover) {
@@ -95,8 +126,9 @@ static int forecast(struct forecast *f, struct error *err) {
         f->disk += 4 * config_parameters(&f->in) * (o->steps - 1);
         options_release(distill_option_table, &recover);
     }
-    snprintf(f->what, sizeof f->what, "%s -> %s a layer, by %s, in %ld step%s, widths multiples of %ld", before,
-             after, score->name, (long)o->steps, o->steps > 1 ? "s" : "", (long)o->align);
+    snprintf(f->what, sizeof f->what, "%s -> %s a layer, by %s, in %ld step%s, widths multiples of %ld%s", before,
+             after, prune_score_table[o->score].name, (long)o->steps, o->steps > 1 ? "s" : "", (long)o->align,
+             o->reconstruct ? ", output projections made anew" : "");
     return 0;
 }
 
@@ -179,6 +211,11 @@ static int prune_once(struct pruning *p, int64_t step, struct error *err) {
     return 0;
 }
 
+// JSON has no NaN, which is what a run without held-out evaluations has: it is null there.
+static double number_or_nan(const struct json *v) {
+    return v && json_kind(v) == JSON_NUMBER ? json_number(v) : (double)NAN;
+}
+
 // The step's model is there already: takes it and what was kept.
 static int take_step(struct pruning *p, const char *folder, const char *done, struct error *err) {
     struct opened next;
@@ -198,7 +235,7 @@ static int take_step(struct pruning *p, const char *folder, const char *done, st
                                     .tokens = (int64_t)json_number(json_get(facts, "tokens")),
                                     .first_loss = json_number(json_get(facts, "first_loss")),
                                     .last_loss = json_number(json_get(facts, "last_loss")),
-                                    .best_held_out = json_number(json_get(facts, "best_held_out"))};
+                                    .best_held_out = number_or_nan(json_get(facts, "best_held_out"))};
     char *curve = xasprintf("%s/run.jsonl", path_base(folder));
     stage_add_training(p->stage, &training, curve);
     free(curve);
