@@ -129,9 +129,10 @@ static enum option_type type_of_key(const char *name) {
     return row ? row->type : OPTION_JSON;
 }
 
-// A flag's text as a value: JSON where it is JSON, else a string; a path starts at the current folder.
-static struct json *value_from_text(const char *key, const char *text) {
+struct json *recipe_value(const char *key, const char *text) {
     struct error ignored;
+    const char *last = strrchr(key, '.');
+    key = last ? last + 1 : key;
     enum option_type type = type_of_key(key);
     int is_text = type == OPTION_STRING || type == OPTION_CHOICE || (type == OPTION_LIST && text[0] != '[');
     struct json *v = is_text ? NULL : json_parse(text, strlen(text), key, 0, &ignored);
@@ -258,8 +259,7 @@ static int set_from_text(struct json *recipe, const char *text, struct error *er
     if (!equals || equals == text)
         return error_set(err, "--set %s: expected KEY=VALUE, as in --set prune.ffn=0.5", text);
     char *key = xasprintf("%.*s", (int)(equals - text), text), *where = xasprintf("--set %s", text);
-    const char *last = strrchr(key, '.');
-    int result = set_value(recipe, key, value_from_text(last ? last + 1 : key, equals + 1), where, err);
+    int result = set_value(recipe, key, recipe_value(key, equals + 1), where, err);
     free(key);
     free(where);
     return result;

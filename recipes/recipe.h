@@ -56,6 +56,9 @@ int recipe_from_json(struct recipe *r, const struct json *object, const char *wh
 int recipe_variant(struct recipe *r, const struct recipe *base, const char *name, const struct json *set,
                    const struct json *stages, int64_t seed, struct error *err);
 void recipe_release(struct recipe *r);
+// The text of a flag as the value of a key ("prune.ffn"): JSON where it is JSON, else a string; a path starts at the
+// current folder. The caller frees.
+struct json *recipe_value(const char *key, const char *text);
 
 // Every key with its effective value. absolute: paths as the machine sees them; else as written.
 struct json *recipe_json(const struct recipe *r, int absolute);

@@ -19,6 +19,7 @@
 #include "recipes/forecast.h"
 #include "recipes/inputs.h"
 #include "recipes/report_html.h"
+#include "recipes/sweep.h"
 
 // ---- the folder of a run ----
 
@@ -69,11 +70,22 @@ static int look_at_folder(const struct run *run, const char *recipe_text, int *i
     return status;
 }
 
-static int claim_folder(struct run *run, int force, struct error *err) {
+static struct json *grid_json(const struct runner_options *o) {
+    struct json *sweep = json_object(), *vary = json_object();
+    for (int a = 0; a < o->grid->n; a++)
+        json_set(vary, o->grid->axis[a].key, json_copy(o->grid->axis[a].values));
+    json_set(sweep, "vary", vary);
+    json_set_number(sweep, "seeds", (double)o->seeds);
+    return sweep;
+}
+
+static int claim_folder(struct run *run, const struct runner_options *options, struct error *err) {
     struct json *o = recipe_json(run->recipe, 1);
+    if (options->grid)
+        json_set(o, "sweep", grid_json(options));
     char *text = json_text(o, 1), *path = path_join(run->out, "recipe.json");
     int is_run, found = look_at_folder(run, text, &is_run, err), status = found < 0 ? -1 : 0;
-    if (found < 0 && force && is_run) {
+    if (found < 0 && options->force && is_run) {
         log_info("%s: replaced (--force)", run->out);
         status = directory_remove(run->out, err);
         found = 0;
@@ -256,17 +268,21 @@ static int check_and_run(struct run *run, const struct runner_options *o, char *
     struct forecasts forecasts;
     TRY(forecasts_make(&forecasts, run, !o->no_report, err));
     int status = r->variants ? variants_check(r, err) : 0;
+    if (status == 0 && o->grid)
+        status = sweep_check(run, o->grid, o->seeds, err);
     if (status == 0)
         status = inputs_open(run->inputs, r, run->parent.tokenizer, run_needs_text(r), err);
     if (status == 0 && o->dry_run)
-        print_forecast(&forecasts, r, o->json);
+        status = o->grid ? sweep_forecast(run, o->grid, o->seeds, err) : print_forecast(&forecasts, r, o->json);
     forecasts_release(&forecasts);
     if (status < 0 || o->dry_run)
         return status;
-    TRY(claim_folder(run, o->force, err));
+    TRY(claim_folder(run, o, err));
     if ((run->inputs->draw_train || run->inputs->draw_eval) && !run_parent(run, err))
         return -1;
     TRY(inputs_draw(run->inputs, r, &run->parent, run->parent_hash, run->out, err));
+    if (o->grid)
+        return sweep_run(run, o->grid, o->seeds, err);
     return r->variants ? run_variants(run, err) : run_plain(run, o, last, err);
 }
 

@@ -10,18 +10,22 @@
 
 #include "recipes/stage.h"
 
+struct grid;
+
 struct runner_options {
     const char *out;   // NULL: the recipe's, else runs/NAME
     int force;         // an output of another run is replaced
     int dry_run, json; // only say what would be done; as JSON
     int no_report;     // only the stages: no measurements, no report
+    const struct grid *grid; // a sweep over these keys, for `seeds` seeds; NULL: the recipe alone
+    int64_t seeds;
 };
 
 // Settles r's defaults that depend on the model. On success *last (NULL: not wanted) is the path of the last stage's
 // first product; the caller frees.
 int runner_run(struct recipe *r, const struct runner_options *o, char **last, struct error *err);
 
-// ---- for the runner and its variants ----
+// ---- for the runner, its variants and sweeps ----
 
 enum measure { MEASURE_NOTHING, MEASURE_LOSS, MEASURE_ALL }; // no rows; rows; rows with speeds
 

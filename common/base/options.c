@@ -79,10 +79,25 @@ static int set_bool(const struct option *row, void *into, const char *text, cons
     return error_set(err, "%s: found \"%s\", expected true or false", where, text);
 }
 
+#define CHOICES_MAX 64
+
+static int unknown_choice(const struct option *row, const char *text, const char *where, struct error *err) {
+    char *name[CHOICES_MAX + 1] = {NULL};
+    int n = 0;
+    for (const char *p = row->choices; *p && n < CHOICES_MAX; p += strcspn(p, "|"), p += *p == '|')
+        name[n++] = xasprintf("%.*s", (int)strcspn(p, "|"), p);
+    const char *near = nearest_name(text, (const char *const *)name);
+    error_set(err, "%s: found \"%s\", expected one of %s%s%s%s", where, text, row->choices, near ? "; did you mean \"" : "",
+              near ? near : "", near ? "\"?" : "");
+    while (n)
+        free(name[--n]);
+    return -1;
+}
+
 static int set_choice(const struct option *row, void *into, const char *text, const char *where, struct error *err) {
     int index = choice_index(row->choices, text);
     if (index < 0)
-        return error_set(err, "%s: found \"%s\", expected one of %s", where, text, row->choices);
+        return unknown_choice(row, text, where, err);
     *(int *)field(row, into) = index;
     return 0;
 }
