@@ -9,7 +9,7 @@
 #include "common/base/threads.h"
 #include "recipes/command.h"
 
-static const struct command *const commands[] = {&cmd_run,      &cmd_sweep,   &cmd_prune,   &cmd_distill, &cmd_quantize,
+static const struct command *const commands[] = {&cmd_run,      &cmd_sweep,   &cmd_sensitivity, &cmd_prune,   &cmd_distill, &cmd_quantize,
                                                  &cmd_train,    &cmd_export,  &cmd_eval,    &cmd_generate,
                                                  &cmd_tokenize, &cmd_inspect, &cmd_doctor,  NULL};
 
@@ -18,7 +18,7 @@ static void print_help(FILE *out) {
           "usage: pdq COMMAND ...\n\n",
           out);
     for (int i = 0; commands[i]; i++)
-        fprintf(out, "  %-9s %s\n", commands[i]->name, commands[i]->summary);
+        fprintf(out, "  %-11s %s\n", commands[i]->name, commands[i]->summary);
     fputs("\n`pdq COMMAND --help` lists a command's options. `pdq --version` prints the version.\n", out);
 }
 
