@@ -13,7 +13,7 @@
 
 #define BASE_MEMORY ((int64_t)20 << 20) // the program and its libraries
 #define VOCAB_BYTES 256                 // of a tokenizer, for every token
-#define EFFICIENCY 0.7                  // of the products' speed that a whole step reaches, about
+#define EFFICIENCY 0.55                 // of the products' speed that a whole step reaches, about
 #define DISK_BYTES 5e8                  // a second that are written and synced, about
 
 static int leaves_gguf(const struct forecast *s) { return strstr(s->what, "GGUF") != NULL; }

@@ -14,6 +14,10 @@ bench=${PDQ_BENCH:-$here/build/release/bench/pdq-bench}
 # Debian's torch takes whatever BLAS the system points to; OpenBLAS is the fastest for it (package libopenblas0-pthread).
 openblas=$(echo /usr/lib/*/openblas-pthread/libblas.so.3)
 [ -f "$openblas" ] || { openblas=; echo "torch_step.sh: no OpenBLAS: torch runs with the system's BLAS" >&2; }
+# The peer at its best: OpenBLAS 0.3.21 does not know CPUs made after it, and glibc gives the large tensors of every step back to
+# the system and takes them again, which is slow on virtual machines. It is then faster and holds more memory than by itself.
+if [ -z "${OPENBLAS_CORETYPE:-}" ] && grep -qw avx512f /proc/cpuinfo; then export OPENBLAS_CORETYPE=SkylakeX; fi
+keep="MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=1000000000"
 csv=$here/build/bench
 mkdir -p "$csv"
 own=$(mktemp -d)
@@ -25,11 +29,12 @@ printf '%-6s %-9s %7s %12s %14s %11s %12s %13s %9s\n' shape precision threads 'p
 for shape in d288 d256; do
     for precision in f32 bf16; do
         rm -f "$own/step.csv"
-        "$bench" step --threads "$threads" --shape $shape --precision $precision --csv "$own" > /dev/null
+        "$bench" step --threads "$threads" --shape $shape --precision $precision --csv "$own" > /dev/null 2>&1
         [ -f "$own/step.csv" ] || { echo "$shape  $precision: this machine does not multiply bf16"; continue; }
         ours=$(awk -F, 'NR == 1 { for (i = 1; i <= NF; i++) at[$i] = i }
                         NR == 2 { print $at["tokens/s"], $at["process peak MB"] }' "$own/step.csv")
-        theirs=$(LD_PRELOAD=$openblas "$python" "$here/bench/peers/torch_step.py" $shape $precision "$threads" 2> /dev/null)
+        # shellcheck disable=SC2086 # three words
+        theirs=$(env $keep LD_PRELOAD="$openblas" "$python" "$here/bench/peers/torch_step.py" $shape $precision "$threads" 2> /dev/null)
         # shellcheck disable=SC2086 # two and three words
         set -- $ours $theirs
         awk -v what="$shape $precision $threads" -v o="$1" -v om="$2" -v t="$3" -v tm="$4" \
