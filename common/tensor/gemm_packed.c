@@ -49,7 +49,7 @@ typedef void kernel(const struct block *block);
             }                                                                                                                    \
     }
 
-#define AVX512 __attribute__((target("avx512f,avx512vl,prefer-vector-width=512")))
+#define AVX512 __attribute__((target("avx512f,avx512vl")))
 
 KERNEL(avx2_rows, , 8, 4, 2)
 KERNEL(avx2_row, , 8, 1, 2)
