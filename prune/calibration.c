@@ -21,8 +21,9 @@ void calibration_forward(struct model *m, const struct calibration *c, unsigned 
 {
     const int64_t n = c->batch * c->seq_len, batches = calibration_batches(c), L = m->config.n_layer;
     int32_t *ids = xmalloc((size_t)(2 * n) * sizeof *ids, "calibration");
-    struct tensor **seen = xcalloc((size_t)(3 * L + 1), sizeof *seen, "calibration");
-    struct taps taps = {.want = want, .heads = seen, .ff = seen + L, .hidden = seen + 2 * L};
+    struct tensor **seen = xcalloc((size_t)(6 * L + 1), sizeof *seen, "calibration");
+    struct taps taps = {.want = want,         .heads = seen,          .ff = seen + L, .middle = seen + 2 * L,
+                        .attention_in = seen + 3 * L, .ff_in = seen + 4 * L, .hidden = seen + 5 * L};
     struct tape tape;
     struct progress progress;
     tape_init(&tape, c->precision);
@@ -31,7 +32,7 @@ void calibration_forward(struct model *m, const struct calibration *c, unsigned 
         batch_read(c, b, ids, ids + n);
         const struct forward f = {.ids = ids, .B = c->batch, .T = c->seq_len, .taps = &taps};
         model_forward(m, &tape, &f);
-        see(context, &taps);
+        see(context, &taps, n);
         tape_reset(&tape);
         progress_update(&progress, (b + 1) * n, "activations");
     }

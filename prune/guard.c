@@ -23,7 +23,7 @@ static int all_equal(const double *score, int64_t n)
     for (int64_t i = 1; i < n; i++)
         if (score[i] != score[0])
             return 0;
-    return n > 1;
+    return 1;
 }
 
 static int refuse_flat(const char *what, int64_t layer, double value, struct error *err)
@@ -32,41 +32,70 @@ static int refuse_flat(const char *what, int64_t layer, double value, struct err
                      "score, more calibration, " OVERRIDE, what, (long)layer, value);
 }
 
-int guard_scores(const struct prune_scores *s, const struct config *c, const struct layer_shape *counts, struct error *err)
+static int refuse_empty(const char *what, int64_t layer, struct error *err)
+{
+    return error_set(err, "prune: layer %ld would lose all its %s; raise \"floor\" (the share of a layer that stays), " OVERRIDE,
+                     (long)layer, what);
+}
+
+int guard_scores(const struct prune_scores *s, const struct config *c, const struct layer_shape *counts, int heads_by,
+                 struct error *err)
 {
     for (int64_t l = 0; l < c->n_layer; l++) {
-        const struct layer_shape *shape = &c->layer[l];
-        if (counts[l].n_head < shape->n_head && all_equal(s->head[l], shape->n_head) && all_equal(s->group[l], shape->n_kv_head))
+        const struct layer_shape *now = &c->layer[l];
+        const int flat_groups = heads_by == HEADS_BY_QUERY || all_equal(s->group[l], now->n_kv_head);
+        if (counts[l].n_head < now->n_head && all_equal(s->head[l], now->n_head) && flat_groups)
             return refuse_flat("heads", l, s->head[l][0], err);
-        if (counts[l].n_ff < shape->n_ff && all_equal(s->ff[l], shape->n_ff))
+        if (counts[l].n_ff < now->n_ff && all_equal(s->ff[l], now->n_ff))
             return refuse_flat("feed-forward channels", l, s->ff[l][0], err);
+        if (!counts[l].n_head && now->n_head)
+            return refuse_empty("heads", l, err);
+        if (!counts[l].n_ff && now->n_ff)
+            return refuse_empty("feed-forward channels", l, err);
     }
     return 0;
+}
+
+// Text that the scores have not seen, unless it is short.
+static double probe_loss(struct model *m, const struct calibration *c, int64_t windows, double *losses)
+{
+    return calibration_loss(m, c, calibration_batches(c) * c->batch, windows, losses);
+}
+
+static int64_t probe_windows(const struct calibration *c)
+{
+    return PROBE_TOKENS / c->seq_len < 4 ? 4 : PROBE_TOKENS / c->seq_len;
+}
+
+// Is a's loss above b's by more than chance? Paired over windows.
+static int is_worse(const double *a, const double *b, double difference, int64_t windows)
+{
+    double squares = 0;
+    for (int64_t w = 0; w < windows; w++) {
+        const double d = a[w] - b[w] - difference;
+        squares += d * d;
+    }
+    const double deviation = sqrt(squares / (double)(windows - 1) / (double)windows);
+    return difference > PROBE_MARGIN && difference > 2 * deviation;
 }
 
 static double masked_loss(struct model *m, const struct plan *p, const struct calibration *c, int64_t windows, double *losses)
 {
     mask_apply(m, p);
-    const double loss = calibration_loss(m, c, calibration_batches(c) * c->batch, windows, losses);
+    const double loss = probe_loss(m, c, windows, losses);
     model_drop_gates(m);
     return loss;
 }
 
-// Paired over windows of text that the score has not seen, unless the text is short.
 int guard_probe(struct model *m, const struct plan *p, const struct plan *random, const struct calibration *c, const char *score,
                 struct error *err)
 {
-    const int64_t windows = PROBE_TOKENS / c->seq_len < 4 ? 4 : PROBE_TOKENS / c->seq_len;
+    const int64_t windows = probe_windows(c);
     double *by_score = xmalloc((size_t)(2 * windows) * sizeof *by_score, "probe"), *by_chance = by_score + windows;
     const double loss = masked_loss(m, p, c, windows, by_score), chance = masked_loss(m, random, c, windows, by_chance);
-    double squares = 0;
-    for (int64_t w = 0; w < windows; w++) {
-        const double d = by_score[w] - by_chance[w] - (loss - chance);
-        squares += d * d;
-    }
-    const double deviation = sqrt(squares / (double)(windows - 1) / (double)windows);
+    const int worse = is_worse(by_score, by_chance, loss - chance, windows);
     free(by_score);
-    if (loss - chance > PROBE_MARGIN && loss - chance > 2 * deviation)
+    if (worse)
         return error_set(err, "prune.score: on a probe of %ld tokens \"%s\" leaves a loss of %.4f and a random choice %.4f, which is "
                          "better by more than two standard errors; take another score, more calibration, " OVERRIDE,
                          (long)(windows * c->seq_len), score, loss, chance);
@@ -74,5 +103,21 @@ int guard_probe(struct model *m, const struct plan *p, const struct plan *random
         log_warn("prune: on a probe \"%s\" does no better than chance (loss %.4f, random %.4f)", score, loss, chance);
     else
         log_info("prune: on a probe \"%s\" leaves a loss of %.4f, a random choice %.4f", score, loss, chance);
+    return 0;
+}
+
+int guard_reconstruction(struct model *plain, struct model *fitted, const struct calibration *c, struct error *err)
+{
+    const int64_t windows = probe_windows(c);
+    double *before = xmalloc((size_t)(2 * windows) * sizeof *before, "probe"), *after = before + windows;
+    const double loss = probe_loss(plain, c, windows, before), fit = probe_loss(fitted, c, windows, after);
+    const int worse = is_worse(after, before, fit - loss, windows);
+    free(before);
+    if (worse)
+        return error_set(err, "prune.reconstruct: on a probe of %ld tokens the fitted projections leave a loss of %.4f, the plain cut "
+                         "%.4f: %ld tokens of calibration are too few for so many columns; give more \"calibration_tokens\", leave "
+                         "\"reconstruct\" out, " OVERRIDE, (long)(windows * c->seq_len), fit, loss,
+                         (long)(calibration_batches(c) * c->batch * c->seq_len));
+    log_info("prune: on a probe the fitted projections leave a loss of %.4f, the plain cut %.4f", fit, loss);
     return 0;
 }

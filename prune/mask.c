@@ -22,6 +22,8 @@ void mask_apply(struct model *m, const struct plan *p)
     for (int64_t l = 0; l < p->n_layer; l++) {
         gate_from(m->gate[l].heads, p->layer[l].head, p->layer[l].n_head);
         gate_from(m->gate[l].ff, p->layer[l].ff, p->layer[l].n_ff);
+        m->gate[l].no_attention = p->layer[l].n_head == 0;
+        m->gate[l].no_ff = p->layer[l].n_ff == 0;
     }
 }
 

@@ -13,20 +13,20 @@
 #define VERIFY_TOLERANCE 1e-5 // f32 sums over other lengths and in another order differ by about 1e-6
 
 const struct prune_score prune_score_table[] = {
-    {"magnitude", 0, "product of the L2 norms of a unit's tensors (LLM-Pruner's product aggregation, Ma et al. 2023, 3.2)",
+    {"magnitude", 0, 0, "product of the L2 norms of a unit's tensors (LLM-Pruner's product aggregation, Ma et al. 2023, 3.2)",
      score_magnitude},
-    {"l1", 0, "sum of |w| over a unit's tensors (Li et al. 2017, section 3.1)", score_l1},
-    {"l2", 0, "L2 norm over a unit's tensors (group norm; He et al. 2018, eq. 2)", score_l2},
-    {"taylor", 2, "mean |dL/d gate| at gate 1 (Michel et al. 2019, eq. 2; Molchanov et al. 2019, eq. 9)", score_taylor},
-    {"fisher", 2, "mean over sequences of (dL/d gate)^2 (Theis et al. 2018, eq. 6)", score_fisher},
-    {"activation", 1, "mean |activation| of a channel, mean L2 norm of a head's output (Minitron, Muralidharan et al. 2024, 2.2)",
+    {"l1", 0, 0, "sum of |w| over a unit's tensors (Li et al. 2017, section 3.1)", score_l1},
+    {"l2", 0, 0, "L2 norm over a unit's tensors (group norm; He et al. 2018, eq. 2)", score_l2},
+    {"taylor", 2, 1, "mean |dL/d gate| at gate 1 (Michel et al. 2019, eq. 2; Molchanov et al. 2019, eq. 9)", score_taylor},
+    {"fisher", 2, 1, "mean over sequences of (dL/d gate)^2 (Theis et al. 2018, eq. 6)", score_fisher},
+    {"activation", 1, 0, "mean |activation| of a channel, mean L2 norm of a head's output (Minitron, Muralidharan et al. 2024, 2.2)",
      score_activation},
-    {"activation_rms", 1, "root mean square of a unit's activations (Minitron's L2 aggregation)", score_activation_rms},
-    {"flap", 1, "variance of what the output projection reads from a unit, times its columns' squared norms (An et al. 2024, eq. 5)",
+    {"activation_rms", 1, 0, "root mean square of a unit's activations (Minitron's L2 aggregation)", score_activation_rms},
+    {"flap", 1, 0, "variance of what the output projection reads from a unit, times its columns' squared norms (An et al. 2024, eq. 5)",
      score_flap},
-    {"wanda", 1, "sum of |w| times the input's norm over a unit's columns of the output projection (Sun et al. 2024, eq. 1)",
+    {"wanda", 1, 0, "sum of |w| times the input's norm over a unit's columns of the output projection (Sun et al. 2024, eq. 1)",
      score_wanda},
-    {"random", 0, "the control: uniform numbers from the seed", score_random},
+    {"random", 0, 0, "the control: uniform numbers from the seed", score_random},
     {0},
 };
 
@@ -35,12 +35,27 @@ const struct prune_score prune_score_table[] = {
 const struct option prune_option_table[] = {
     ROW("heads", OPTION_DOUBLE, heads, "0", 0, 0.99, NULL, "F", "fraction of the attention heads removed, in every layer"),
     ROW("ffn", OPTION_DOUBLE, ffn, "0", 0, 0.999, NULL, "F", "fraction of the feed-forward channels removed, in every layer"),
+    ROW("layers", OPTION_DOUBLE, layers, "0", 0, 0.99, NULL, "F", "fraction of the whole layers removed"),
+    ROW("attention_blocks", OPTION_DOUBLE, attention_blocks, "0", 0, 0.99, NULL, "F", "fraction of the layers' attention blocks removed"),
+    ROW("ffn_blocks", OPTION_DOUBLE, ffn_blocks, "0", 0, 0.99, NULL, "F", "fraction of the layers' feed-forward blocks removed"),
+    ROW("hidden", OPTION_DOUBLE, hidden, "0", 0, 0.99, NULL, "F", "fraction of the hidden width removed, the same channels in every layer"),
+    ROW("budget", OPTION_JSON, budget, NULL, 0, 0, NULL, NULL,
+        "instead of heads and ffn, what the result may take: one of params, bytes (of the GGUF file that a later stage writes), "
+        "flops, ms; a value below 1 is a share of the parent's"),
     ROW("score", OPTION_CHOICE, score, "taylor", 0, 0, "magnitude|l1|l2|taylor|fisher|activation|activation_rms|flap|wanda|random", NULL,
         "what decides which units stay"),
+    ROW("depth_score", OPTION_CHOICE, depth_score, "block_influence", 0, 0, "block_influence|loss|random", NULL,
+        "what decides which layers and blocks stay"),
+    ROW("scope", OPTION_CHOICE, scope, "layer", 0, 0, "layer|global", NULL,
+        "the same count in every layer, or one ranking over all layers"),
+    ROW("floor", OPTION_DOUBLE, floor, "0.1", 0, 1, NULL, "F",
+        "share of each layer's units that stays under a ranking over all layers or a budget"),
+    ROW("mask", OPTION_BOOL, mask, "false", 0, 0, NULL, NULL,
+        "write zeros where units go, and keep the shape: loads everywhere, saves nothing; single query heads can go"),
     ROW("heads_by", OPTION_CHOICE, heads_by, "group", 0, 0, "group|query", NULL,
         "remove whole key/value groups, or query heads evenly inside the groups"),
     ROW("steps", OPTION_INT, steps, "1", 1, 1000, NULL, "N", "reach the fractions in this many steps"),
-    ROW("schedule", OPTION_CHOICE, schedule, "cubic", 0, 0, "linear|cubic", NULL, "how the fractions grow over the steps"),
+    ROW("schedule", OPTION_CHOICE, schedule, "cubic", 0, 0, "linear|cubic|exponential", NULL, "how the fractions grow over the steps"),
     ROW("align", OPTION_INT, align, "0", 0, 65536, NULL, "N",
         "widths are multiples of this; 0: 256 before a K quantization, else 32"),
     ROW("calibration_tokens", OPTION_INT, calibration_tokens, "32768", 1, 1e12, NULL, "N", "text that the score looks at"),
@@ -80,87 +95,222 @@ void prune_scores_release(struct prune_scores *s)
     *s = (struct prune_scores){0};
 }
 
-double prune_progress(enum prune_schedule schedule, int64_t i, int64_t n)
+double prune_progress(enum prune_schedule schedule, int64_t i, int64_t n, double sparsity)
 {
     const double x = (double)i / (double)n;
-    return schedule == PRUNE_CUBIC ? 1 - (1 - x) * (1 - x) * (1 - x) : x;
+    switch (schedule) {
+    case PRUNE_CUBIC: return 1 - (1 - x) * (1 - x) * (1 - x);
+    case PRUNE_EXPONENTIAL: return sparsity > 0 ? (1 - pow(1 - sparsity, x)) / sparsity : x;
+    default: return x;
+    }
 }
 
-// Masked and sliced must be one function: a check of the cut itself, on every prune.
-static int verify(struct model *m, struct model *sliced, const struct plan *p, const struct calibration *c, double *difference,
-                  struct error *err)
+static int judge(double found, double *difference, struct error *err)
 {
-    mask_apply(m, p);
-    *difference = mask_difference(m, sliced, c, VERIFY_TOKENS);
-    model_drop_gates(m);
-    if (!(*difference <= VERIFY_TOLERANCE))
+    *difference = found > *difference || isnan(found) ? found : *difference;
+    if (!(found <= VERIFY_TOLERANCE))
         return error_set(err, "prune: masked and sliced model differ by %.3g of the largest logit, expected at most %.0e; "
                          "this is a defect of pdq (or the checkpoint holds NaN): please report it with `pdq inspect` of the model",
-                         *difference, VERIFY_TOLERANCE);
-    log_info("prune: masked and sliced model agree within %.2g of the largest logit", *difference);
+                         found, VERIFY_TOLERANCE);
+    log_info("prune: masked and sliced model agree within %.2g of the largest logit", found);
     return 0;
 }
 
-static int make_plan(struct model *m, const struct prune_options *o, int score, const struct layer_shape *counts,
-                     const struct calibration *c, struct plan *plan, struct error *err)
+// Masked and sliced must be one function: a check of the cut itself, on every prune.
+static int verify(struct model *m, struct model *cut, const struct plan *p, const struct calibration *c, double *difference,
+                  struct error *err)
 {
+    if (p->hidden) {
+        struct model *masked = mask_hidden(m, p);
+        const double found = mask_difference(masked, cut, c, VERIFY_TOKENS);
+        model_free(masked);
+        return judge(found, difference, err);
+    }
+    mask_apply(m, p);
+    const double found = mask_difference(m, cut, c, VERIFY_TOKENS);
+    model_drop_gates(m);
+    return judge(found, difference, err);
+}
+
+// ---- one step ----
+
+struct step { // lifetime: prune_step
+    const struct prune_options *options;
+    const struct prune_budget *budget;
+    const struct calibration *calibration;
+    struct prune_state *state;
+    double progress;
+    struct layer_shape *whole; // [layers at hand] as they were in the original
+    struct model *given, *current;
+};
+
+// The plan's cut becomes the model at hand; the plan is used up. reconstruct: the projections are fitted to the uncut ones.
+static int cut(struct step *s, struct plan *plan, int with_mask, int with_fit, struct error *err)
+{
+    const struct prune_options *o = s->options;
+    struct model *m = s->current, *smaller = with_mask ? zero_removed(m, plan) : shrink(m, plan);
+    int rc = verify(m, smaller, plan, s->calibration, &s->state->difference, err);
+    if (rc == 0 && with_fit) {
+        struct model *plain = smaller;
+        smaller = shrink(m, plan);
+        rc = reconstruct(m, smaller, plan, s->calibration, err);
+        if (rc == 0 && o->guards)
+            rc = guard_reconstruction(plain, smaller, s->calibration, err);
+        model_free(plain);
+    }
+    if (rc < 0) {
+        model_free(smaller);
+        plan_release(plan);
+        return -1;
+    }
+    if (m != s->given)
+        model_free(m);
+    s->current = smaller;
+    plan_compose(&s->state->kept, plan);
+    s->state->kept = *plan;
+    return 0;
+}
+
+static int remove_depth(struct step *s, struct error *err)
+{
+    const struct prune_options *o = s->options;
+    struct plan plan;
+    int changes;
+    if (o->layers <= 0 && o->attention_blocks <= 0 && o->ffn_blocks <= 0)
+        return 0;
+    TRY(depth_plan(s->current, s->whole, s->state->original->n_layer, o, s->progress, s->calibration, &plan, &changes, err));
+    if (!changes) {
+        plan_release(&plan);
+        return 0;
+    }
+    int64_t n = 0;
+    for (int64_t l = 0; l < plan.n_layer; l++)
+        if (plan.layer[l].n_head || plan.layer[l].n_ff)
+            s->whole[n++] = s->whole[l];
+    return cut(s, &plan, 0, 0, err);
+}
+
+static int make_plan(struct step *s, int score, struct plan *plan, struct error *err)
+{
+    const struct prune_options *o = s->options;
+    const struct config *c = &s->current->config;
+    struct prune_options scored = *o;
+    scored.score = score;
+    struct layer_shape *counts = xcalloc((size_t)c->n_layer, sizeof *counts, "counts of units");
     struct prune_scores scores;
-    prune_scores_init(&scores, &m->config);
-    int rc = prune_score_table[score].compute(m, c, &scores, err);
-    if (rc == 0 && o->guards)
-        rc = guard_scores(&scores, &m->config, counts, err);
+    prune_scores_init(&scores, c);
+    int rc = prune_score_table[score].compute(s->current, s->calibration, &scores, err);
     if (rc == 0)
-        rc = plan_make(plan, &m->config, &scores, counts, o->heads_by, err);
+        rc = s->budget || o->scope == SCOPE_GLOBAL
+                 ? rank_counts(c, s->whole, &scored, &scores, s->progress, s->budget, counts, err)
+                 : plan_counts(c, s->whole, o, s->progress, counts, err);
+    if (rc == 0 && o->guards)
+        rc = guard_scores(&scores, c, counts, o->heads_by, err);
+    if (rc == 0)
+        rc = plan_make(plan, c, &scores, counts, o->heads_by, o->mask, err);
     prune_scores_release(&scores);
+    free(counts);
     return rc;
 }
 
-// Would a random choice of as many units do better?
-static int probe(struct model *m, const struct prune_options *o, const struct layer_shape *counts, const struct calibration *c,
-                 const struct plan *plan, struct error *err)
+static int random_score(void)
 {
-    int random = 0;
-    while (prune_score_table[random].compute != score_random)
-        random++;
-    if (!o->guards || !c->data || o->score == random)
+    int i = 0;
+    while (prune_score_table[i].compute != score_random)
+        i++;
+    return i;
+}
+
+// Would a random choice do better? Of as many units, or of as many as meet the budget.
+static int probe(struct step *s, const struct plan *plan, struct error *err)
+{
+    const struct prune_options *o = s->options;
+    if (!o->guards || !s->calibration->data || o->score == random_score())
         return 0;
     struct plan chance;
-    TRY(make_plan(m, o, random, counts, c, &chance, err));
-    const int rc = guard_probe(m, plan, &chance, c, prune_score_table[o->score].name, err);
+    TRY(make_plan(s, random_score(), &chance, err));
+    const int rc = guard_probe(s->current, plan, &chance, s->calibration, prune_score_table[o->score].name, err);
     plan_release(&chance);
     return rc;
 }
 
+static int remove_units(struct step *s, struct error *err)
+{
+    const struct prune_options *o = s->options;
+    struct plan plan;
+    if (o->heads <= 0 && o->ffn <= 0 && !s->budget)
+        return 0;
+    TRY(make_plan(s, o->score, &plan, err));
+    if (probe(s, &plan, err) < 0) {
+        plan_release(&plan);
+        return -1;
+    }
+    return cut(s, &plan, o->mask, o->reconstruct, err);
+}
+
+static int remove_hidden(struct step *s, struct error *err)
+{
+    const struct prune_options *o = s->options;
+    struct plan plan;
+    if (o->hidden <= 0)
+        return 0;
+    const int64_t keep = hidden_count(s->state->original->hidden, o->hidden * s->progress, o->align);
+    if (keep < 1)
+        return error_set(err, "prune.hidden: no width below %ld is a multiple of align = %ld; give a smaller \"align\"",
+                         (long)s->state->original->hidden, (long)o->align);
+    if (keep >= s->current->config.hidden)
+        return 0;
+    TRY(hidden_plan(s->current, keep, o->score == random_score(), s->calibration, &plan, err));
+    return cut(s, &plan, 0, 0, err);
+}
+
+int prune_needs_text(const struct prune_options *o)
+{
+    const int depth = o->layers > 0 || o->attention_blocks > 0 || o->ffn_blocks > 0;
+    const int random_depth = depth_score_table[o->depth_score].compute == depth_at_random;
+    const int units = o->heads > 0 || o->ffn > 0 || o->budget != NULL;
+    return (units && prune_score_table[o->score].passes) || o->reconstruct || (depth && !random_depth) ||
+           (o->hidden > 0 && o->score != random_score());
+}
+
 static int check_text(const struct prune_options *o, const struct calibration *c, struct error *err)
 {
-    const struct prune_score *score = &prune_score_table[o->score];
-    if (!score->passes && !o->reconstruct)
+    if (!prune_needs_text(o))
         return 0;
     if (c->data)
         return o->guards ? guard_calibration(c, err) : 0;
-    return o->reconstruct
-               ? error_set(err, "prune.reconstruct needs text and there is none; give data.train")
-               : error_set(err, "prune.score: \"%s\" needs text and there is none; give data.train, or take magnitude, l1, l2 or "
-                           "random", score->name);
+    return error_set(err, "prune: what these options look at needs text, and there is none; give data.train, or take a score of "
+                     "weights alone (magnitude, l1, l2) or random, and no reconstruction");
 }
 
-int prune_step(struct model *m, const struct prune_options *o, const struct layer_shape *counts, const struct calibration *c,
-               struct model **out, struct plan *plan_out, double *difference, struct error *err)
+int prune_step(struct model *m, struct prune_state *state, const struct prune_options *o, double progress,
+               const struct prune_budget *budget, const struct calibration *c, struct model **out, struct error *err)
 {
-    TRY(check_text(o, c, err));
-    TRY(make_plan(m, o, o->score, counts, c, plan_out, err));
-    *out = NULL;
-    int rc = probe(m, o, counts, c, plan_out, err);
-    if (rc == 0) {
-        *out = shrink(m, plan_out);
-        rc = verify(m, *out, plan_out, c, difference, err);
+    struct step s = {.options = o, .budget = budget, .calibration = c, .state = state, .progress = progress,
+                     .whole = xcalloc((size_t)state->original->n_layer, sizeof *s.whole, "shapes"), .given = m, .current = m};
+    int64_t n = 0;
+    for (int64_t l = 0; l < state->original->n_layer; l++) {
+        const struct layer_plan *kept = state->kept.n_layer ? &state->kept.layer[l] : NULL;
+        if (!kept || kept->n_head || kept->n_ff)
+            s.whole[n++] = state->original->layer[l];
     }
-    if (rc == 0 && o->reconstruct)
-        rc = reconstruct(m, *out, plan_out, c, err);
-    if (rc < 0) {
-        model_free(*out);
-        plan_release(plan_out);
-        *out = NULL;
+    int rc = check_text(o, c, err);
+    if (rc == 0)
+        rc = remove_depth(&s, err);
+    if (rc == 0)
+        rc = remove_units(&s, err);
+    if (rc == 0)
+        rc = remove_hidden(&s, err);
+    free(s.whole);
+    if (rc < 0 && s.current != m)
+        model_free(s.current);
+    if (rc == 0 && s.current == m) { // nothing to remove in this step
+        struct plan plan;
+        plan_whole(&plan, &m->config);
+        s.current = shrink(m, &plan);
+        plan_compose(&state->kept, &plan);
+        state->kept = plan;
     }
+    *out = rc == 0 ? s.current : NULL;
     return rc;
 }

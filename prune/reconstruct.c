@@ -29,13 +29,13 @@ struct pass { // the projections of one pass over the text
     int64_t n;
 };
 
-static void see(void *context, const struct taps *taps)
+static void see(void *context, const struct taps *taps, int64_t rows)
 {
     const struct pass *pass = context;
     for (int64_t i = 0; i < pass->n; i++) {
         const struct projection *p = &pass->projection[i];
         const struct tensor *x = p->is_heads ? taps->heads[p->layer] : taps->ff[p->layer];
-        gemm(PRECISION_F32, TRANSPOSED, PLAIN, p->C, p->C, tensor_rows(x), x->data, p->C, x->data, p->C, 1, p->H, p->C);
+        gemm(PRECISION_F32, TRANSPOSED, PLAIN, p->C, p->C, rows, x->data, p->C, x->data, p->C, 1, p->H, p->C);
     }
 }
 

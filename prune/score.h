@@ -17,12 +17,20 @@ int score_random(struct model *m, const struct calibration *c, struct prune_scor
 
 // Guards (guard.c): a text that is too short, scores that say nothing, a plan that does worse than a random one.
 int guard_calibration(const struct calibration *c, struct error *err);
-int guard_scores(const struct prune_scores *s, const struct config *c, const struct layer_shape *counts, struct error *err);
+int guard_scores(const struct prune_scores *s, const struct config *c, const struct layer_shape *counts, int heads_by,
+                 struct error *err);
+// Did the least squares on the calibration text help on other text, or was there too little? plain: the cut before them.
+int guard_reconstruction(struct model *plain, struct model *fitted, const struct calibration *c, struct error *err);
 int guard_probe(struct model *m, const struct plan *p, const struct plan *random, const struct calibration *c, const char *score,
                 struct error *err);
 
+// Writes the indices (plus base) of the n best of `total` scores, ascending. what, layer: for the message about a score that is
+// not finite.
+int plan_choose(const double *score, int64_t total, int64_t n, int64_t base, int64_t *to, const char *what, int64_t layer,
+                struct error *err);
+
 // Runs m over the calibration text, forward, and shows the taps of each batch.
-typedef void calibration_taps(void *context, const struct taps *taps);
+typedef void calibration_taps(void *context, const struct taps *taps, int64_t rows);
 void calibration_forward(struct model *m, const struct calibration *c, unsigned want, calibration_taps *see, void *context);
 // Forward and backward to gates of ones; shows every layer's gradients of each batch: heads [n_head], ff [n_ff].
 typedef void calibration_gates(void *context, int64_t layer, const float *heads, const float *ff);

@@ -28,7 +28,7 @@ static struct column_sums sums_new(int64_t units, int64_t width)
 // One thread does a unit over all rows, so the sums have one order.
 static void add_rows(struct column_sums *s, const struct tensor *y)
 {
-    const int64_t N = tensor_rows(y), C = tensor_columns(y), width = s->width;
+    const int64_t N = y ? tensor_rows(y) : 0, C = y ? tensor_columns(y) : 0, width = s->width; // NULL: no such block
 #pragma omp parallel for schedule(static)
     for (int64_t u = 0; u < s->units; u++)
         for (int64_t n = 0; n < N; n++) {
@@ -43,14 +43,14 @@ static void add_rows(struct column_sums *s, const struct tensor *y)
         }
 }
 
-static void see(void *context, const struct taps *taps)
+static void see(void *context, const struct taps *taps, int64_t rows)
 {
     struct gathered *g = context;
     for (int64_t l = 0; l < g->n_layer; l++) {
         add_rows(&g->heads[l], taps->heads[l]);
         add_rows(&g->ff[l], taps->ff[l]);
     }
-    g->rows += tensor_rows(taps->ff[0]);
+    g->rows += rows;
 }
 
 static void gather(struct gathered *g, struct model *m, const struct calibration *c)
@@ -117,7 +117,8 @@ static void fluctuation(const struct column_sums *s, const struct tensor *w, dou
 {
     const int64_t D = tensor_rows(w), C = tensor_columns(w);
     for (int64_t j = 0; j < C; j++) {
-        const double mean = s->x[j] / rows, variance = fmax(0, s->square[j] / rows - mean * mean);
+        const double mean = s->x[j] / rows, v = s->square[j] / rows - mean * mean;
+        const double variance = v < 0 ? 0 : v; // and NaN stays
         double norm = 0;
         for (int64_t d = 0; d < D; d++)
             norm += (double)w->data[d * C + j] * (double)w->data[d * C + j];

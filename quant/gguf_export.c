@@ -12,24 +12,14 @@
 
 #include "common/base/log.h"
 #include "common/base/progress.h"
+#include "common/model/pad.h"
 
 #define PIECE_BYTES ((int64_t)4 << 20) // of f32 values encoded before they are written
 
-// The model's index for index i of an axis of the file; -1: padding. Heads are padded inside their groups, then by
-// whole groups.
+// The model's index for index i of an axis of the file; -1: padding.
 static int64_t source_index(const struct gguf_plan *plan, enum axis axis, int layer, int64_t i)
 {
-    if (layer < 0 || axis == AXIS_ONE || axis == AXIS_HIDDEN || axis == AXIS_VOCAB)
-        return i;
-    const struct layer_shape *from = &plan->model->config.layer[layer], *to = &plan->layer[layer];
-    if (axis == AXIS_FF)
-        return i < from->n_ff ? i : -1;
-    const int64_t E = plan->model->config.head_dim, unit = i / E;
-    if (axis == AXIS_GROUPS)
-        return unit < from->n_kv_head ? i : -1;
-    const int64_t ratio_to = to->n_head / to->n_kv_head, ratio_from = from->n_head / from->n_kv_head;
-    const int64_t group = unit / ratio_to, member = unit % ratio_to;
-    return group < from->n_kv_head && member < ratio_from ? (group * ratio_from + member) * E + i % E : -1;
+    return pad_source(&plan->model->config, layer < 0 ? NULL : &plan->layer[layer], axis, layer, i);
 }
 
 struct row_reader { // of one tensor
@@ -41,7 +31,10 @@ struct row_reader { // of one tensor
 
 static void reader_init(struct row_reader *r, const struct gguf_plan *plan, const struct gguf_plan_tensor *t)
 {
-    *r = (struct row_reader){.plan = plan, .tensor = t, .own_columns = tensor_columns(&t->source->t)};
+    *r = (struct row_reader){.plan = plan, .tensor = t};
+    if (!t->source) // a block that the model does not have
+        return;
+    r->own_columns = tensor_columns(&t->source->t);
     const int64_t columns = t->dim[t->n_dim - 1];
     if (columns == r->own_columns && t->n_dim == 2)
         return;
@@ -69,7 +62,7 @@ static void read_row(const struct row_reader *r, int64_t row, float *to, float *
     const int vector = t->n_dim == 1;
     if (t->rotated && !vector)
         row = gguf_row_source(row, E);
-    const int64_t own = vector ? 0 : source_index(r->plan, p->spec->rows, p->layer, row);
+    const int64_t own = !p ? -1 : vector ? 0 : source_index(r->plan, p->spec->rows, p->layer, row);
     if (own < 0) {
         memset(to, 0, (size_t)columns * sizeof *to);
         return;
@@ -163,7 +156,7 @@ static int write_all(struct gguf_plan *plan, const char *path, struct error *err
     int rc = 0;
     for (int64_t i = 0; i < plan->n_tensor && rc == 0; i++) {
         const struct gguf_plan_tensor *t = &plan->tensor[i];
-        if (t->source) {
+        if (t->written) {
             rc = write_tensor(plan, t, &progress, err);
             continue;
         }
@@ -184,7 +177,7 @@ static void tell(const struct gguf_plan *plan)
                      t->dim[1], t->wanted->name, t->wanted->elements, t->format->name);
     }
     if (plan->padding_bytes)
-        log_info("padding with zero heads and channels costs %.1f MB of %.1f MB", (double)plan->padding_bytes / 1e6,
+        log_info("zero heads and channels to fill up the layers cost %.1f MB of %.1f MB", (double)plan->padding_bytes / 1e6,
                  (double)plan->file_bytes / 1e6);
 }
 

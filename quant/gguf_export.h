@@ -26,7 +26,8 @@ struct gguf_export_options {
 
 struct gguf_plan_tensor {
     char name[GGUF_NAME_MAX];
-    const struct parameter *source;    // NULL: the rope factors
+    const struct parameter *written;   // its place in the file's model; NULL: the rope factors
+    const struct parameter *source;    // the model's own; NULL: none, so zeros are written
     const struct block_format *format; // what is written
     const struct block_format *wanted; // differs from format where the rows are no multiple of its block
     int rotated;                       // rows are interleaved
@@ -35,8 +36,9 @@ struct gguf_plan_tensor {
 };
 
 struct gguf_plan {
-    const char *architecture;        // "llama", "qwen2"
+    const char *architecture;        // "llama", "qwen2", or "deci": llama with layers of different shapes
     const struct model *model;       // not owned
+    struct model *shape;             // the file's, without storage
     struct layer_shape *layer;       // [n_layer] as written: wider than the model's when padded
     struct gguf_plan_tensor *tensor; // in the file's order
     int64_t n_tensor, n_fallback, file_bytes, padding_bytes;
@@ -46,7 +48,7 @@ struct gguf_plan {
 
 // Needs the model's shapes only (model_new without storage will do). t NULL: the file gets no tokenizer, and
 // llama.cpp reads ids only. Refused, with the reason: a type that the rows do not fit (unless allow_fallback), layers
-// that differ or heads that the reader cannot have (unless padded), a tokenizer that llama.cpp would not follow. Not
+// that differ in a family that has biases, or heads that the reader cannot have (unless padded), a tokenizer that llama.cpp would not follow. Not
 // to be released after a failure.
 int gguf_plan_make(struct gguf_plan *plan, const struct model *m, const struct tokenizer *t,
                    const struct gguf_export_options *o, struct error *err);

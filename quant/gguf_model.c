@@ -24,9 +24,11 @@
 static const struct gguf_architecture {
     const char *name, *model_type;
     int interleaved; // q and k rows stand in pairs (gguf_row)
+    int64_t least;   // width of a layer: 0 where a layer may be without attention, or without channels
 } architectures[] = {
-    {"llama", "llama", 1},
-    {"qwen2", "qwen2", 0},
+    {"llama", "llama", 1, 1},
+    {"qwen2", "qwen2", 0, 1},
+    {"deci", "llama", 1, 0}, // llama with layers of different shapes
 };
 
 static const struct {
@@ -151,9 +153,9 @@ static int read_widths(const struct gguf *g, const struct gguf_architecture *a, 
                          g->map.path, key.text, k->count, n_layer);
     for (int64_t l = 0; l < n_layer; l++) {
         out[l] = k ? gguf_int_at(k, k->is_array ? l : 0) : def[l];
-        if (out[l] < 1 || out[l] > max)
-            return error_set(err, "%s: key %s is %" PRId64 " in layer %" PRId64 "; expected 1 to %" PRId64,
-                             g->map.path, key.text, out[l], l, max);
+        if (out[l] < a->least || out[l] > max)
+            return error_set(err, "%s: key %s is %" PRId64 " in layer %" PRId64 "; expected %" PRId64 " to %" PRId64,
+                             g->map.path, key.text, out[l], l, a->least, max);
     }
     return 0;
 }
@@ -170,7 +172,13 @@ static int read_layers(struct config *c, const struct gguf *g, const struct gguf
         rc = read_widths(g, a, "feed_forward_length", NULL, MAX_FF, c->n_layer, ff, err);
     for (int64_t l = 0; l < c->n_layer && rc == 0; l++) {
         c->layer[l] = (struct layer_shape){heads[l], groups[l], ff[l]};
-        if (heads[l] % groups[l])
+        if (heads[l] && !groups[l])
+            rc = error_set(err, "%s: layer %" PRId64 " has %" PRId64 " heads and no keys (linear attention), which is not supported",
+                           g->map.path, l, heads[l]);
+        else if (heads[l] && !ff[l])
+            rc = error_set(err, "%s: layer %" PRId64 " has heads and no channels; llama.cpp leaves its attention out, so such a "
+                           "file means two things", g->map.path, l);
+        else if (heads[l] ? heads[l] % groups[l] != 0 : groups[l] != 0)
             rc = error_set(err,
                            "%s: layer %" PRId64 " has %" PRId64 " heads and %" PRId64
                            " key/value heads; expected a multiple",
@@ -183,8 +191,8 @@ static int read_layers(struct config *c, const struct gguf *g, const struct gguf
 static int read_head_dim(struct config *c, const struct gguf *g, const struct gguf_architecture *a, struct error *err)
 {
     int64_t value, rotated;
-    const int64_t heads = c->layer[0].n_head;
-    TRY(read_size(g, a, "attention.key_length", c->hidden / heads ? c->hidden / heads : 1, MAX_WIDTH, &c->head_dim,
+    const int64_t heads = c->layer[0].n_head, def = heads ? c->hidden / heads : 0; // 0: the key is required
+    TRY(read_size(g, a, "attention.key_length", def, MAX_WIDTH, &c->head_dim,
                   err));
     TRY(read_size(g, a, "attention.value_length", c->head_dim, MAX_WIDTH, &value, err));
     TRY(read_size(g, a, "rope.dimension_count", c->head_dim, MAX_WIDTH, &rotated, err));
@@ -489,7 +497,7 @@ static const struct gguf_architecture *find_architecture(const struct gguf *g, s
         if (name && strcmp(architectures[i].name, name) == 0)
             found = &architectures[i];
     if (!found)
-        error_set(err, "%s: general.architecture is %s%s%s; expected llama or qwen2", g->map.path, name ? "\"" : "",
+        error_set(err, "%s: general.architecture is %s%s%s; expected llama, deci or qwen2", g->map.path, name ? "\"" : "",
                   name ? name : "missing", name ? "\"" : "");
     free(name);
     return found;

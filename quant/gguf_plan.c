@@ -7,12 +7,14 @@
 // To add a mix: one row in `mixes`, and a function if its choice depends on the tensor.
 #include <inttypes.h>
 #include <math.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
 #include "common/base/json.h"
+#include "common/model/pad.h"
 #include "quant/gguf_export.h"
 
 #define QUANTIZATION_VERSION 2
@@ -65,7 +67,7 @@ static const struct block_format *wanted_format(const struct mix *mix, int pure,
         const struct block_format *head = block_format_find(mix->head);
         return base->elements < head->elements && t->dim[1] % head->elements ? block_format_find("Q8_0") : head;
     }
-    return mix->wants_q6_k && mix->wants_q6_k(t->name, t->source->layer, n_layer) ? block_format_find("Q6_K") : base;
+    return mix->wants_q6_k && mix->wants_q6_k(t->name, t->written->layer, n_layer) ? block_format_find("Q6_K") : base;
 }
 
 // What is written where the rows are no multiple of the wanted block.
@@ -83,25 +85,11 @@ static int needs_square(const struct config *c, const char *architecture)
     return strcmp(architecture, "qwen2") == 0 || c->qkv_bias;
 }
 
-static struct layer_shape widest(const struct config *c, int64_t *ratio)
-{
-    struct layer_shape s = {0};
-    *ratio = 0;
-    for (int64_t l = 0; l < c->n_layer; l++) {
-        const struct layer_shape *from = &c->layer[l];
-        s.n_kv_head = from->n_kv_head > s.n_kv_head ? from->n_kv_head : s.n_kv_head;
-        s.n_ff = from->n_ff > s.n_ff ? from->n_ff : s.n_ff;
-        *ratio = from->n_head / from->n_kv_head > *ratio ? from->n_head / from->n_kv_head : *ratio;
-    }
-    s.n_head = s.n_kv_head * *ratio;
-    return s;
-}
-
 // The shape that the padded layers get: the widest groups and channels, and so many heads as the reader insists on.
 static int padded_shape(const struct config *c, const char *architecture, struct layer_shape *to, struct error *err)
 {
-    int64_t ratio;
-    *to = widest(c, &ratio);
+    *to = pad_shape(c);
+    const int64_t ratio = to->n_kv_head ? to->n_head / to->n_kv_head : 0;
     if (!needs_square(c, architecture) || to->n_head * c->head_dim == c->hidden)
         return 0;
     const int64_t heads = c->hidden / c->head_dim;
@@ -118,7 +106,26 @@ static int padded_shape(const struct config *c, const char *architecture, struct
                      to->n_kv_head, ratio, architecture, c->hidden, c->head_dim);
 }
 
-static int choose_shape(struct gguf_plan *plan, const struct config *c, int padded, struct error *err)
+// Layers of different shapes: architecture deci gives each layer its own. llama.cpp leaves the attention out, too, of a deci
+// layer without channels: such a layer gets one block of zeros.
+static int shape_as_deci(struct gguf_plan *plan, const struct config *c, int64_t block, struct error *err)
+{
+    if (plan->architecture[0] == 'q' || c->qkv_bias || c->out_bias || c->mlp_bias)
+        return error_set(err,
+                         "GGUF: the layers differ in heads or FFN width, and llama.cpp loads that only without biases "
+                         "(%s has some); prune the same count in every layer, or export with padding",
+                         c->model_type);
+    if (!c->layer[0].n_head)
+        return error_set(err, "GGUF: the first layer has no attention, and llama.cpp takes the heads' width from it; export with "
+                              "padding");
+    plan->architecture = "deci";
+    for (int64_t l = 0; l < c->n_layer; l++)
+        if (!plan->layer[l].n_ff)
+            plan->layer[l].n_ff = block;
+    return 0;
+}
+
+static int choose_shape(struct gguf_plan *plan, const struct config *c, int padded, int64_t block, struct error *err)
 {
     const int64_t heads = c->layer[0].n_head;
     plan->layer = xmalloc((size_t)c->n_layer * sizeof *plan->layer, "layer shapes");
@@ -130,11 +137,8 @@ static int choose_shape(struct gguf_plan *plan, const struct config *c, int padd
             plan->layer[l] = shape;
         return 0;
     }
-    if (!config_uniform(c))
-        return error_set(err,
-                         "GGUF: the layers differ in heads or FFN width, and llama.cpp gives all layers of %s the "
-                         "shape of the first; prune the same count in every layer, or export with padding",
-                         plan->architecture);
+    if (!config_uniform(c) || !heads || !c->layer[0].n_ff)
+        return shape_as_deci(plan, c, block, err);
     if (needs_square(c, plan->architecture) && heads * c->head_dim != c->hidden)
         return error_set(err,
                          "GGUF: %" PRId64 " heads of width %" PRId64 " make %" PRId64
@@ -145,21 +149,19 @@ static int choose_shape(struct gguf_plan *plan, const struct config *c, int padd
     return 0;
 }
 
-static int64_t planned_axis(const struct gguf_plan *plan, enum axis axis, int layer)
+static void make_shape(struct gguf_plan *plan)
 {
-    const struct config *c = &plan->model->config;
-    switch (axis) {
-    case AXIS_HEADS: return plan->layer[layer].n_head * c->head_dim;
-    case AXIS_GROUPS: return plan->layer[layer].n_kv_head * c->head_dim;
-    case AXIS_FF: return plan->layer[layer].n_ff;
-    default: return axis_size(c, axis, layer);
-    }
+    struct config c;
+    config_copy(&c, &plan->model->config);
+    memcpy(c.layer, plan->layer, (size_t)c.n_layer * sizeof *c.layer);
+    plan->shape = model_new(&c, 0);
+    config_release(&c);
 }
 
 static int by_layer_and_name(const void *a, const void *b)
 {
     const struct gguf_plan_tensor *p = a, *q = b;
-    const int lp = p->source ? p->source->layer : -1, lq = q->source ? q->source->layer : -1;
+    const int lp = p->written ? p->written->layer : -1, lq = q->written ? q->written->layer : -1;
     return lp != lq ? lp - lq : strcmp(p->name, q->name);
 }
 
@@ -187,21 +189,28 @@ static void find_rope_factors(struct gguf_plan *plan)
     }
 }
 
+static const struct parameter *own_parameter(const struct model *m, const char *name)
+{
+    for (int i = 0; i < m->n_parameter; i++)
+        if (strcmp(m->parameter[i].name, name) == 0)
+            return &m->parameter[i];
+    return NULL;
+}
+
 static void list_tensors(struct gguf_plan *plan)
 {
-    const struct model *m = plan->model;
-    plan->tensor = xcalloc((size_t)m->n_parameter + 1, sizeof *plan->tensor, "GGUF plan");
-    for (int i = 0; i < m->n_parameter; i++) {
-        const struct parameter *p = &m->parameter[i];
+    const struct model *m = plan->model, *shape = plan->shape;
+    plan->tensor = xcalloc((size_t)shape->n_parameter + 1, sizeof *plan->tensor, "GGUF plan");
+    for (int i = 0; i < shape->n_parameter; i++) {
+        const struct parameter *p = &shape->parameter[i];
         struct gguf_plan_tensor *t = &plan->tensor[plan->n_tensor++];
-        t->source = p;
+        t->written = p;
+        t->source = own_parameter(m, p->name);
         if (!gguf_parameter_name(p, t->name, &t->rotated))
             BUG("gguf_plan: no GGUF name for %s", p->name);
-        t->rotated &= strcmp(plan->architecture, "llama") == 0;
+        t->rotated &= strcmp(plan->architecture, "qwen2") != 0;
         t->n_dim = p->t.n_dim;
-        const int64_t columns = planned_axis(plan, p->spec->columns, p->layer);
-        t->dim[0] = t->n_dim == 1 ? columns : planned_axis(plan, p->spec->rows, p->layer);
-        t->dim[1] = t->n_dim == 1 ? 1 : columns;
+        memcpy(t->dim, p->t.dim, sizeof t->dim);
     }
     find_rope_factors(plan);
     if (plan->rope_factor) {
@@ -225,9 +234,9 @@ static void choose_formats(struct gguf_plan *plan, const struct mix *mix, int pu
         t->format = fitting_format(t->wanted, columns);
         t->bytes = rows * block_row_bytes(t->format, columns);
         plan->n_fallback += t->format != t->wanted;
-        if (t->source)
-            plan->padding_bytes += t->bytes - (int64_t)((double)t->bytes * (double)tensor_count(&t->source->t) /
-                                                        (double)(rows * columns));
+        const double own = t->source ? (double)tensor_count(&t->source->t) : 0;
+        if (t->written)
+            plan->padding_bytes += t->bytes - (int64_t)((double)t->bytes * own / (double)(rows * columns));
         gguf_put_tensor(&plan->writer, t->name, t->n_dim, t->dim, t->format);
     }
 }
@@ -259,6 +268,25 @@ static void put_float(struct gguf_writer *w, const char *architecture, const cha
     gguf_put_f32(w, key, v);
 }
 
+// One number where all layers have it, else an array with one for each.
+static void put_widths(struct gguf_plan *plan, const char *name, size_t offset)
+{
+    const int64_t L = plan->model->config.n_layer;
+    int32_t *width = xmalloc((size_t)L * sizeof *width, "widths");
+    int same = 1;
+    for (int64_t l = 0; l < L; l++) {
+        width[l] = (int32_t) * (const int64_t *)((const char *)&plan->layer[l] + offset);
+        same &= width[l] == width[0];
+    }
+    char key[96];
+    snprintf(key, sizeof key, "%s.%s", plan->architecture, name);
+    if (same)
+        gguf_put_u32(&plan->writer, key, width[0]);
+    else
+        gguf_put_i32s(&plan->writer, key, width, L);
+    free(width);
+}
+
 static void put_model_keys(struct gguf_plan *plan)
 {
     const struct config *c = &plan->model->config;
@@ -267,9 +295,9 @@ static void put_model_keys(struct gguf_plan *plan)
     put_number(w, a, "block_count", c->n_layer);
     put_number(w, a, "context_length", c->context);
     put_number(w, a, "embedding_length", c->hidden);
-    put_number(w, a, "feed_forward_length", plan->layer[0].n_ff);
-    put_number(w, a, "attention.head_count", plan->layer[0].n_head);
-    put_number(w, a, "attention.head_count_kv", plan->layer[0].n_kv_head);
+    put_widths(plan, "feed_forward_length", offsetof(struct layer_shape, n_ff));
+    put_widths(plan, "attention.head_count", offsetof(struct layer_shape, n_head));
+    put_widths(plan, "attention.head_count_kv", offsetof(struct layer_shape, n_kv_head));
     put_number(w, a, "attention.key_length", c->head_dim);
     put_number(w, a, "attention.value_length", c->head_dim);
     put_number(w, a, "rope.dimension_count", c->head_dim);
@@ -352,10 +380,17 @@ static int put_tokenizer_keys(struct gguf_plan *plan, const struct tokenizer *t,
     return rc;
 }
 
+static int64_t largest_block(const struct mix *mix)
+{
+    const int64_t base = block_format_find(mix->base)->elements;
+    return base > 1 ? base : block_format_find("Q8_0")->elements;
+}
+
 static int plan_all(struct gguf_plan *plan, const struct mix *mix, const struct tokenizer *t,
                     const struct gguf_export_options *o, struct error *err)
 {
-    TRY(choose_shape(plan, &plan->model->config, o->padded, err));
+    TRY(choose_shape(plan, &plan->model->config, o->padded, largest_block(mix), err));
+    make_shape(plan);
     list_tensors(plan);
     choose_formats(plan, mix, o->pure);
     if (plan->n_fallback && !o->allow_fallback)
@@ -385,6 +420,7 @@ int gguf_plan_make(struct gguf_plan *plan, const struct model *m, const struct t
 void gguf_plan_release(struct gguf_plan *plan)
 {
     gguf_writer_release(&plan->writer);
+    model_free(plan->shape);
     free(plan->layer);
     free(plan->tensor);
     free(plan->rope_factor);

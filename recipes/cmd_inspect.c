@@ -10,6 +10,7 @@
 #include "recipes/command.h"
 #include "recipes/forecast.h"
 #include "recipes/open_model.h"
+#include "recipes/shape.h"
 
 struct inspect_options {
     int tensors, gzip, json;
@@ -140,12 +141,14 @@ static void print_types(const struct json *types) {
 }
 
 static void print_text(const struct json *o, const struct config *c, int tensors) {
-    const struct layer_shape *s = &c->layer[0];
+    char shape[SHAPE_TEXT];
     printf("%s: %s, %.3f M parameters, %.0f bytes of weights\n", json_string(json_get(o, "path")), c->model_type,
            (double)config_parameters(c) / 1e6, json_number(json_get(o, "bytes")));
-    printf("  %ld layers, hidden %ld, %ld query and %ld key/value heads of %ld, FFN %ld%s\n", (long)c->n_layer,
-           (long)c->hidden, (long)s->n_head, (long)s->n_kv_head, (long)c->head_dim, (long)s->n_ff,
-           config_uniform(c) ? "" : " (first layer)");
+    shape_text(shape, c);
+    printf("  %s\n", shape);
+    for (int64_t l = 0; l < c->n_layer && !config_uniform(c); l++)
+        printf("    layer %ld: %ld/%ld heads, FFN %ld\n", (long)l, (long)c->layer[l].n_head, (long)c->layer[l].n_kv_head,
+               (long)c->layer[l].n_ff);
     printf("  vocabulary %ld, context %ld, %s output head, rope base %g\n", (long)c->vocab, (long)c->context,
            c->tie_embeddings ? "tied" : "own", c->rope_theta);
     printf("  tokenizer: %s, %.0f tokens\n", json_string(json_get(o, "tokenizer")),
@@ -159,9 +162,9 @@ static void print_text(const struct json *o, const struct config *c, int tensors
     for (const struct json *k = json_first(json_get(o, "keys")); k && tensors; k = json_next(k))
         printf("  %s = %s\n", json_key(k), json_string(k));
     for (const struct json *t = json_first(json_get(o, "tensors")); t && tensors; t = json_next(t)) {
-        char *shape = json_text(json_get(t, "shape"), 0);
-        printf("  %-40s %-6s %s\n", json_string(json_get(t, "name")), json_string(json_get(t, "type")), shape);
-        free(shape);
+        char *dims = json_text(json_get(t, "shape"), 0);
+        printf("  %-40s %-6s %s\n", json_string(json_get(t, "name")), json_string(json_get(t, "type")), dims);
+        free(dims);
     }
 }
 

@@ -10,6 +10,7 @@
 #include "common/eval/generate.h"
 #include "recipes/machine_cache.h"
 #include "recipes/rows.h"
+#include "recipes/shape.h"
 
 #define BASE_MEMORY ((int64_t)20 << 20) // the program and its libraries
 #define VOCAB_BYTES 256                 // of a tokenizer, for every token
@@ -103,11 +104,12 @@ int forecasts_make(struct forecasts *f, const struct run *run, int measures, str
     int result = 0;
     for (int i = 0; i < r->n_stage && result == 0; i++) {
         struct forecast *s = &f->stage[f->n++];
-        *s = (struct forecast){.recipe = r, .index = i, .parent = parent, .tokenizer = run->parent.tokenizer};
+        *s = (struct forecast){.recipe = r, .index = i, .parent = parent, .tokenizer = run->parent.tokenizer,
+                                .has_text = r->data.train.count > 0 || r->data.sample};
         config_copy(&s->in, shape);
         config_copy(&s->out, shape);
         result = r->stage[i].type->forecast(s, err);
-        shape = &s->out;
+        shape = r->stage[i].type->keeps_model ? shape : &s->out;
     }
     if (result == 0) {
         if (measures)
@@ -141,24 +143,10 @@ static double seconds(const struct forecast *s, struct rates rate) {
     return s->flops / (rate.flops * EFFICIENCY) + s->bytes / rate.bytes + (double)s->disk / DISK_BYTES;
 }
 
-struct json *loads_json(const struct config *c, int is_gguf) {
-    struct json *o = json_object();
-    int is_qwen = strcmp(c->model_type, "qwen2") == 0, uniform = config_uniform(c);
-    int full_heads = c->layer[0].n_head * c->head_dim == c->hidden;
-    const char *plain = is_gguf ? "no (GGUF)" : uniform ? "yes" : "no: its layers differ";
-    json_set_string(o, "transformers 4", plain);
-    json_set_string(o, "transformers 5", plain);
-    json_set_string(o, "vLLM",
-                    !is_gguf && uniform && is_qwen && !full_heads ? "no: takes head_dim as hidden / heads" : plain);
-    json_set_string(o, "llama.cpp", is_gguf ? "yes" : "after conversion to GGUF (pdq export)");
-    return o;
-}
-
 static void print_shape(FILE *to, const struct config *c) {
-    const struct layer_shape *s = &c->layer[0];
-    fprintf(to, "%ld layers, hidden %ld, %ld/%ld heads of %ld, FFN %ld, vocabulary %ld: %.3f M parameters\n",
-            (long)c->n_layer, (long)c->hidden, (long)s->n_head, (long)s->n_kv_head, (long)c->head_dim, (long)s->n_ff,
-            (long)c->vocab, (double)config_parameters(c) / 1e6);
+    char text[SHAPE_TEXT];
+    shape_text(text, c);
+    fprintf(to, "%s, vocabulary %ld: %.3f M parameters\n", text, (long)c->vocab, (double)config_parameters(c) / 1e6);
 }
 
 static void print_loads(FILE *to, const struct forecast *s) {
@@ -179,7 +167,7 @@ void forecasts_print(const struct forecasts *f, const struct recipe *r, FILE *to
         const struct stage_type *type = r->stage[s->index].type;
         fprintf(to, "%d. %s: %s\n", s->index + 1, type->name, s->what);
         if (!type->keeps_model) {
-            fputs("   gives ", to);
+            fprintf(to, "   gives %s", s->is_about ? "about " : "");
             print_shape(to, &s->out);
         }
         fprintf(to, "   %.3g TFLOP, about %.0f s, memory %.2f GB, disk %.1f MB\n", s->flops / 1e12, seconds(s, rate),
@@ -196,19 +184,6 @@ void forecasts_print(const struct forecasts *f, const struct recipe *r, FILE *to
     if (f->scratch)
         fprintf(to, " (snapshots take up to %.1f MB more meanwhile)", (double)f->scratch / 1e6);
     fputc('\n', to);
-}
-
-static struct json *shape_json(const struct config *c) {
-    struct json *o = json_object();
-    json_set_number(o, "layers", (double)c->n_layer);
-    json_set_number(o, "hidden", (double)c->hidden);
-    json_set_number(o, "heads", (double)c->layer[0].n_head);
-    json_set_number(o, "kv_heads", (double)c->layer[0].n_kv_head);
-    json_set_number(o, "head_dim", (double)c->head_dim);
-    json_set_number(o, "ffn", (double)c->layer[0].n_ff);
-    json_set_number(o, "vocab", (double)c->vocab);
-    json_set_number(o, "parameters", (double)config_parameters(c));
-    return o;
 }
 
 static struct json *measuring_json(const struct forecast *f, struct rates rate) {

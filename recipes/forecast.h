@@ -21,7 +21,4 @@ void forecasts_release(struct forecasts *f);
 void forecasts_print(const struct forecasts *f, const struct recipe *r, FILE *to);
 struct json *forecasts_json(const struct forecasts *f, const struct recipe *r);
 
-// Where a model of this shape loads: {"transformers 4": "yes", ...}. The caller frees.
-struct json *loads_json(const struct config *c, int is_gguf);
-
 #endif

@@ -10,21 +10,21 @@
 #include "common/base/threads.h"
 #include "common/tensor/machine.h"
 
-static char *cache_path(void) {
+static char *cache_path(const char *name) {
     const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
     if (cache && *cache)
-        return path_join(cache, "pdq/machine.json");
-    return home && *home ? path_join(home, ".cache/pdq/machine.json") : NULL;
+        return xasprintf("%s/pdq/%s", cache, name);
+    return home && *home ? xasprintf("%s/.cache/pdq/%s", home, name) : NULL;
 }
 
-static void keep(const struct json *o) {
-    char *path = cache_path();
+static void keep(const struct json *o, const char *name) {
+    char *path = cache_path(name);
     if (!path)
         return;
     char *folder = path_folder(path), *text = json_text(o, 1);
     struct error err;
     if (directory_make(folder, &err) < 0 || file_write(path, text, strlen(text), &err) < 0)
-        log_debug("the machine's speed is not kept: %s", err.text);
+        log_debug("%s is not kept: %s", name, err.text);
     free(folder);
     free(text);
     free(path);
@@ -46,23 +46,45 @@ struct json *machine_measured(void) {
     json_set_number(o, "bf16", rate->bf16_gflops);
     json_set_number(o, "gbs", rate->triad_gbs);
     free(key);
-    keep(o);
+    keep(o, "machine.json");
     return o;
 }
 
-static struct json *cached(void) {
+// What was kept under this name for this machine; NULL: nothing.
+static struct json *kept(const char *name) {
     struct error err;
-    char *path = cache_path(), *key = machine_key();
+    char *path = cache_path(name), *key = machine_key();
     struct json *o = path && file_exists(path) ? json_read(path, &err) : NULL;
     const char *found = json_string(json_get(o, "key"));
-    if (!found || strcmp(found, key) != 0 || !(json_number(json_get(o, "f32")) > 0) ||
-        !(json_number(json_get(o, "gbs")) > 0)) {
+    if (!found || strcmp(found, key) != 0) {
         json_free(o);
         o = NULL;
     }
     free(path);
     free(key);
     return o;
+}
+
+static struct json *cached(void) {
+    struct json *o = kept("machine.json");
+    if (o && json_number(json_get(o, "f32")) > 0 && json_number(json_get(o, "gbs")) > 0)
+        return o;
+    json_free(o);
+    return NULL;
+}
+
+struct json *machine_table_read(const char *name) {
+    struct json *o = kept(name);
+    return o ? o : json_object();
+}
+
+void machine_table_keep(const char *name, const struct json *table) {
+    struct json *copy = json_copy(table);
+    char *key = machine_key();
+    json_set_string(copy, "key", key);
+    keep(copy, name);
+    free(key);
+    json_free(copy);
 }
 
 double machine_gflops(enum precision precision) {

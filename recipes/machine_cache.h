@@ -12,4 +12,9 @@ double machine_gbs(void); // the same for memory: 1e9 bytes read and written a s
 // Measures and keeps. The caller frees.
 struct json *machine_measured(void);
 
+// A table of measurements in the same folder, of this machine, its number of threads and this version; empty where there is
+// none. The caller frees. Keeping it may fail: then it is measured again.
+struct json *machine_table_read(const char *name);
+void machine_table_keep(const char *name, const struct json *table);
+
 #endif

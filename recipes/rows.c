@@ -13,6 +13,7 @@
 #include "recipes/forecast.h"
 #include "recipes/inputs.h"
 #include "recipes/process.h"
+#include "recipes/shape.h"
 
 static char *kept_path(const struct row_source *s, const char *prefix, const char *suffix) {
     char *name = xasprintf("%s-%s%s", prefix, s->name, suffix), *path;
@@ -44,19 +45,6 @@ static int keep(const struct json *o, const char *path, const char *key, struct 
     free(text);
     json_free(copy);
     return result;
-}
-
-static struct json *shape_facts(const struct config *c) {
-    struct json *o = json_object();
-    json_set_string(o, "type", c->model_type);
-    json_set_number(o, "layers", (double)c->n_layer);
-    json_set_number(o, "hidden", (double)c->hidden);
-    json_set_number(o, "head_dim", (double)c->head_dim);
-    json_set_number(o, "heads", (double)c->layer[0].n_head);
-    json_set_number(o, "kv_heads", (double)c->layer[0].n_kv_head);
-    json_set_number(o, "ffn", (double)c->layer[0].n_ff);
-    json_set_number(o, "vocab", (double)c->vocab);
-    return o;
 }
 
 static void add_evaluation(struct json *facts, const struct eval_result *result) {
@@ -98,7 +86,7 @@ static int facts_make(struct run *run, const struct recipe *r, const struct row_
     json_set_string(facts, "name", s->name);
     json_set_string(facts, "path", s->shown);
     json_set_string(facts, "hash", hash);
-    json_set(facts, "shape", shape_facts(c));
+    json_set(facts, "shape", shape_json(c));
     json_set_number(facts, "parameters", (double)config_parameters(c));
     json_set_number(facts, "flops_per_token", model_flops_per_token(c, r->data.seq_len));
     json_set_number(facts, "bytes", (double)model_bytes(s->path));

@@ -45,7 +45,9 @@ struct forecast { // what a stage will do, need and leave
     const struct config *parent;
     const struct tokenizer *tokenizer;
     struct config in, out; // shapes before and after, owned; out begins as a copy of in
+    int has_text;          // to learn from
     char what[640];
+    int is_about;          // out is known only by its sums, as long as nothing is scored
     double flops, bytes;   // of products; of memory read and written beside them
     int uses_parent;       // its weights are in memory from here on
     int64_t memory;        // bytes at the peak, beside the parent's weights
@@ -110,6 +112,10 @@ int stage_distill_model(struct stage_run *s, const struct distill_options *o, st
                         const char *title, const char *folder, struct train_result *result, struct error *err);
 const char *stage_quantize_type(const struct stage *s);
 struct gguf_export_options;
+int stage_writes_gguf(const struct stage *s);
+// Of a stage that writes GGUF; name and provenance are the caller's to give.
+struct gguf_export_options stage_gguf_options(const struct stage *s);
+struct gguf_export_options stage_export_gguf_options(const struct stage *s);
 // Adds what a GGUF file of the input's shape takes; fails where it cannot be written.
 int forecast_gguf(struct forecast *f, const struct gguf_export_options *options, struct error *err);
 struct step_cost {

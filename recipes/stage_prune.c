@@ -7,14 +7,17 @@
 #include <string.h>
 
 #include "common/base/file.h"
+#include "common/base/random.h"
 #include "distill/distill.h"
 #include "prune/prune.h"
+#include "recipes/budget.h"
 #include "recipes/inputs.h"
+#include "recipes/shape.h"
 #include "recipes/stage.h"
 
 static int needs_text(const struct stage *s) {
     const struct prune_options *o = s->options;
-    return prune_score_table[o->score].passes || o->reconstruct || o->recover;
+    return prune_needs_text(o) || o->recover;
 }
 
 static const char *teacher_path(const struct stage *s) {
@@ -37,10 +40,32 @@ static int read_recover(const struct recipe *r, const struct prune_options *o, c
 #define ALIGN_K_BLOCK 256
 #define ALIGN_BLOCK 32
 
+static int has_depth(const struct prune_options *o) {
+    return o->layers > 0 || o->attention_blocks > 0 || o->ffn_blocks > 0;
+}
+
+// Keys that exclude each other.
+static int check_keys(const struct recipe *r, int index, const struct prune_options *o, const char *where,
+                      struct error *err) {
+    int has_units = o->heads > 0 || o->ffn > 0;
+    if (!has_units && !o->budget && !has_depth(o) && o->hidden == 0)
+        return error_set(err, "%s: nothing to remove: give \"heads\", \"ffn\", \"layers\", \"attention_blocks\", \"ffn_blocks\" or "
+                         "\"hidden\", the fraction to remove, or a \"budget\"", where);
+    if (o->budget && has_units)
+        return error_set(err, "%s: \"budget\" and \"%s\" are both given: the one says what is left and the other what goes; leave one "
+                         "out", where, o->heads > 0 ? "heads" : "ffn");
+    if (o->budget)
+        TRY(budget_check(r, index, o->budget, where, err));
+    if (o->mask && (o->steps > 1 || o->budget || has_depth(o) || o->hidden > 0 || o->reconstruct))
+        return error_set(err, "%s: \"mask\" keeps the shape, so it goes with heads and ffn in one step alone; leave out %s", where,
+                         o->steps > 1 ? "\"steps\"" : o->budget ? "\"budget\"" : o->reconstruct ? "\"reconstruct\"" :
+                         o->hidden > 0 ? "\"hidden\"" : "layers and blocks");
+    return 0;
+}
+
 static int validate(struct recipe *r, int index, const char *where, struct error *err) {
     struct prune_options *o = r->stage[index].options;
-    if (o->heads == 0 && o->ffn == 0)
-        return error_set(err, "%s: nothing to remove: give \"heads\" or \"ffn\", the fraction to remove", where);
+    TRY(check_keys(r, index, o, where, err));
     if (o->recover && o->steps < 2)
         return error_set(
             err, "%s: \"recover\" runs between steps, and there is one step: set \"steps\", or add a distill stage",
@@ -59,9 +84,7 @@ static int validate(struct recipe *r, int index, const char *where, struct error
     return 0;
 }
 
-static void format_shape(char *to, size_t room, const struct layer_shape *s) {
-    snprintf(to, room, "%ld/%ld heads, FFN %ld", (long)s->n_head, (long)s->n_kv_head, (long)s->n_ff);
-}
+#define SLOWER 50 // than a product of the library: what is a plain loop in double
 
 // What the second moments of the output projections' inputs take: operations for one token, and bytes (at most about
 // what reconstruct.c gives them at once).
@@ -70,6 +93,18 @@ static double moments_flops(const struct config *c) {
     for (int64_t l = 0; l < c->n_layer; l++) {
         double heads = (double)(c->layer[l].n_head * c->head_dim), ff = (double)c->layer[l].n_ff;
         sum += 2 * (heads * heads + ff * ff);
+    }
+    return sum;
+}
+
+// The least squares: products of W and the moments, and a factorization for each projection.
+static double solve_flops(const struct config *before, const struct config *after) {
+    double sum = 0;
+    for (int64_t l = 0; l < after->n_layer; l++) {
+        double C[2] = {(double)(before->layer[l].n_head * before->head_dim), (double)before->layer[l].n_ff};
+        double K[2] = {(double)(after->layer[l].n_head * after->head_dim), (double)after->layer[l].n_ff};
+        for (int i = 0; i < 2; i++)
+            sum += SLOWER * (2 * (double)before->hidden * K[i] * (C[i] + K[i]) + K[i] * K[i] * K[i] / 3);
     }
     return sum;
 }
@@ -87,10 +122,10 @@ static void forecast_scoring(struct forecast *f, const struct prune_options *o) 
     int64_t seq_len = f->recipe->data.seq_len;
     double before = model_flops_per_token(&f->in, seq_len), after = model_flops_per_token(&f->out, seq_len);
     double one = score->passes * (double)o->calibration_tokens * before + VERIFY_TOKENS * (before + after);
-    if (o->guards && score->passes)
-        one += 2 * PROBE_TOKENS * before;
+    if (o->guards && f->has_text)
+        one += 2 * PROBE_TOKENS * before + (o->reconstruct ? 2 * PROBE_TOKENS * after : 0);
     if (o->reconstruct)
-        one += (double)o->calibration_tokens * (before + moments_flops(&f->in));
+        one += (double)o->calibration_tokens * (before + moments_flops(&f->in)) + solve_flops(&f->in, &f->out);
     f->flops = (double)o->steps * one;
     int64_t rows = o->calibration_batch * seq_len;
     int64_t scoring = score->passes ? score_memory(&f->in, rows, score->passes > 1) : 0;
@@ -101,13 +136,55 @@ static void forecast_scoring(struct forecast *f, const struct prune_options *o) 
         f->memory = fitting;
 }
 
+// Scores that any might be: they give a shape of the right sums, whose layers differ as a ranking's do.
+static void scores_at_random(struct prune_scores *s, const struct config *c) {
+    struct random r;
+    random_init(&r, 1, "a forecast", 0);
+    for (int64_t l = 0; l < c->n_layer; l++) {
+        for (int64_t i = 0; i < c->layer[l].n_head; i++)
+            s->head[l][i] = random_uniform(&r);
+        for (int64_t i = 0; i < c->layer[l].n_ff; i++)
+            s->ff[l][i] = random_uniform(&r);
+    }
+}
+
+// Shapes as far as they are known before anything is scored.
+static int forecast_shape(struct forecast *f, const struct prune_options *o, struct error *err) {
+    depth_counts(&f->out, o);
+    struct config before;
+    config_copy(&before, &f->out);
+    int status = 0;
+    if (o->budget || (o->scope == SCOPE_GLOBAL && (o->heads > 0 || o->ffn > 0))) {
+        struct prune_scores scores;
+        struct budget b;
+        prune_scores_init(&scores, &before);
+        scores_at_random(&scores, &before);
+        if (o->budget)
+            status = budget_open(&b, f->recipe, f->index, o->budget, &f->in, f->tokenizer, NULL, err);
+        if (status == 0)
+            status = rank_counts(&before, before.layer, o, &scores, 1, o->budget ? &b.prune : NULL, f->out.layer, err);
+        prune_scores_release(&scores);
+    } else if (o->heads > 0 || o->ffn > 0) {
+        status = plan_counts(&before, before.layer, o, 1, f->out.layer, err);
+    }
+    if (o->mask) // the shape stays
+        memcpy(f->out.layer, before.layer, (size_t)before.n_layer * sizeof *before.layer);
+    if (o->hidden > 0) {
+        int64_t keep = hidden_count(before.hidden, o->hidden, o->align);
+        f->out.hidden = keep > 0 ? keep : f->out.hidden;
+    }
+    config_release(&before);
+    return status;
+}
+
 static int forecast(struct forecast *f, struct error *err) {
     const struct prune_options *o = f->recipe->stage[f->index].options;
-    if (plan_counts(&f->in, o, f->out.layer, err) < 0)
+    if (forecast_shape(f, o, err) < 0)
         return error_prefix(err, "%s: stages[%d].prune", f->recipe->where, f->index);
-    char before[64], after[64];
-    format_shape(before, sizeof before, &f->in.layer[0]);
-    format_shape(after, sizeof after, &f->out.layer[0]);
+    char before[SHAPE_TEXT], after[SHAPE_TEXT];
+    shape_text(before, &f->in);
+    shape_text(after, &f->out);
+    f->is_about = o->scope == SCOPE_GLOBAL || o->attention_blocks > 0 || o->ffn_blocks > 0;
     int64_t seq_len = f->recipe->data.seq_len;
     forecast_scoring(f, o);
     int from_parent = forecast_from_parent(f);
@@ -126,9 +203,10 @@ static int forecast(struct forecast *f, struct error *err) {
         f->disk += 4 * config_parameters(&f->in) * (o->steps - 1);
         options_release(distill_option_table, &recover);
     }
-    snprintf(f->what, sizeof f->what, "%s -> %s a layer, by %s, in %ld step%s, widths multiples of %ld%s", before,
-             after, prune_score_table[o->score].name, (long)o->steps, o->steps > 1 ? "s" : "", (long)o->align,
-             o->reconstruct ? ", output projections made anew" : "");
+    snprintf(f->what, sizeof f->what, "%s -> %s%s, by %s%s, in %ld step%s, widths multiples of %ld%s%s", before,
+             f->is_about ? "about " : "", after, prune_score_table[o->score].name,
+             o->scope == SCOPE_GLOBAL ? " over all layers" : "", (long)o->steps, o->steps > 1 ? "s" : "", (long)o->align,
+             o->reconstruct ? ", output projections made anew" : "", o->mask ? ", as zeros" : "");
     return 0;
 }
 
@@ -139,56 +217,41 @@ struct pruning { // lifetime: the stage's run
     const struct prune_options *options;
     struct config original;
     struct opened current; // model at hand
-    struct plan kept;      // what of the original is in it; n_layer 0: everything
-    double difference;     // largest of the checks so far
+    struct prune_state state;
+    struct budget budget; // where the options have one
 };
 
-// after, whose indices count units of the model before, in units of the original.
-static void compose(struct plan *kept, struct plan *after) {
-    for (int64_t l = 0; l < kept->n_layer; l++) {
-        const struct layer_plan *b = &kept->layer[l];
-        struct layer_plan *a = &after->layer[l];
-        for (int64_t i = 0; i < a->n_head; i++)
-            a->head[i] = b->head[a->head[i]];
-        for (int64_t i = 0; i < a->n_group; i++)
-            a->group[i] = b->group[a->group[i]];
-        for (int64_t i = 0; i < a->n_ff; i++)
-            a->ff[i] = b->ff[a->ff[i]];
-    }
-    if (kept->n_layer)
-        plan_release(kept);
-    *kept = *after;
-}
+#define CORRECTIONS 4 // of a latency table, at most
 
-static int64_t *read_indices(const struct json *list, int64_t *n) {
-    *n = json_count(list);
-    int64_t *to = xcalloc((size_t)*n + 1, sizeof *to, "a plan"), i = 0;
-    for (const struct json *v = json_first(list); v; v = json_next(v))
-        to[i++] = (int64_t)json_number(v);
-    return to;
-}
-
-// A plan that this program wrote (write_step).
-static void plan_from_json(struct plan *p, const struct json *o) {
-    const struct json *layers = json_get(o, "layers");
-    p->n_layer = json_count(layers);
-    p->layer = xcalloc((size_t)p->n_layer, sizeof *p->layer, "a plan");
-    struct layer_plan *to = p->layer;
-    for (const struct json *v = json_first(layers); v; v = json_next(v), to++) {
-        to->head = read_indices(json_get(v, "heads"), &to->n_head);
-        to->group = read_indices(json_get(v, "groups"), &to->n_group);
-        to->ff = read_indices(json_get(v, "ff"), &to->n_ff);
+// Milliseconds are predicted from a table: the shape that it leads to is measured, and chosen again where it is off.
+static int prune_to_budget(struct pruning *p, double progress, const struct calibration *c, struct model **smaller,
+                           struct error *err) {
+    struct prune_budget budget = p->budget.prune;
+    for (int i = 0;; i++) {
+        struct prune_state before = {.original = &p->original, .difference = p->state.difference};
+        if (p->state.kept.n_layer) {
+            struct json *copy = plan_json(&p->state.kept);
+            plan_from_json(&before.kept, copy);
+            json_free(copy);
+        }
+        budget.limit = budget_limit(&p->budget, progress);
+        int status = prune_step(p->current.model, &p->state, p->options, progress, &budget, c, smaller, err);
+        if (status < 0 || progress < 1 || i == CORRECTIONS || !budget_correct(&p->budget, &(*smaller)->config)) {
+            if (before.kept.n_layer)
+                plan_release(&before.kept);
+            return status;
+        }
+        model_free(*smaller);
+        plan_release(&p->state.kept);
+        p->state = before;
     }
 }
 
 static int prune_once(struct pruning *p, int64_t step, struct error *err) {
     const struct prune_options *o = p->options;
     const struct recipe *r = p->stage->recipe;
-    struct prune_options so_far = *o;
-    double progress = prune_progress((enum prune_schedule)o->schedule, step, o->steps);
-    so_far.heads *= progress;
-    so_far.ffn *= progress;
-    struct layer_shape *counts = xcalloc((size_t)p->original.n_layer, sizeof *counts, "counts of units");
+    double sparsity = o->heads > o->ffn ? o->heads : o->ffn;
+    double progress = prune_progress((enum prune_schedule)o->schedule, step, o->steps, sparsity);
     const struct dataset *text = &p->stage->run->inputs->train.data;
     struct calibration calibration = {.data = text->n_token ? text : NULL,
                                       .seq_len = r->data.seq_len,
@@ -197,15 +260,10 @@ static int prune_once(struct pruning *p, int64_t step, struct error *err) {
                                       .seed = (uint64_t)r->seed,
                                       .precision = (enum precision)r->precision};
     struct model *smaller;
-    struct plan plan;
-    double difference;
-    int result = plan_counts(&p->original, &so_far, counts, err);
-    if (result == 0)
-        result = prune_step(p->current.model, &so_far, counts, &calibration, &smaller, &plan, &difference, err);
-    free(counts);
-    TRY(result);
-    compose(&p->kept, &plan);
-    p->difference = difference > p->difference ? difference : p->difference;
+    if (o->budget)
+        TRY(prune_to_budget(p, progress, &calibration, &smaller, err));
+    else
+        TRY(prune_step(p->current.model, &p->state, o, progress, NULL, &calibration, &smaller, err));
     opened_release(&p->current);
     p->current.model = smaller;
     return 0;
@@ -226,10 +284,10 @@ static int take_step(struct pruning *p, const char *folder, const char *done, st
     if (result == 0) {
         opened_release(&p->current);
         p->current = next;
-        if (p->kept.n_layer)
-            plan_release(&p->kept);
-        plan_from_json(&p->kept, json_get(facts, "plan"));
-        p->difference = json_number(json_get(facts, "difference"));
+        if (p->state.kept.n_layer)
+            plan_release(&p->state.kept);
+        plan_from_json(&p->state.kept, json_get(facts, "plan"));
+        p->state.difference = json_number(json_get(facts, "difference"));
     }
     struct train_result training = {.steps = (int64_t)json_number(json_get(facts, "steps")),
                                     .tokens = (int64_t)json_number(json_get(facts, "tokens")),
@@ -247,8 +305,8 @@ static int write_step(struct pruning *p, const char *folder, const char *done, c
                       struct error *err) {
     TRY(stage_save(p->stage, p->current.model, folder, DTYPE_F32, 0, err));
     struct json *facts = json_object();
-    json_set(facts, "plan", plan_json(&p->kept));
-    json_set_number(facts, "difference", p->difference);
+    json_set(facts, "plan", plan_json(&p->state.kept));
+    json_set_number(facts, "difference", p->state.difference);
     json_set_number(facts, "steps", (double)r->steps);
     json_set_number(facts, "tokens", (double)r->tokens);
     json_set_number(facts, "first_loss", r->first_loss);
@@ -306,16 +364,21 @@ static int run(struct stage_run *s, struct error *err) {
     struct pruning p = {.stage = s, .options = s->stage->options};
     TRY(stage_borrow_input(s, &p.current, err));
     config_copy(&p.original, &p.current.model->config);
-    int status = run_steps(&p, err);
+    p.state.original = &p.original;
+    int status = 0;
+    if (p.options->budget)
+        status = budget_open(&p.budget, s->recipe, s->index, p.options->budget, &p.original, s->run->parent.tokenizer, s, err);
+    if (status == 0)
+        status = run_steps(&p, err);
     if (status == 0)
         status = stage_save(s, p.current.model, s->folder, DTYPE_F32, 0, err);
     if (status == 0) {
-        json_set(s->facts, "plan", plan_json(&p.kept));
-        json_set_number(s->facts, "mask_difference", p.difference);
+        json_set(s->facts, "plan", plan_json(&p.state.kept));
+        json_set_number(s->facts, "mask_difference", p.state.difference);
         stage_add_product(s, "pruned", ".");
     }
-    if (p.kept.n_layer)
-        plan_release(&p.kept);
+    if (p.state.kept.n_layer)
+        plan_release(&p.state.kept);
     config_release(&p.original);
     opened_release(&p.current);
     return status;

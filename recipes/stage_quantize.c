@@ -26,6 +26,10 @@ static struct gguf_export_options export_options(const struct quantize_options *
         .type = o->type, .pure = o->pure, .allow_fallback = o->allow_fallback, .padded = o->padded};
 }
 
+struct gguf_export_options stage_gguf_options(const struct stage *s) {
+    return s->type == &stage_quantize ? export_options(s->options) : stage_export_gguf_options(s);
+}
+
 static int validate(struct recipe *r, int index, const char *where, struct error *err) {
     struct quantize_options *o = r->stage[index].options;
     char *wanted = strcmp(o->type, "Q4_K_M") == 0 ? xstrdup("Q4_K") : NULL; // llama.cpp's name of the same mix

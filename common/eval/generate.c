@@ -144,14 +144,25 @@ static double time_tokens(struct model *m, const int32_t *ids, int64_t total, in
     return seconds[1 + (runs - 1) / 2];
 }
 
-void speed_measure(struct model *m, int64_t prompt_tokens, int64_t new_tokens, struct speed_result *r) {
-    int64_t n = prompt_tokens > new_tokens ? prompt_tokens : new_tokens;
+static int32_t *random_tokens(int64_t n, int64_t vocab) {
     int32_t *ids = xmalloc((size_t)n * sizeof *ids, "tokens of a speed measurement");
     struct random random;
     random_init(&random, 1, "speed", 0);
     for (int64_t i = 0; i < n; i++)
-        ids[i] = (int32_t)random_below(&random, m->config.vocab);
-    r->prefill = (double)prompt_tokens / time_tokens(m, ids, prompt_tokens, prompt_tokens);
+        ids[i] = (int32_t)random_below(&random, vocab);
+    return ids;
+}
+
+double speed_prefill(struct model *m, int64_t prompt_tokens) {
+    int32_t *ids = random_tokens(prompt_tokens, m->config.vocab);
+    double seconds = time_tokens(m, ids, prompt_tokens, prompt_tokens);
+    free(ids);
+    return seconds;
+}
+
+void speed_measure(struct model *m, int64_t prompt_tokens, int64_t new_tokens, struct speed_result *r) {
+    int32_t *ids = random_tokens(new_tokens, m->config.vocab);
+    r->prefill = (double)prompt_tokens / speed_prefill(m, prompt_tokens);
     r->decode = (double)new_tokens / time_tokens(m, ids, new_tokens, 1);
     free(ids);
 }

@@ -28,6 +28,7 @@ struct speed_result {
 // Prefill of prompt_tokens at once, then decode of new_tokens one by one, as llama-bench counts them.
 // A large model takes long for one run, so it gets fewer: speed_runs says how many, the first of which warms up.
 int speed_runs(int64_t parameters);
+double speed_prefill(struct model *m, int64_t prompt_tokens); // seconds, the median
 void speed_measure(struct model *m, int64_t prompt_tokens, int64_t new_tokens, struct speed_result *r);
 
 #endif

@@ -6,10 +6,12 @@
 #include "common/base/error.h"
 #include "common/model/arch.h"
 
-static int untied(const struct config *c) { return !c->tie_embeddings; }
-static int qkv_bias(const struct config *c) { return c->qkv_bias; }
-static int out_bias(const struct config *c) { return c->out_bias; }
-static int mlp_bias(const struct config *c) { return c->mlp_bias; }
+static int untied(const struct config *c, int l) { return l < 0 && !c->tie_embeddings; }
+static int has_attention(const struct config *c, int l) { return c->layer[l].n_head > 0; }
+static int has_ff(const struct config *c, int l) { return c->layer[l].n_ff > 0; }
+static int qkv_bias(const struct config *c, int l) { return c->qkv_bias && has_attention(c, l); }
+static int out_bias(const struct config *c, int l) { return c->out_bias && has_attention(c, l); }
+static int mlp_bias(const struct config *c, int l) { return c->mlp_bias && has_ff(c, l); }
 
 enum {
     EMBED, HEAD, NORM, ATTENTION_NORM, Q, Q_BIAS, K, K_BIAS, V, V_BIAS, O, O_BIAS,
@@ -22,7 +24,7 @@ static const struct weight_spec specs[N_SPECS] = {
     [EMBED] = {"model.embed_tokens.weight", 0, AXIS_VOCAB, AXIS_HIDDEN, NULL},
     [HEAD] = {"lm_head.weight", 0, AXIS_VOCAB, AXIS_HIDDEN, untied},
     [NORM] = {"model.norm.weight", 0, AXIS_ONE, AXIS_HIDDEN, NULL},
-    [ATTENTION_NORM] = {LAYER("input_layernorm.weight"), 1, AXIS_ONE, AXIS_HIDDEN, NULL},
+    [ATTENTION_NORM] = {LAYER("input_layernorm.weight"), 1, AXIS_ONE, AXIS_HIDDEN, has_attention},
     [Q] = {LAYER("self_attn.q_proj.weight"), 1, AXIS_HEADS, AXIS_HIDDEN, NULL},
     [Q_BIAS] = {LAYER("self_attn.q_proj.bias"), 1, AXIS_ONE, AXIS_HEADS, qkv_bias},
     [K] = {LAYER("self_attn.k_proj.weight"), 1, AXIS_GROUPS, AXIS_HIDDEN, NULL},
@@ -31,7 +33,7 @@ static const struct weight_spec specs[N_SPECS] = {
     [V_BIAS] = {LAYER("self_attn.v_proj.bias"), 1, AXIS_ONE, AXIS_GROUPS, qkv_bias},
     [O] = {LAYER("self_attn.o_proj.weight"), 1, AXIS_HIDDEN, AXIS_HEADS, NULL},
     [O_BIAS] = {LAYER("self_attn.o_proj.bias"), 1, AXIS_ONE, AXIS_HIDDEN, out_bias},
-    [FF_NORM] = {LAYER("post_attention_layernorm.weight"), 1, AXIS_ONE, AXIS_HIDDEN, NULL},
+    [FF_NORM] = {LAYER("post_attention_layernorm.weight"), 1, AXIS_ONE, AXIS_HIDDEN, has_ff},
     [GATE] = {LAYER("mlp.gate_proj.weight"), 1, AXIS_FF, AXIS_HIDDEN, NULL},
     [GATE_BIAS] = {LAYER("mlp.gate_proj.bias"), 1, AXIS_ONE, AXIS_FF, mlp_bias},
     [UP] = {LAYER("mlp.up_proj.weight"), 1, AXIS_FF, AXIS_HIDDEN, NULL},
@@ -46,6 +48,21 @@ struct block { // what one layer's forward needs; step lifetime
     const float *rope;
     int layer;
 };
+
+static int is_skipped(const struct block *b, int is_attention)
+{
+    const struct model_layer_gates *gate = b->model->gate ? &b->model->gate[b->layer] : NULL;
+    const struct config *c = &b->model->config;
+    if (is_attention)
+        return !has_attention(c, b->layer) || (gate && gate->no_attention);
+    return !has_ff(c, b->layer) || (gate && gate->no_ff);
+}
+
+static void show(const struct block *b, enum tap which, struct tensor **place, struct tensor *x)
+{
+    if (b->forward->taps && b->forward->taps->want & which)
+        place[b->layer] = x;
+}
 
 // Appends the new keys and values to the cache; returns tensors over all positions so far.
 static void cache_extend(struct block *b, struct tape *tape, struct tensor **k, struct tensor **v)
@@ -80,8 +97,7 @@ static struct tensor *attention(struct block *b, struct tape *tape, struct tenso
     struct tensor *y = op_attention(tape, q, k, v, f->B, f->T, S, E);
     if (m->gate && m->gate[l].heads)
         y = op_gate(tape, y, m->gate[l].heads);
-    if (f->taps && f->taps->want & TAP_HEADS)
-        f->taps->heads[l] = y;
+    show(b, TAP_HEADS, f->taps ? f->taps->heads : NULL, y);
     return op_linear(tape, y, model_weight(m, O, l), model_weight(m, O_BIAS, l));
 }
 
@@ -94,8 +110,7 @@ static struct tensor *feed_forward(struct block *b, struct tape *tape, struct te
     struct tensor *y = op_swiglu(tape, gate, up);
     if (m->gate && m->gate[l].ff)
         y = op_gate(tape, y, m->gate[l].ff);
-    if (b->forward->taps && b->forward->taps->want & TAP_FF)
-        b->forward->taps->ff[l] = y;
+    show(b, TAP_FF, b->forward->taps ? b->forward->taps->ff : NULL, y);
     return op_linear(tape, y, model_weight(m, DOWN, l), model_weight(m, DOWN_BIAS, l));
 }
 
@@ -103,13 +118,22 @@ static struct tensor *block(void *context, struct tape *tape, struct tensor *x)
 {
     struct block *b = context;
     struct model *m = b->model;
+    const struct taps *taps = b->forward->taps;
     const double eps = m->config.rms_eps;
-    struct tensor *h = op_rmsnorm(tape, x, model_weight(m, ATTENTION_NORM, b->layer), eps);
-    h = attention(b, tape, h);
-    x = op_add(tape, x, h);
-    h = op_rmsnorm(tape, x, model_weight(m, FF_NORM, b->layer), eps);
-    h = feed_forward(b, tape, h);
-    return op_add(tape, x, h);
+    if (!is_skipped(b, 1)) {
+        struct tensor *h = op_rmsnorm(tape, x, model_weight(m, ATTENTION_NORM, b->layer), eps);
+        show(b, TAP_INPUTS, taps ? taps->attention_in : NULL, h);
+        h = attention(b, tape, h);
+        x = op_add(tape, x, h);
+    }
+    show(b, TAP_MIDDLE, taps ? taps->middle : NULL, x);
+    if (!is_skipped(b, 0)) {
+        struct tensor *h = op_rmsnorm(tape, x, model_weight(m, FF_NORM, b->layer), eps);
+        show(b, TAP_INPUTS, taps ? taps->ff_in : NULL, h);
+        h = feed_forward(b, tape, h);
+        x = op_add(tape, x, h);
+    }
+    return x;
 }
 
 static struct tensor *llama_forward(struct model *m, struct tape *tape, const struct forward *f)
@@ -121,10 +145,11 @@ static struct tensor *llama_forward(struct model *m, struct tape *tape, const st
     *kept = *f;
     const int only_last = f->checkpoint && !tape->recording && !show_hidden; // nobody asks for the layers' outputs later
     const size_t mark = arena_mark(&tape->arena);
-    struct tensor *x = op_embed(tape, model_weight(m, EMBED, -1), f->ids, f->B * f->T);
+    const int64_t last = f->last ? f->last : m->config.n_layer;
+    struct tensor *x = f->x ? f->x : op_embed(tape, model_weight(m, EMBED, -1), f->ids, f->B * f->T);
     if (show_hidden)
-        f->taps->hidden[0] = x;
-    for (int64_t l = 0; l < m->config.n_layer; l++) {
+        f->taps->hidden[f->first] = x;
+    for (int64_t l = f->first; l < last; l++) {
         struct block *b = arena_alloc(&tape->arena, sizeof *b);
         *b = (struct block){m, kept, rope, (int)l};
         x = f->checkpoint ? tape_checkpoint(tape, block, b, x) : block(b, tape, x);
@@ -135,7 +160,9 @@ static struct tensor *llama_forward(struct model *m, struct tape *tape, const st
     }
     if (f->cache)
         f->cache->length += f->T;
+    if (f->last)
+        return x;
     return op_rmsnorm(tape, x, model_weight(m, NORM, -1), m->config.rms_eps);
 }
 
-const struct arch arch_llama = {"llama|mistral|qwen2", specs, N_SPECS, EMBED, HEAD, llama_forward};
+const struct arch arch_llama = {"llama|mistral|qwen2|nemotron-nas", specs, N_SPECS, EMBED, HEAD, llama_forward};

@@ -32,6 +32,7 @@ static const struct family families[] = {
     {"llama", "LlamaForCausalLM", 2048, 0},
     {"mistral", "MistralForCausalLM", 131072, 4096},
     {"qwen2", "Qwen2ForCausalLM", 32768, 0}, // has a window only with use_sliding_window, which is refused
+    {"nemotron-nas", "DeciLMForCausalLM", 131072, 0}, // Llama's layers, each with its own widths
 };
 
 static const struct family *family_find(const char *type) {
@@ -50,13 +51,17 @@ static int read_size(const struct json *o, const char *where, const char *key, i
     return 0;
 }
 
-// The same shape in every layer: config.json of these families knows no other.
+// The shape that all layers have but those that config_layers_read finds.
 static int read_shape(struct config *c, const struct json *o, const char *where, struct error *err) {
     struct layer_shape s = {0};
+    int has_blocks = config_is_block_configs(c); // these say what the global keys leave out
     TRY(read_size(o, where, "num_hidden_layers", MAX_LAYERS, &c->n_layer, err));
     TRY(read_size(o, where, "hidden_size", MAX_WIDTH, &c->hidden, err));
     TRY(read_size(o, where, "vocab_size", MAX_VOCAB, &c->vocab, err));
-    TRY(read_size(o, where, "intermediate_size", MAX_FF, &s.n_ff, err));
+    if (has_blocks)
+        TRY(json_get_int(o, where, "intermediate_size", 1, 1, MAX_FF, &s.n_ff, err));
+    else
+        TRY(read_size(o, where, "intermediate_size", MAX_FF, &s.n_ff, err));
     TRY(read_size(o, where, "num_attention_heads", MAX_WIDTH, &s.n_head, err));
     TRY(json_get_int(o, where, "num_key_value_heads", s.n_head, 1, s.n_head, &s.n_kv_head, err));
     if (s.n_head % s.n_kv_head)
@@ -80,7 +85,7 @@ static int read_shape(struct config *c, const struct json *o, const char *where,
     c->layer = xcalloc((size_t)c->n_layer, sizeof *c->layer, "layer shapes");
     for (int64_t l = 0; l < c->n_layer; l++)
         c->layer[l] = s;
-    return 0;
+    return config_layers_read(c, o, where, err);
 }
 
 static int read_rope_scaling(struct config *c, const struct json *s, const char *where, struct error *err) {
@@ -215,11 +220,11 @@ static int read_all(struct config *c, const struct json *o, const char *where, s
         return error_set(err, "%s: found %s; expected an object", where, json_kind_name(json_kind(o)));
     TRY(json_get_string(o, where, "model_type", NULL, &type, err));
     if (!type)
-        return error_set(err, "%s: model_type is missing; expected llama, mistral or qwen2", where);
+        return error_set(err, "%s: model_type is missing; expected llama, mistral, qwen2 or nemotron-nas", where);
     const struct family *family = family_find(type);
     if (!family)
-        return error_set(err, "%s: model_type \"%s\" is not supported; expected llama, mistral or qwen2", where,
-                         type);
+        return error_set(err, "%s: model_type \"%s\" is not supported; expected llama, mistral, qwen2 or nemotron-nas",
+                         where, type);
     strcpy(c->model_type, family->type);
     TRY(json_get_string(o, where, "hidden_act", "silu", &activation, err));
     if (strcmp(activation, "silu") != 0)
@@ -315,12 +320,7 @@ static struct json *new_source(const struct config *c) {
     return o;
 }
 
-struct json *config_to_json(const struct config *c, const char *torch_dtype, struct error *err) {
-    if (!config_uniform(c)) {
-        error_set(err, "config.json: the layers differ in heads or FFN width; stock transformers, vLLM and llama.cpp "
-                       "load such a model nowhere: prune the same count in every layer");
-        return NULL;
-    }
+struct json *config_to_json(const struct config *c, const char *torch_dtype) {
     struct json *o = c->source ? json_copy(c->source) : new_source(c);
     // The weights are written unquantized, custom code is not carried along, and a list of layer types would have to
     // be as long as the layers; full attention is its default.
@@ -329,9 +329,7 @@ struct json *config_to_json(const struct config *c, const char *torch_dtype, str
     json_remove(o, "layer_types");
     json_set_number(o, "num_hidden_layers", (double)c->n_layer);
     json_set_number(o, "hidden_size", (double)c->hidden);
-    json_set_number(o, "intermediate_size", (double)c->layer[0].n_ff);
-    json_set_number(o, "num_attention_heads", (double)c->layer[0].n_head);
-    json_set_number(o, "num_key_value_heads", (double)c->layer[0].n_kv_head);
+    config_layers_write(c, o);
     json_set_number(o, "head_dim", (double)c->head_dim);
     json_set_number(o, "vocab_size", (double)c->vocab);
     json_set_number(o, "max_position_embeddings", (double)c->context);
@@ -369,10 +367,10 @@ int64_t config_parameters(const struct config *c) {
     int64_t n = c->vocab * D * (c->tie_embeddings ? 1 : 2) + D;
     for (int64_t l = 0; l < c->n_layer; l++) {
         int64_t q = c->layer[l].n_head * E, kv = c->layer[l].n_kv_head * E, F = c->layer[l].n_ff;
-        n += 2 * D + 2 * q * D + 2 * kv * D + 3 * F * D;
+        n += (q ? D : 0) + (F ? D : 0) + 2 * q * D + 2 * kv * D + 3 * F * D; // each block with its norm
         n += c->qkv_bias ? q + 2 * kv : 0;
-        n += c->out_bias ? D : 0;
-        n += c->mlp_bias ? 2 * F + D : 0;
+        n += c->out_bias && q ? D : 0;
+        n += c->mlp_bias && F ? 2 * F + D : 0;
     }
     return n;
 }

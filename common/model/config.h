@@ -8,7 +8,7 @@
 #include "common/base/json.h"
 
 struct layer_shape {
-    int64_t n_head, n_kv_head, n_ff; // query heads, key/value heads (groups), feed-forward width
+    int64_t n_head, n_kv_head, n_ff; // query heads, key/value heads (groups), feed-forward width; 0: no such block
 };
 
 enum rope_scaling_type { ROPE_PLAIN, ROPE_LINEAR, ROPE_LLAMA3 };
@@ -20,7 +20,7 @@ struct rope_scaling {
 };
 
 struct config {
-    char model_type[32]; // "llama", "mistral", "qwen2": as in config.json
+    char model_type[32]; // "llama", "mistral", "qwen2", "nemotron-nas": as in config.json
     int64_t n_layer, hidden, head_dim, vocab, context;
     struct layer_shape *layer; // [n_layer], owned
     double rms_eps, rope_theta;
@@ -38,12 +38,19 @@ int config_read(struct config *c, const char *folder, struct error *err);
 // The same from an object already parsed (where: for messages); c->source becomes a copy.
 int config_from_json(struct config *c, const struct json *o, const char *where, struct error *err);
 // config.json for transformers: the source's keys carried over, the shape's keys from c, head_dim always written, torch_dtype
-// as given ("float32", ...). A shape whose layers differ is an error (they load nowhere in stock tools). The caller frees.
-struct json *config_to_json(const struct config *c, const char *torch_dtype, struct error *err);
+// as given ("float32", ...). Layers that differ are written as config_layers.c says. The caller frees.
+struct json *config_to_json(const struct config *c, const char *torch_dtype);
 void config_copy(struct config *to, const struct config *from); // deep
 void config_release(struct config *c);
 
 int config_uniform(const struct config *c);        // all layers have the same shape
+struct layer_shape config_widest(const struct config *c); // the most heads, with their groups, and the most channels of any layer
+// Layers of their own widths (config_layers.c): read into c->layer over the global values; written with these.
+int config_layers_read(struct config *c, const struct json *o, const char *where, struct error *err);
+void config_layers_write(const struct config *c, struct json *o);
+// Makes it a nemotron-nas config, whose block_configs say each layer's widths: for layers with the same number of query heads.
+int config_to_block_configs(struct config *c, struct error *err);
+int config_is_block_configs(const struct config *c);
 int64_t config_parameters(const struct config *c); // tied head counted once
 // Inverse rope frequencies [head_dim / 2], scaled as config.rope says (Llama 3: its piecewise rule).
 void config_rope_frequencies(const struct config *c, double *inverse_frequency);

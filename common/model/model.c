@@ -67,6 +67,13 @@ static void parameter_init(struct parameter *p, const struct config *c, const st
     p->decay = p->t.n_dim == 2;
 }
 
+// A layer without attention, or without a feed-forward block, has none of its tensors.
+static int is_present(const struct config *c, const struct weight_spec *spec, int layer)
+{
+    return (!spec->present || spec->present(c, layer)) && axis_size(c, spec->rows, layer) > 0 &&
+           axis_size(c, spec->columns, layer) > 0;
+}
+
 // Parameters lie spec by spec for the global ones, then layer by layer; absent ones have no place.
 struct model *model_new(const struct config *config, int with_storage)
 {
@@ -81,7 +88,7 @@ struct model *model_new(const struct config *config, int with_storage)
     for (int layer = -1; layer < config->n_layer; layer++)
         for (int s = 0; s < m->arch->n_specs; s++) {
             const struct weight_spec *spec = &m->arch->specs[s];
-            if (spec->per_layer != (layer >= 0) || (spec->present && !spec->present(config)))
+            if (spec->per_layer != (layer >= 0) || !is_present(config, spec, layer))
                 continue;
             struct parameter *p = &m->parameter[m->n_parameter++];
             parameter_init(p, config, spec, layer);
@@ -164,6 +171,8 @@ void model_want_gradients(struct model *m)
 
 struct tensor *model_forward(struct model *m, struct tape *tape, const struct forward *f)
 {
+    if (f->last && (f->cache || f->last > m->config.n_layer || f->first >= f->last))
+        BUG("model_forward: layers %ld to %ld of %ld", (long)f->first, (long)f->last, (long)m->config.n_layer);
     if (f->cache && (f->B != 1 || tape->recording))
         BUG("model_forward: a cache holds one sequence and is not recorded");
     return m->arch->forward(m, tape, f);

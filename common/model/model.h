@@ -29,7 +29,7 @@ struct weight_spec {
     const char *name;  // checkpoint name; %d is the layer where per_layer
     int per_layer;
     enum axis rows, columns; // vectors: columns counts, rows is AXIS_ONE
-    int (*present)(const struct config *c); // NULL: always
+    int (*present)(const struct config *c, int layer); // NULL: wherever no axis is empty
 };
 
 struct parameter {
@@ -44,6 +44,7 @@ struct parameter {
 struct model_layer_gates { // model lifetime; NULL tensors: no gate
     struct tensor *heads; // [n_head]
     struct tensor *ff;    // [n_ff]
+    int no_attention, no_ff; // the block adds nothing, not even its bias: as if it were removed
 };
 
 struct model {
@@ -63,12 +64,16 @@ struct model {
 enum tap {
     TAP_HIDDEN = 1, // hidden[0] after the embedding, hidden[l+1] after layer l: [N, D]
     TAP_HEADS = 2,  // heads[l]: attention output before o: [N, H*E]
-    TAP_FF = 4      // ff[l]: silu(gate) * up: [N, F]
+    TAP_FF = 4,     // ff[l]: silu(gate) * up: [N, F]
+    TAP_MIDDLE = 8, // middle[l] between the layer's attention and its feed-forward block: [N, D]
+    TAP_INPUTS = 16 // attention_in[l], ff_in[l]: what q, k, v and gate, up read (normalised): [N, D]
 };
 
 struct taps {
     unsigned want; // bits of enum tap
-    struct tensor **hidden, **heads, **ff; // arrays given by the caller: [n_layer+1], [n_layer], [n_layer]
+    // Arrays given by the caller, [n_layer + 1] for hidden, else [n_layer]; only those asked for. A block that is not there
+    // leaves its place as it was.
+    struct tensor **hidden, **heads, **ff, **middle, **attention_in, **ff_in;
 };
 
 // Keys and values of the positions so far, for decoding one sequence. Process or request lifetime.
@@ -84,6 +89,10 @@ struct forward {
     struct taps *taps;      // NULL: none
     struct kv_cache *cache; // NULL: none. With one: B is 1, nothing records, positions go on from cache->length
     int checkpoint;         // keep only the layers' outputs and compute again in the backward pass (no taps but TAP_HIDDEN)
+    // A part of the way, for passes layer by layer: layers from `first` to before `last` (0: all), from hidden states `x`
+    // [B*T, D] instead of ids. With last > 0 what comes out are the hidden states there, not normalised.
+    int64_t first, last;
+    struct tensor *x;
 };
 
 struct arch {

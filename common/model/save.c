@@ -118,9 +118,7 @@ int model_save(const struct model *m, const char *folder, const struct save_opti
     static const char *const names[] = {[DTYPE_F32] = "float32", [DTYPE_F16] = "float16", [DTYPE_BF16] = "bfloat16"};
     int rc = -1;
     int64_t carried = 0;
-    struct json *config = config_to_json(&m->config, names[o->dtype], err);
-    if (!config)
-        return -1;
+    struct json *config = config_to_json(&m->config, names[o->dtype]);
     char *text = json_text(config, 1), *path = path_join(folder, "config.json");
     spell_floats(&text);
     int carry = o->carry_from && !same_folder(o->carry_from, folder);

@@ -45,19 +45,16 @@ static void check_prune(struct model *m, const char *score, int heads_by)
     o.heads_by = heads_by;
     while (strcmp(prune_score_table[o.score].name, score))
         o.score++;
-    struct layer_shape counts[2];
     struct error err;
     struct model *out;
-    struct plan plan;
-    double difference;
-    cr_assert_eq(plan_counts(&m->config, &o, counts, &err), 0, "%s", err.text);
-    cr_assert_eq(counts[0].n_head, 4);
-    cr_assert_eq(counts[0].n_kv_head, heads_by == HEADS_BY_GROUP ? 2 : 4);
-    cr_assert_eq(counts[1].n_ff, 32);
-    cr_assert_eq(prune_step(m, &o, counts, &c, &out, &plan, &difference, &err), 0, "%s: %s", score, err.text);
-    cr_assert_leq(difference, TOLERANCE, "%s: %g", score, difference);
+    struct prune_state state = {.original = &m->config};
+    cr_assert_eq(prune_step(m, &state, &o, 1, NULL, &c, &out, &err), 0, "%s: %s", score, err.text);
+    cr_assert_eq(out->config.layer[0].n_head, 4);
+    cr_assert_eq(out->config.layer[0].n_kv_head, heads_by == HEADS_BY_GROUP ? 2 : 4);
+    cr_assert_eq(out->config.layer[1].n_ff, 32);
+    cr_assert_leq(state.difference, TOLERANCE, "%s: %g", score, state.difference);
     model_free(out);
-    plan_release(&plan);
+    plan_release(&state.kept);
 }
 
 Test(prune, masked_is_sliced_for_every_score)
@@ -87,9 +84,9 @@ Test(prune, a_wrong_slice_is_seen)
     const struct layer_shape counts[2] = {{4, 2, 32}, {4, 2, 32}};
     struct plan a, b;
     struct error err;
-    cr_assert_eq(plan_make(&a, &m->config, &s, counts, HEADS_BY_GROUP, &err), 0);
+    cr_assert_eq(plan_make(&a, &m->config, &s, counts, HEADS_BY_GROUP, 0, &err), 0);
     s.ff[1][63] = 1;
-    cr_assert_eq(plan_make(&b, &m->config, &s, counts, HEADS_BY_GROUP, &err), 0);
+    cr_assert_eq(plan_make(&b, &m->config, &s, counts, HEADS_BY_GROUP, 0, &err), 0);
     struct model *sliced = shrink(m, &b);
     const struct calibration c = {.seq_len = 64, .seed = 5};
     mask_apply(m, &b);
@@ -116,7 +113,7 @@ Test(prune, the_best_stay_and_ties_keep_their_order)
     const struct layer_shape counts[2] = {{4, 2, 6}, {4, 2, 6}};
     struct plan p;
     struct error err;
-    cr_assert_eq(plan_make(&p, &m->config, &s, counts, HEADS_BY_GROUP, &err), 0);
+    cr_assert_eq(plan_make(&p, &m->config, &s, counts, HEADS_BY_GROUP, 0, &err), 0);
     const int64_t expected[6] = {0, 1, 3, 17, 18, 60};
     cr_assert_arr_eq(p.layer[0].ff, expected, sizeof expected);
     const int64_t groups[2] = {0, 3}, heads[4] = {0, 1, 6, 7};
@@ -124,7 +121,7 @@ Test(prune, the_best_stay_and_ties_keep_their_order)
     cr_assert_arr_eq(p.layer[1].head, heads, sizeof heads);
     plan_release(&p);
     s.ff[0][5] = (double)NAN;
-    cr_assert_eq(plan_make(&p, &m->config, &s, counts, HEADS_BY_GROUP, &err), -1);
+    cr_assert_eq(plan_make(&p, &m->config, &s, counts, HEADS_BY_GROUP, 0, &err), -1);
     cr_assert(strstr(err.text, "channel 5"), "%s", err.text);
     prune_scores_release(&s);
     model_free(m);
@@ -136,15 +133,15 @@ Test(prune, counts_are_the_nearest_multiples_and_at_least_one)
     struct layer_shape n[2];
     struct error err;
     struct prune_options o = options(0.99, 0.99, 32);
-    cr_assert_eq(plan_counts(&m->config, &o, n, &err), 0);
+    cr_assert_eq(plan_counts(&m->config, m->config.layer, &o, 1, n, &err), 0);
     cr_assert_eq(n[0].n_kv_head, 2); // 32 is the smallest multiple
     cr_assert_eq(n[0].n_ff, 32);
     o = options(0.4, 0.3, 8);
-    cr_assert_eq(plan_counts(&m->config, &o, n, &err), 0);
+    cr_assert_eq(plan_counts(&m->config, m->config.layer, &o, 1, n, &err), 0);
     cr_assert_eq(n[0].n_kv_head, 2); // 2.4 wanted
     cr_assert_eq(n[0].n_ff, 48);     // 44.8 wanted: 48 is nearer than 40
     o = options(0, 0.5, 256);
-    cr_assert_eq(plan_counts(&m->config, &o, n, &err), -1);
+    cr_assert_eq(plan_counts(&m->config, m->config.layer, &o, 1, n, &err), -1);
     cr_assert(strstr(err.text, "align = 256"), "%s", err.text);
     cr_assert_eq(n[0].n_head, 8);
     model_free(m);
@@ -152,9 +149,11 @@ Test(prune, counts_are_the_nearest_multiples_and_at_least_one)
 
 Test(prune, progress_follows_the_schedule)
 {
-    cr_assert_float_eq(prune_progress(PRUNE_LINEAR, 1, 4), 0.25, 1e-12);
-    cr_assert_float_eq(prune_progress(PRUNE_CUBIC, 1, 4), 1 - 27.0 / 64, 1e-12);
-    cr_assert_float_eq(prune_progress(PRUNE_CUBIC, 4, 4), 1, 1e-12);
+    cr_assert_float_eq(prune_progress(PRUNE_LINEAR, 1, 4, 0.5), 0.25, 1e-12);
+    cr_assert_float_eq(prune_progress(PRUNE_CUBIC, 1, 4, 0.5), 1 - 27.0 / 64, 1e-12);
+    cr_assert_float_eq(prune_progress(PRUNE_CUBIC, 4, 4, 0.5), 1, 1e-12);
+    cr_assert_float_eq(1 - 0.75 * prune_progress(PRUNE_EXPONENTIAL, 1, 2, 0.75), 0.5, 1e-12); // half, then half of it
+    cr_assert_float_eq(prune_progress(PRUNE_EXPONENTIAL, 2, 2, 0.75), 1, 1e-12);
 }
 
 // A unit that one of its tensors does not hold (all zeros, as in padded checkpoints) does nothing, whatever the others hold.

@@ -215,7 +215,7 @@ Test(prune_scores, reconstruction_solves_the_normal_equations)
     const struct layer_shape counts[LAYERS] = {{2, 1, 20}, {2, 1, 20}};
     struct plan plan;
     struct error err;
-    cr_assert_eq(plan_make(&plan, &f.m->config, &s, counts, HEADS_BY_GROUP, &err), 0, "%s", err.text);
+    cr_assert_eq(plan_make(&plan, &f.m->config, &s, counts, HEADS_BY_GROUP, 0, &err), 0, "%s", err.text);
     struct model *sliced = shrink(f.m, &plan), *fitted = shrink(f.m, &plan);
     cr_assert_eq(reconstruct(f.m, fitted, &plan, &f.c, &err), 0, "%s", err.text);
     for (int l = 0; l < LAYERS; l++)
@@ -240,14 +240,11 @@ Test(prune_scores, reconstruction_solves_the_normal_equations)
 
 static int step(struct fixture *f, struct prune_options *o, struct error *err)
 {
-    struct layer_shape counts[LAYERS];
+    struct prune_state state = {.original = &f->m->config};
     struct model *out;
-    struct plan plan;
-    double difference;
-    TRY(plan_counts(&f->m->config, o, counts, err));
-    TRY(prune_step(f->m, o, counts, &f->c, &out, &plan, &difference, err));
+    TRY(prune_step(f->m, &state, o, 1, NULL, &f->c, &out, err));
     model_free(out);
-    plan_release(&plan);
+    plan_release(&state.kept);
     return 0;
 }
 
@@ -278,7 +275,7 @@ Test(prune_scores, guards_stop_and_are_overridden)
     for (int l = 0; l < LAYERS; l++)
         f.m->config.layer[l].n_kv_head = 1;
     struct layer_shape counts[LAYERS];
-    cr_expect_eq(plan_counts(&f.m->config, &o, counts, &err), -1);
+    cr_expect_eq(plan_counts(&f.m->config, f.m->config.layer, &o, 1, counts, &err), -1);
     cr_expect(strstr(err.text, "one unit"), "%s", err.text);
     for (int l = 0; l < LAYERS; l++)
         f.m->config.layer[l].n_kv_head = 2;
@@ -298,7 +295,7 @@ Test(prune_scores, the_probe_stops_the_worse_of_two_plans)
         for (int i = 0; i < 2; i++) {
             f.c.seed = 2 * pair + (uint64_t)i;
             struct prune_scores s = compute(&f, "random");
-            cr_assert_eq(plan_make(&plan[i], &f.m->config, &s, counts, HEADS_BY_GROUP, &err), 0);
+            cr_assert_eq(plan_make(&plan[i], &f.m->config, &s, counts, HEADS_BY_GROUP, 0, &err), 0);
             prune_scores_release(&s);
         }
         f.c.seed = 7;
