@@ -14,7 +14,7 @@ int guard_calibration(const struct calibration *c, struct error *err)
     const int64_t asked = calibration_batches(c) * c->batch * c->seq_len;
     if (asked <= c->data->n_token)
         return 0;
-    return error_set(err, "prune.calibration_tokens: %ld tokens asked, the text has %ld: it would be read more than once; give "
+    return error_set(err, "calibration_tokens: %ld tokens asked, the text has %ld: it would be read more than once; give "
                      "more text, a smaller \"calibration_tokens\", " OVERRIDE, (long)asked, (long)c->data->n_token);
 }
 

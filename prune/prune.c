@@ -17,7 +17,7 @@ const struct prune_score prune_score_table[] = {
      score_magnitude},
     {"l1", 0, 0, "sum of |w| over a unit's tensors (Li et al. 2017, section 3.1)", score_l1},
     {"l2", 0, 0, "L2 norm over a unit's tensors (group norm; He et al. 2018, eq. 2)", score_l2},
-    {"taylor", 2, 1, "mean |dL/d gate| at gate 1 (Michel et al. 2019, eq. 2; Molchanov et al. 2019, eq. 9)", score_taylor},
+    {"taylor", 2, 2, "mean |dL/d gate| at gate 1 (Michel et al. 2019, eq. 2; Molchanov et al. 2019, eq. 9)", score_taylor},
     {"fisher", 2, 1, "mean over sequences of (dL/d gate)^2 (Theis et al. 2018, eq. 6)", score_fisher},
     {"activation", 1, 0, "mean |activation| of a channel, mean L2 norm of a head's output (Minitron, Muralidharan et al. 2024, 2.2)",
      score_activation},
@@ -190,47 +190,61 @@ static int remove_depth(struct step *s, struct error *err)
     return cut(s, &plan, 0, 0, err);
 }
 
-static int make_plan(struct step *s, int score, struct plan *plan, struct error *err)
+#define CORRECTIONS 5 // of the costs that a budget goes by, at most
+
+static int choose_counts(const struct step *s, const struct prune_scores *scores, struct layer_shape *counts, struct error *err)
 {
     const struct prune_options *o = s->options;
     const struct config *c = &s->current->config;
-    struct prune_options scored = *o;
-    scored.score = score;
+    if (!s->budget && o->scope == SCOPE_LAYER)
+        return plan_counts(c, s->whole, o, s->progress, counts, err);
+    TRY(rank_counts(c, s->whole, o, scores, s->progress, s->budget, counts, err));
+    struct config chosen = *c;
+    chosen.layer = counts;
+    for (int i = 0; s->budget && s->budget->again && i < CORRECTIONS && s->budget->again(s->budget->context, &chosen); i++)
+        TRY(rank_counts(c, s->whole, o, scores, s->progress, s->budget, counts, err));
+    return 0;
+}
+
+// Would a random choice of as many units do better?
+static int probe(struct step *s, const struct plan *plan, const struct layer_shape *counts, struct error *err)
+{
+    const struct prune_options *o = s->options;
+    if (!o->guards || !s->calibration->data || prune_score_table[o->score].compute == score_random)
+        return 0;
+    struct prune_scores scores;
+    struct plan chance;
+    prune_scores_init(&scores, &s->current->config);
+    int rc = score_random(s->current, s->calibration, &scores, err);
+    if (rc == 0)
+        rc = plan_make(&chance, &s->current->config, &scores, counts, o->heads_by, o->mask, err);
+    prune_scores_release(&scores);
+    TRY(rc);
+    rc = guard_probe(s->current, plan, &chance, s->calibration, prune_score_table[o->score].name, err);
+    plan_release(&chance);
+    return rc;
+}
+
+static int make_plan(struct step *s, struct plan *plan, struct error *err)
+{
+    const struct prune_options *o = s->options;
+    const struct config *c = &s->current->config;
     struct layer_shape *counts = xcalloc((size_t)c->n_layer, sizeof *counts, "counts of units");
     struct prune_scores scores;
     prune_scores_init(&scores, c);
-    int rc = prune_score_table[score].compute(s->current, s->calibration, &scores, err);
+    int rc = prune_score_table[o->score].compute(s->current, s->calibration, &scores, err);
     if (rc == 0)
-        rc = s->budget || o->scope == SCOPE_GLOBAL
-                 ? rank_counts(c, s->whole, &scored, &scores, s->progress, s->budget, counts, err)
-                 : plan_counts(c, s->whole, o, s->progress, counts, err);
+        rc = choose_counts(s, &scores, counts, err);
     if (rc == 0 && o->guards)
         rc = guard_scores(&scores, c, counts, o->heads_by, err);
     if (rc == 0)
         rc = plan_make(plan, c, &scores, counts, o->heads_by, o->mask, err);
+    if (rc == 0 && probe(s, plan, counts, err) < 0) {
+        plan_release(plan);
+        rc = -1;
+    }
     prune_scores_release(&scores);
     free(counts);
-    return rc;
-}
-
-static int random_score(void)
-{
-    int i = 0;
-    while (prune_score_table[i].compute != score_random)
-        i++;
-    return i;
-}
-
-// Would a random choice do better? Of as many units, or of as many as meet the budget.
-static int probe(struct step *s, const struct plan *plan, struct error *err)
-{
-    const struct prune_options *o = s->options;
-    if (!o->guards || !s->calibration->data || o->score == random_score())
-        return 0;
-    struct plan chance;
-    TRY(make_plan(s, random_score(), &chance, err));
-    const int rc = guard_probe(s->current, plan, &chance, s->calibration, prune_score_table[o->score].name, err);
-    plan_release(&chance);
     return rc;
 }
 
@@ -240,11 +254,7 @@ static int remove_units(struct step *s, struct error *err)
     struct plan plan;
     if (o->heads <= 0 && o->ffn <= 0 && !s->budget)
         return 0;
-    TRY(make_plan(s, o->score, &plan, err));
-    if (probe(s, &plan, err) < 0) {
-        plan_release(&plan);
-        return -1;
-    }
+    TRY(make_plan(s, &plan, err));
     return cut(s, &plan, o->mask, o->reconstruct, err);
 }
 
@@ -260,7 +270,7 @@ static int remove_hidden(struct step *s, struct error *err)
                          (long)s->state->original->hidden, (long)o->align);
     if (keep >= s->current->config.hidden)
         return 0;
-    TRY(hidden_plan(s->current, keep, o->score == random_score(), s->calibration, &plan, err));
+    TRY(hidden_plan(s->current, keep, prune_score_table[o->score].compute == score_random, s->calibration, &plan, err));
     return cut(s, &plan, 0, 0, err);
 }
 
@@ -270,7 +280,7 @@ int prune_needs_text(const struct prune_options *o)
     const int random_depth = depth_score_table[o->depth_score].compute == depth_at_random;
     const int units = o->heads > 0 || o->ffn > 0 || o->budget != NULL;
     return (units && prune_score_table[o->score].passes) || o->reconstruct || (depth && !random_depth) ||
-           (o->hidden > 0 && o->score != random_score());
+           (o->hidden > 0 && prune_score_table[o->score].compute != score_random);
 }
 
 static int check_text(const struct prune_options *o, const struct calibration *c, struct error *err)

@@ -54,7 +54,8 @@ struct prune_scores {
 struct prune_score {
     const char *name;
     int passes;  // over the calibration text: 0 none, 1 forward, 2 forward and backward
-    int is_loss; // an estimate of what the loss rises by, so it can be compared over layers and kinds of units
+    int power;   // to which scores add up as losses do, over layers and kinds of units: 1 a second-order estimate, 2 a
+                 // first-order one (whose signs differ: Molchanov et al. 2019, eq. 8); 0: they do not
     const char *source;
     int (*compute)(struct model *m, const struct calibration *c, struct prune_scores *out, struct error *err);
 };
@@ -82,6 +83,7 @@ int plan_counts(const struct config *c, const struct layer_shape *whole, const s
 struct prune_budget {
     double limit;
     double (*cost)(void *context, const struct config *shape);
+    int (*again)(void *context, const struct config *chosen); // 1: the costs were corrected, choose anew. NULL: never
     void *context;
     const char *unit; // "bytes"
 };

@@ -1,8 +1,8 @@
 // rank.c: how many units stay in each layer, by one ranking over all of them, to fractions of all units or to a budget.
 //
 // What goes at once is a step: so many units of one layer that its width stays a multiple of `align`. A layer's steps go in the
-// order of their scores. Over layers they are compared by their scores a parameter where the score is a loss (taylor, fisher),
-// else by their mean relative to the layer's root mean square, since activations and weights grow over the layers (as FLAP
+// order of their scores. Over layers they are compared by their scores a parameter (or what else a budget counts, a unit of it)
+// where the score estimates a loss (taylor squared, fisher), else by their mean relative to the layer's root mean square, since activations and weights grow over the layers (as FLAP
 // standardises: An et al. 2024, eq. 6). With the layers' own scope a step's rank is its place in its layer, so that all layers
 // lose at the same rate.
 #include <math.h>
@@ -23,6 +23,7 @@ struct ranking {
     const struct config *config;
     const struct layer_shape *whole;
     const struct prune_options *options;
+    const struct prune_budget *budget; // NULL: none
     struct step *step;
     int64_t n;
 };
@@ -55,14 +56,14 @@ static int by_rank(const void *a, const void *b)
     return x->place < y->place ? -1 : x->place > y->place;
 }
 
-// Adds the steps of one layer's units; score [n] is sorted on the way. width: elements of a unit; parameters: of a unit.
+// Adds the steps of one layer's units; score [n] is sorted on the way. width: elements of a unit; price: what a unit takes.
 static void add_steps(struct ranking *r, enum kind kind, int64_t layer, double *score, int64_t n, int64_t whole, int64_t width,
-                      double parameters)
+                      double price)
 {
     const struct prune_options *o = r->options;
     const int64_t align = o->align ? o->align : 32, size = align / gcd(align, width);
     const int64_t floor_units = (int64_t)ceil(o->floor * (double)whole - 1e-9), least = (floor_units + size - 1) / size * size;
-    const int comparable = prune_score_table[o->score].is_loss, even = o->scope == SCOPE_LAYER;
+    const int power = prune_score_table[o->score].power, even = o->scope == SCOPE_LAYER;
     double squares = 0;
     qsort(score, (size_t)n, sizeof *score, ascending);
     for (int64_t i = 0; i < n; i++)
@@ -73,36 +74,13 @@ static void add_steps(struct ranking *r, enum kind kind, int64_t layer, double *
         const int64_t ragged = (n - gone) % size, units = ragged ? ragged : size;
         double sum = 0;
         for (int64_t i = gone; i < gone + units; i++)
-            sum += score[i];
+            sum += power == 2 ? score[i] * score[i] : score[i];
         const double mean = sum / (double)units;
         r->step[r->n++] = (struct step){.rank = even         ? (double)(place + 1) / (double)steps
-                                                : comparable ? mean / parameters
-                                                             : mean / scale,
+                                                : power ? mean / price
+                                                        : mean / scale,
                                         .kind = kind, .layer = layer, .place = place, .units = units};
         gone += units;
-    }
-}
-
-static void rank_layer(struct ranking *r, const struct prune_scores *s, int64_t l, int heads, int ff)
-{
-    const struct prune_options *o = r->options;
-    const struct layer_shape *now = &r->config->layer[l], *whole = &r->whole[l];
-    const double D = (double)r->config->hidden, E = (double)r->config->head_dim;
-    if (heads && now->n_head) {
-        int64_t units, groups = now->n_kv_head, per_group = now->n_head / groups;
-        const int by_group = o->heads_by == HEADS_BY_GROUP;
-        double *score = plan_head_units(now, s->head[l], s->group[l], o->heads_by, o->mask, &units);
-        const int64_t q_heads = by_group ? per_group : o->mask ? 1 : groups; // that go with a unit
-        const int64_t whole_units = by_group ? whole->n_kv_head : o->mask ? whole->n_head : whole->n_head / whole->n_kv_head;
-        add_steps(r, KIND_HEADS, l, score, units, whole_units, q_heads * r->config->head_dim,
-                  2 * D * E * (double)(q_heads + (by_group ? 1 : 0)));
-        free(score);
-    }
-    if (ff && now->n_ff) {
-        double *score = xmalloc((size_t)now->n_ff * sizeof *score, "ranking");
-        memcpy(score, s->ff[l], (size_t)now->n_ff * sizeof *score);
-        add_steps(r, KIND_FF, l, score, now->n_ff, whole->n_ff, 1, 3 * D);
-        free(score);
     }
 }
 
@@ -122,6 +100,46 @@ static void take(const struct ranking *r, const struct step *step, struct layer_
     }
     if (!c->n_head)
         c->n_kv_head = 0;
+}
+
+// What a unit of a layer takes of the budget: the mean over all but one. Without a budget, its parameters.
+static double price(const struct ranking *r, enum kind kind, int64_t l, int64_t units, double parameters)
+{
+    const struct config *c = r->config;
+    if (!r->budget || units < 2)
+        return parameters;
+    struct config shape = *c;
+    shape.layer = xmalloc((size_t)c->n_layer * sizeof *shape.layer, "ranking");
+    memcpy(shape.layer, c->layer, (size_t)c->n_layer * sizeof *shape.layer);
+    const double all = r->budget->cost(r->budget->context, &shape);
+    const struct step most = {.kind = kind, .layer = l, .units = units - 1};
+    take(r, &most, shape.layer);
+    const double one = r->budget->cost(r->budget->context, &shape), each = (all - one) / (double)(units - 1);
+    free(shape.layer);
+    return isfinite(each) && each > 0 ? each : parameters;
+}
+
+static void rank_layer(struct ranking *r, const struct prune_scores *s, int64_t l, int heads, int ff)
+{
+    const struct prune_options *o = r->options;
+    const struct layer_shape *now = &r->config->layer[l], *whole = &r->whole[l];
+    const double D = (double)r->config->hidden, E = (double)r->config->head_dim;
+    if (heads && now->n_head) {
+        int64_t units, groups = now->n_kv_head, per_group = now->n_head / groups;
+        const int by_group = o->heads_by == HEADS_BY_GROUP;
+        double *score = plan_head_units(now, s->head[l], s->group[l], o->heads_by, o->mask, &units);
+        const int64_t q_heads = by_group ? per_group : o->mask ? 1 : groups; // that go with a unit
+        const int64_t whole_units = by_group ? whole->n_kv_head : o->mask ? whole->n_head : whole->n_head / whole->n_kv_head;
+        add_steps(r, KIND_HEADS, l, score, units, whole_units, q_heads * r->config->head_dim,
+                  price(r, KIND_HEADS, l, units, 2 * D * E * (double)(q_heads + (by_group ? 1 : 0))));
+        free(score);
+    }
+    if (ff && now->n_ff) {
+        double *score = xmalloc((size_t)now->n_ff * sizeof *score, "ranking");
+        memcpy(score, s->ff[l], (size_t)now->n_ff * sizeof *score);
+        add_steps(r, KIND_FF, l, score, now->n_ff, whole->n_ff, 1, price(r, KIND_FF, l, now->n_ff, 3 * D));
+        free(score);
+    }
 }
 
 static int64_t units_of(const struct ranking *r, const struct layer_shape *s, enum kind kind)
@@ -212,7 +230,7 @@ int rank_counts(const struct config *c, const struct layer_shape *whole, const s
                 const struct prune_scores *s, double progress, const struct prune_budget *budget, struct layer_shape *counts,
                 struct error *err)
 {
-    struct ranking r = {.config = c, .whole = whole, .options = o};
+    struct ranking r = {.config = c, .whole = whole, .options = o, .budget = budget};
     int64_t room = 0;
     TRY(check_finite(c, s, err));
     for (int64_t l = 0; l < c->n_layer; l++)

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "common/base/log.h"
+#include "prune/cholesky.h"
 #include "prune/score.h"
 
 #define RIDGE 1e-3                        // of H's mean diagonal
@@ -37,27 +38,6 @@ static void see(void *context, const struct taps *taps, int64_t rows)
         const struct tensor *x = p->is_heads ? taps->heads[p->layer] : taps->ff[p->layer];
         gemm(PRECISION_F32, TRANSPOSED, PLAIN, p->C, p->C, rows, x->data, p->C, x->data, p->C, 1, p->H, p->C);
     }
-}
-
-// A [n, n] = L L^T in place (lower triangle); 0, or -1 where A is not positive definite. Column after column, rows in parallel.
-static int cholesky(double *A, int64_t n)
-{
-    for (int64_t j = 0; j < n; j++) {
-        double d = A[j * n + j];
-        for (int64_t k = 0; k < j; k++)
-            d -= A[j * n + k] * A[j * n + k];
-        if (!(d > 0))
-            return -1;
-        A[j * n + j] = sqrt(d);
-#pragma omp parallel for schedule(static) if ((n - j) * j > 65536)
-        for (int64_t i = j + 1; i < n; i++) {
-            double s = A[i * n + j];
-            for (int64_t k = 0; k < j; k++)
-                s -= A[i * n + k] * A[j * n + k];
-            A[i * n + j] = s / A[j * n + j];
-        }
-    }
-    return 0;
 }
 
 // x L L^T = b for each of the rows b [D, n], in place.

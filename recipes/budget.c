@@ -9,7 +9,7 @@
 #include "quant/gguf_export.h"
 #include "recipes/latency.h"
 
-#define MS_TOLERANCE 0.02 // a shape that is nearer to the limit than this is not chosen anew
+#define MS_TOLERANCE 0.02 // a shape that is nearer to the limit than this, from below, is not chosen anew
 
 // The later stage that writes GGUF; -1: none.
 static int writer_of(const struct recipe *r, int index) {
@@ -66,14 +66,24 @@ static double milliseconds(void *context, const struct config *shape) {
     return latency_predict(shape) * b->correction;
 }
 
+// What the table says is off where blocks run in each other's wake: the shape that it led to is measured.
+static int correct_milliseconds(void *context, const struct config *chosen) {
+    struct budget *b = context;
+    double measured = b->parent * latency_ratio(chosen, &b->original), predicted = milliseconds(b, chosen);
+    log_info("budget: this shape takes %.3f ms, the table said %.3f; at most %.3f are wanted", measured, predicted, b->prune.limit);
+    b->correction *= measured / predicted;
+    return measured > b->prune.limit || measured < (1 - MS_TOLERANCE) * b->prune.limit;
+}
+
 static const struct {
     const char *key, *unit;
     double (*cost)(void *context, const struct config *shape);
+    int (*again)(void *context, const struct config *chosen);
 } budget_kinds[] = {
-    {"params", "parameters", parameters},
-    {"bytes", "bytes of the GGUF file", file_bytes},
-    {"flops", "FLOPs a token", flops},
-    {"ms", "ms of prefill", milliseconds},
+    {"params", "parameters", parameters, NULL},
+    {"bytes", "bytes of the GGUF file", file_bytes, NULL},
+    {"flops", "FLOPs a token", flops, NULL},
+    {"ms", "ms of prefill", milliseconds, correct_milliseconds},
 };
 #define KINDS (sizeof budget_kinds / sizeof *budget_kinds)
 
@@ -111,7 +121,9 @@ int budget_open(struct budget *b, const struct recipe *r, int index, const struc
     const struct json *v = json_first(budget);
     int kind = kind_of(json_key(v));
     *b = (struct budget){.recipe = r, .index = index, .tokenizer = tokenizer, .run = run, .correction = 1};
-    b->prune = (struct prune_budget){.cost = budget_kinds[kind].cost, .unit = budget_kinds[kind].unit, .context = b};
+    b->original = *original; // a shallow copy: its layers are the caller's
+    b->prune = (struct prune_budget){.cost = budget_kinds[kind].cost, .again = budget_kinds[kind].again,
+                                      .unit = budget_kinds[kind].unit, .context = b};
     if (budget_kinds[kind].cost == milliseconds) {
         b->parent = latency_measure(original); // the table is right for the model as it is
         b->correction = b->parent / latency_predict(original);
@@ -130,13 +142,4 @@ int budget_open(struct budget *b, const struct recipe *r, int index, const struc
 
 double budget_limit(const struct budget *b, double progress) {
     return progress >= 1 ? b->prune.limit : b->parent - progress * (b->parent - b->prune.limit);
-}
-
-int budget_correct(struct budget *b, const struct config *chosen) {
-    if (b->prune.cost != milliseconds)
-        return 0;
-    double measured = latency_measure(chosen), predicted = milliseconds(b, chosen);
-    log_info("budget: this shape takes %.3f ms, the table said %.3f; %.3f are wanted", measured, predicted, b->prune.limit);
-    b->correction *= measured / predicted;
-    return measured > b->prune.limit || fabs(measured / predicted - 1) > MS_TOLERANCE;
 }

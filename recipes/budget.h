@@ -11,6 +11,7 @@ struct budget { // lifetime: a stage's run or forecast
     struct prune_budget prune; // what the ranking is given; limit: at the end of the way
     double parent;             // what the model before the first step takes
     double correction;         // "ms": measured over predicted, of the shape at hand
+    struct config original;    // not owned
     const struct recipe *recipe;
     const struct stage_run *run; // NULL: a forecast
     const struct tokenizer *tokenizer;
@@ -24,7 +25,5 @@ int budget_open(struct budget *b, const struct recipe *r, int index, const struc
                 const struct tokenizer *tokenizer, const struct stage_run *run, struct error *err);
 // The limit after a part of the way.
 double budget_limit(const struct budget *b, double progress);
-// Milliseconds: measures a model of the chosen shape and corrects the table by it; 1: the choice is to be made anew.
-int budget_correct(struct budget *b, const struct config *chosen);
 
 #endif

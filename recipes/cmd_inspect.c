@@ -110,28 +110,10 @@ static void add_shape(struct json *o, const struct config *c) {
 }
 
 static int add_gzip(struct json *o, const struct opened *m, struct error *err) {
-    if (m->is_gguf) {
-        int64_t bytes;
-        TRY(file_gzip_size(m->path, &bytes, err));
-        json_set_number(o, "gzip_bytes", (double)bytes);
-        return 0;
-    }
-    char **names;
-    size_t n;
-    int64_t total = 0;
-    int status = 0;
-    TRY(directory_list(m->path, &names, &n, err));
-    for (size_t i = 0; i < n && status == 0; i++) {
-        char *file = path_join(m->path, names[i]);
-        int64_t bytes = 0;
-        if (path_ends_with(file, ".safetensors"))
-            status = file_gzip_size(file, &bytes, err);
-        total += bytes;
-        free(file);
-    }
-    names_free(names, n);
-    json_set_number(o, "gzip_bytes", (double)total);
-    return status;
+    int64_t bytes;
+    TRY(model_gzip_bytes(m->path, &bytes, err));
+    json_set_number(o, "gzip_bytes", (double)bytes);
+    return 0;
 }
 
 static void print_types(const struct json *types) {

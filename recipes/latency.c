@@ -13,6 +13,7 @@
 #include "recipes/rows.h"
 
 #define RUNS 9
+#define TURNS 9
 #define REPEATS 4  // of a block: one of them alone is too short to be measured
 #define SMALLEST 0.01 // a block that takes less, in seconds, is run more often
 
@@ -26,6 +27,21 @@ double latency_measure(const struct config *c) {
     double ms = 1e3 * speed_prefill(m, tokens_of(c));
     model_free(m);
     return ms;
+}
+
+double latency_ratio(const struct config *c, const struct config *of) {
+    struct model *m[2] = {model_new(c, 1), model_new(of, 1)};
+    double seconds[2][TURNS];
+    for (int i = 0; i < 2; i++)
+        model_initialise(m[i], 1);
+    for (int turn = 0; turn < TURNS; turn++)
+        for (int i = 0; i < 2; i++)
+            seconds[i][turn] = speed_prefill(m[i], tokens_of(c));
+    for (int i = 0; i < 2; i++) {
+        sort_doubles(seconds[i], TURNS);
+        model_free(m[i]);
+    }
+    return seconds[0][TURNS / 2] / seconds[1][TURNS / 2];
 }
 
 // Seconds of one layer's forward pass, or (no layer) of embedding, last norm and head.

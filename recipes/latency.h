@@ -10,5 +10,7 @@
 double latency_predict(const struct config *c);
 // Milliseconds of a model of this shape with random weights: measured now, the median of several.
 double latency_measure(const struct config *c);
+// The time of one shape over that of another, measured now: medians of runs in turns, since a machine's speed drifts.
+double latency_ratio(const struct config *c, const struct config *of);
 
 #endif

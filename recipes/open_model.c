@@ -207,3 +207,23 @@ int64_t model_bytes(const char *path) {
     names_free(names, n);
     return bytes;
 }
+
+int model_gzip_bytes(const char *path, int64_t *bytes, struct error *err) {
+    *bytes = 0;
+    if (!file_is_directory(path))
+        return file_gzip_size(path, bytes, err);
+    char **names;
+    size_t n;
+    int status = 0;
+    TRY(directory_list(path, &names, &n, err));
+    for (size_t i = 0; i < n && status == 0; i++) {
+        char *file = path_join(path, names[i]);
+        int64_t one = 0;
+        if (path_ends_with(file, ".safetensors"))
+            status = file_gzip_size(file, &one, err);
+        *bytes += one;
+        free(file);
+    }
+    names_free(names, n);
+    return status;
+}

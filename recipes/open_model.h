@@ -36,4 +36,7 @@ int model_hash(const char *path, int shape_only, char out[HASH_TEXT], struct err
 // Bytes of the weights as they lie on disk: the GGUF file, or the folder's safetensors.
 int64_t model_bytes(const char *path);
 
+// The same after gzip: how much of it is redundancy.
+int model_gzip_bytes(const char *path, int64_t *bytes, struct error *err);
+
 #endif

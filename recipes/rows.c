@@ -90,6 +90,11 @@ static int facts_make(struct run *run, const struct recipe *r, const struct row_
     json_set_number(facts, "parameters", (double)config_parameters(c));
     json_set_number(facts, "flops_per_token", model_flops_per_token(c, r->data.seq_len));
     json_set_number(facts, "bytes", (double)model_bytes(s->path));
+    if (stage_after_sparsify(r, r->n_stage)) {
+        int64_t gzip;
+        TRY(model_gzip_bytes(s->path, &gzip, err));
+        json_set_number(facts, "gzip_bytes", (double)gzip);
+    }
     json_set(facts, "loads", loads_json(c, m->is_gguf));
     return evaluate_row(run, r, s, m, facts, err);
 }
@@ -130,7 +135,7 @@ static struct json *measure_speed(const struct row_source *s, struct opened *m) 
 
 int row_make(struct run *run, const struct recipe *r, const struct row_source *s, struct json **facts,
              struct json **measured, struct error *err) {
-    char *key = xasprintf("%s %s %s %ld %ld %s", s->hash, run->parent_hash, run->inputs->eval.hash,
+    char *key = xasprintf("%s %s %s %s %ld %ld %s", s->hash, run->parent_hash, stage_after_sparsify(r, r->n_stage) ? "gzip" : "plain", run->inputs->eval.hash,
                           (long)r->data.seq_len, (long)r->data.eval_tokens, PDQ_VERSION);
     char *speed_key = xasprintf("%s %d", key, threads_count());
     char *facts_path = kept_path(s, "eval", ".json"), *speed_path = kept_path(s, "speed", ".json");

@@ -9,8 +9,8 @@
 #include "common/model/save.h"
 #include "recipes/inputs.h"
 
-const struct stage_type *const stage_types[] = {&stage_prune,    &stage_distill, &stage_train,
-                                                &stage_quantize, &stage_export,  NULL};
+const struct stage_type *const stage_types[] = {&stage_prune,    &stage_sparsify, &stage_distill, &stage_train,
+                                                &stage_quantize, &stage_export,   NULL};
 
 int forecast_from_parent(const struct forecast *f) {
     for (int i = 0; i < f->index; i++)
@@ -126,6 +126,13 @@ static int held_out_loss(void *context, double *loss, struct error *err) {
     TRY(evaluate(&r, h->model, NULL, &s->run->inputs->eval.data, s->run->parent.tokenizer, &options, err));
     *loss = r.nll;
     eval_result_release(&r);
+    return 0;
+}
+
+int stage_after_sparsify(const struct recipe *r, int index) {
+    for (int i = 0; i < index; i++)
+        if (r->stage[i].type == &stage_sparsify)
+            return 1;
     return 0;
 }
 

@@ -70,7 +70,7 @@ struct stage_type {
     int (*run)(struct stage_run *s, struct error *err);
 };
 extern const struct stage_type *const stage_types[]; // ends with NULL
-extern const struct stage_type stage_prune, stage_distill, stage_train, stage_quantize, stage_export;
+extern const struct stage_type stage_prune, stage_sparsify, stage_distill, stage_train, stage_quantize, stage_export;
 
 struct quantize_options {
     char *type;
@@ -102,6 +102,8 @@ struct held_out {
 void stage_trainer(const struct stage_run *s, struct trainer *t, struct model *m, const struct train_options *options,
                    const char *title, const char *folder, struct held_out *held_out);
 // train_check, and that there is held-out text where the options want some.
+// Is there a stage before `index` that makes weights zero? Trainings after it keep them so.
+int stage_after_sparsify(const struct recipe *r, int index);
 int stage_check_training(const struct recipe *r, const struct train_options *o, const char *where, struct error *err);
 // What the training left behind, for the report. curve: its run.jsonl, relative to the stage's folder.
 void stage_add_training(struct stage_run *s, const struct train_result *r, const char *curve);

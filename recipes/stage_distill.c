@@ -18,7 +18,8 @@ static const char *teacher_path(const struct stage *s) {
 }
 
 static int validate(struct recipe *r, int index, const char *where, struct error *err) {
-    const struct distill_options *o = r->stage[index].options;
+    struct distill_options *o = r->stage[index].options;
+    o->train.keep_zeros |= stage_after_sparsify(r, index);
     return stage_check_training(r, &o->train, where, err);
 }
 

@@ -221,32 +221,6 @@ struct pruning { // lifetime: the stage's run
     struct budget budget; // where the options have one
 };
 
-#define CORRECTIONS 4 // of a latency table, at most
-
-// Milliseconds are predicted from a table: the shape that it leads to is measured, and chosen again where it is off.
-static int prune_to_budget(struct pruning *p, double progress, const struct calibration *c, struct model **smaller,
-                           struct error *err) {
-    struct prune_budget budget = p->budget.prune;
-    for (int i = 0;; i++) {
-        struct prune_state before = {.original = &p->original, .difference = p->state.difference};
-        if (p->state.kept.n_layer) {
-            struct json *copy = plan_json(&p->state.kept);
-            plan_from_json(&before.kept, copy);
-            json_free(copy);
-        }
-        budget.limit = budget_limit(&p->budget, progress);
-        int status = prune_step(p->current.model, &p->state, p->options, progress, &budget, c, smaller, err);
-        if (status < 0 || progress < 1 || i == CORRECTIONS || !budget_correct(&p->budget, &(*smaller)->config)) {
-            if (before.kept.n_layer)
-                plan_release(&before.kept);
-            return status;
-        }
-        model_free(*smaller);
-        plan_release(&p->state.kept);
-        p->state = before;
-    }
-}
-
 static int prune_once(struct pruning *p, int64_t step, struct error *err) {
     const struct prune_options *o = p->options;
     const struct recipe *r = p->stage->recipe;
@@ -260,10 +234,10 @@ static int prune_once(struct pruning *p, int64_t step, struct error *err) {
                                       .seed = (uint64_t)r->seed,
                                       .precision = (enum precision)r->precision};
     struct model *smaller;
-    if (o->budget)
-        TRY(prune_to_budget(p, progress, &calibration, &smaller, err));
-    else
-        TRY(prune_step(p->current.model, &p->state, o, progress, NULL, &calibration, &smaller, err));
+    struct prune_budget budget = p->budget.prune;
+    budget.limit = budget_limit(&p->budget, progress);
+    budget.again = progress < 1 ? NULL : budget.again; // only where it ends
+    TRY(prune_step(p->current.model, &p->state, o, progress, o->budget ? &budget : NULL, &calibration, &smaller, err));
     opened_release(&p->current);
     p->current.model = smaller;
     return 0;

@@ -22,7 +22,8 @@ static int needs_text(const struct stage *s) {
 }
 
 static int validate(struct recipe *r, int index, const char *where, struct error *err) {
-    const struct train_stage_options *o = r->stage[index].options;
+    struct train_stage_options *o = r->stage[index].options;
+    o->train.keep_zeros |= stage_after_sparsify(r, index);
     return stage_check_training(r, &o->train, where, err);
 }
 

@@ -23,14 +23,17 @@ static void print_cell(FILE *to, const struct json *v, int width, int digits, do
 }
 
 static void print_rows(const struct json *rows, const struct json *speeds, FILE *to) {
-    fprintf(to, "%-12s %9s %9s %9s %8s %9s %8s %7s %9s %9s\n", "", "params M", "MFLOP/tok", "MB", "loss", "ppl",
-            "KLD", "top-1", "prefill/s", "decode/s");
+    int has_gzip = json_get(json_first(rows), "gzip_bytes") != NULL;
+    fprintf(to, "%-12s %9s %9s %9s%s %8s %9s %8s %7s %9s %9s\n", "", "params M", "MFLOP/tok", "MB", has_gzip ? "   gzip MB" : "",
+            "loss", "ppl", "KLD", "top-1", "prefill/s", "decode/s");
     const struct json *speed = json_first(speeds);
     for (const struct json *r = json_first(rows); r; r = json_next(r)) {
         fprintf(to, "%-12s", json_string(json_get(r, "name")));
         print_cell(to, json_get(r, "parameters"), 9, 3, 1e-6);
         print_cell(to, json_get(r, "flops_per_token"), 9, 2, 1e-6);
         print_cell(to, json_get(r, "bytes"), 9, 2, 1e-6);
+        if (has_gzip)
+            print_cell(to, json_get(r, "gzip_bytes"), 9, 2, 1e-6);
         print_cell(to, json_get(r, "nll"), 8, 4, 1);
         print_cell(to, json_get(r, "ppl"), 9, 3, 1);
         print_cell(to, json_get(r, "kld"), 8, 4, 1);

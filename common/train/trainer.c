@@ -37,8 +37,9 @@ int train_check(const struct train_options *o, const char *where, struct error *
     if ((o->steps > 0) == (o->tokens > 0))
         return error_set(err, "%s: found %s, expected one of \"steps\" and \"tokens\"", where,
                          o->steps > 0 ? "both \"steps\" and \"tokens\"" : "neither \"steps\" nor \"tokens\"");
-    if (o->keep_best && !o->eval_every)
-        return error_set(err, "%s.keep_best: held-out evaluations are off; give \"eval_every\" as well", where);
+    if ((o->keep_best || o->patience) && !o->eval_every)
+        return error_set(err, "%s.%s: held-out evaluations are off; give \"eval_every\" as well", where,
+                         o->keep_best ? "keep_best" : "patience");
     return 0;
 }
 
@@ -48,6 +49,7 @@ struct run {
     struct snapshot state;
     struct tape tape;
     int32_t *inputs, *targets; // [batch * seq_len]
+    unsigned char *is_zero;    // [n_element] weights that stay zero; NULL: none
     int64_t steps, step_tokens;
     char identity[HASH_TEXT];
     char *snapshot_path, *log_path; // NULL: no folder
@@ -91,6 +93,18 @@ static void identify(struct run *r)
     json_free(options);
 }
 
+// The zeros of the start weights' matrices, where they are to be kept. Without a gradient neither moments nor decay move them.
+static void find_zeros(struct run *r)
+{
+    const struct model *m = r->trainer->model;
+    r->is_zero = xcalloc((size_t)m->n_element, 1, "a mask of zeros");
+    for (int i = 0; i < m->n_parameter; i++) {
+        const struct parameter *p = &m->parameter[i];
+        for (int64_t k = p->offset; p->decay && k < p->offset + tensor_count(&p->t); k++)
+            r->is_zero[k] = m->data[k] == 0;
+    }
+}
+
 static void run_init(struct run *r, struct trainer *t)
 {
     const struct train_options *o = &t->options;
@@ -106,6 +120,8 @@ static void run_init(struct run *r, struct trainer *t)
     model_want_gradients(t->model);
     memset(t->model->grad, 0, (size_t)t->model->n_element * sizeof *t->model->grad);
     optimizer_init(&r->optimizer, &oo, t->model);
+    if (o->keep_zeros)
+        find_zeros(r);
     tape_init(&r->tape, t->precision);
     r->tape.recording = 1;
     size_t n = (size_t)(o->batch * t->seq_len);
@@ -120,6 +136,7 @@ static void run_init(struct run *r, struct trainer *t)
 
 static void run_release(struct run *r)
 {
+    free(r->is_zero);
     optimizer_release(&r->optimizer);
     snapshot_release(&r->state);
     tape_release(&r->tape);
@@ -165,6 +182,15 @@ static void accumulate_gradients(struct run *r, struct loss_parts *parts)
     }
 }
 
+static void drop_gradients_of_zeros(struct run *r)
+{
+    const struct model *m = r->trainer->model;
+#pragma omp parallel for schedule(static) if (r->is_zero != NULL)
+    for (int64_t k = 0; k < (r->is_zero ? m->n_element : 0); k++)
+        if (r->is_zero[k])
+            m->grad[k] = 0;
+}
+
 static int train_step(struct run *r, struct error *err)
 {
     const struct trainer *t = r->trainer;
@@ -172,6 +198,7 @@ static int train_step(struct run *r, struct error *err)
     double started = timer_now();
     struct loss_parts parts;
     accumulate_gradients(r, &parts);
+    drop_gradients_of_zeros(r);
     double norm = gradient_norm(t->model);
     if (!isfinite(parts.loss) || !isfinite(norm))
         return error_set(
@@ -224,6 +251,23 @@ static int evaluate_held_out(struct run *r, struct error *err)
     return 0;
 }
 
+// Have the last `patience` evaluations brought nothing better? The log knows, so a resumed run does, too.
+static int out_of_patience(const struct run *r)
+{
+    static const char key[] = "\"held_out\":";
+    int64_t patience = r->trainer->options.patience, since = 0;
+    double best = HUGE_VAL;
+    if (!patience || r->state.evaluated != r->state.step)
+        return 0;
+    for (const char *at = r->state.log; at && (at = strstr(at, key));) {
+        at += sizeof key - 1;
+        double loss = strtod(at, NULL);
+        since = loss < best ? 0 : since + 1;
+        best = loss < best ? loss : best;
+    }
+    return since >= patience;
+}
+
 static int snapshot_is_due(const struct run *r)
 {
     int64_t every = r->trainer->options.snapshot_every;
@@ -245,7 +289,7 @@ static int train_to_end(struct run *r, struct error *err)
                              (long long)r->state.step, (long long)r->steps,
                              r->snapshot_path ? "; run the same command again to go on" : "");
         }
-        if (r->state.step == r->steps)
+        if (r->state.step == r->steps || out_of_patience(r))
             break;
         if (snapshot_is_due(r))
             TRY(take_snapshot(r, err));
@@ -299,6 +343,7 @@ int trainer_run(struct trainer *t, struct train_result *result, struct error *er
     }
     if (train_to_end(&r, err) < 0)
         goto out;
+    r.steps = r.state.step; // fewer where patience ended
     result->steps = r.steps;
     result->tokens = r.steps * r.step_tokens;
     result->best_held_out = r.state.best_held_out;

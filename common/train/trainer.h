@@ -23,6 +23,8 @@ struct train_options {         // one option table row each: train_option_table
     int64_t eval_every;     // steps between held-out evaluations; 0: none
     int checkpoint;         // recompute blocks in the backward pass
     int keep_best;          // end with the weights of the best held-out loss
+    int64_t patience;       // stop after so many held-out evaluations without a better one; 0: never
+    int keep_zeros;         // matrices' weights that are zero at the start stay zero
 };
 
 extern const struct option train_option_table[]; // rows for struct train_options
@@ -59,6 +61,10 @@ extern const struct option train_option_table[]; // rows for struct train_option
      "steps between held-out evaluations; 0: none"},                                                                 \
     {"keep_best", OPTION_BOOL, offsetof(S, prefix keep_best), "false", 0, 0, NULL, NULL,                             \
      "end with the weights of the best held-out loss"},                                                              \
+    {"patience", OPTION_INT, offsetof(S, prefix patience), "0", 0, 1e9, NULL, "N",                                   \
+     "stop after so many held-out evaluations in a row without a better one; 0: never"},                             \
+    {"keep_zeros", OPTION_BOOL, offsetof(S, prefix keep_zeros), "false", 0, 0, NULL, NULL,                           \
+     "weights that are zero at the start stay zero (always after a sparsify stage)"},                                \
     {"checkpoint", OPTION_BOOL, offsetof(S, prefix checkpoint), "false", 0, 0, NULL, NULL,                           \
      "less memory: compute layers again in the backward pass"}
 // clang-format on
