@@ -225,6 +225,55 @@ static int probe(struct step *s, const struct plan *plan, const struct layer_sha
     return rc;
 }
 
+static void scores_copy(struct prune_scores *to, const struct prune_scores *from, const struct config *c)
+{
+    for (int64_t l = 0; l < c->n_layer; l++) {
+        memcpy(to->head[l], from->head[l], (size_t)c->layer[l].n_head * sizeof **to->head);
+        memcpy(to->group[l], from->group[l], (size_t)c->layer[l].n_kv_head * sizeof **to->group);
+        memcpy(to->ff[l], from->ff[l], (size_t)c->layer[l].n_ff * sizeof **to->ff);
+    }
+}
+
+// Computes, or takes from the cache, the scores of the model at hand.
+static int get_scores(const struct step *s, struct prune_scores *scores, struct error *err)
+{
+    const struct prune_score *table = &prune_score_table[s->options->score];
+    const struct calibration *c = s->calibration;
+    struct score_cache *cache = s->current == s->given ? c->cache : NULL;
+    if (!cache)
+        return table->compute(s->current, c, scores, err);
+    char *key = xasprintf("%s %ld %ld %ld %lu %d", table->name, (long)c->tokens, (long)c->batch, (long)c->seq_len,
+                          (unsigned long)c->seed, (int)c->precision);
+    for (int i = 0; i < cache->n; i++)
+        if (strcmp(cache->key[i], key) == 0) {
+            scores_copy(scores, &cache->scores[i], &s->current->config);
+            free(key);
+            return 0;
+        }
+    if (table->compute(s->current, c, scores, err) < 0) {
+        free(key);
+        return -1;
+    }
+    const size_t n = (size_t)++cache->n;
+    cache->key = xrealloc(cache->key, n * sizeof *cache->key, "scores");
+    cache->scores = xrealloc(cache->scores, n * sizeof *cache->scores, "scores");
+    cache->key[n - 1] = key;
+    prune_scores_init(&cache->scores[n - 1], &s->current->config);
+    scores_copy(&cache->scores[n - 1], scores, &s->current->config);
+    return 0;
+}
+
+void score_cache_release(struct score_cache *c)
+{
+    for (int i = 0; i < c->n; i++) {
+        free(c->key[i]);
+        prune_scores_release(&c->scores[i]);
+    }
+    free(c->key);
+    free(c->scores);
+    *c = (struct score_cache){0};
+}
+
 static int make_plan(struct step *s, struct plan *plan, struct error *err)
 {
     const struct prune_options *o = s->options;
@@ -232,7 +281,7 @@ static int make_plan(struct step *s, struct plan *plan, struct error *err)
     struct layer_shape *counts = xcalloc((size_t)c->n_layer, sizeof *counts, "counts of units");
     struct prune_scores scores;
     prune_scores_init(&scores, c);
-    int rc = prune_score_table[o->score].compute(s->current, s->calibration, &scores, err);
+    int rc = get_scores(s, &scores, err);
     if (rc == 0)
         rc = choose_counts(s, &scores, counts, err);
     if (rc == 0 && o->guards)

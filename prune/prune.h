@@ -36,12 +36,24 @@ struct prune_options {       // rows in prune_option_table
 };
 extern const struct option prune_option_table[];
 
+struct prune_scores;
+
+// Scores that were computed before from the same model and text, for many prunings of one model. Lifetime: the caller's; zero at
+// first.
+struct score_cache {
+    char **key;
+    struct prune_scores *scores;
+    int n;
+};
+void score_cache_release(struct score_cache *c);
+
 // What scores are computed from.
 struct calibration {
     const struct dataset *data;
     int64_t seq_len, tokens, batch;
     uint64_t seed;
     enum precision precision;
+    struct score_cache *cache; // of the model that the first step is given; NULL: none
 };
 
 // Scores of every unit: higher stays. A key/value group counts as the sum of its heads' scores plus `group`, what its own

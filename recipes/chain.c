@@ -4,8 +4,11 @@
 // hash of the stage that made it, or of the parent's files), teacher, texts, seed, precision. DONE with that hash:
 // skipped. A folder without DONE but begun with that hash: gone on with. Anything else in its place is removed and
 // made again.
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
 
 #include "common/base/file.h"
 #include "common/base/log.h"
@@ -155,7 +158,25 @@ static int add_row(struct run *run, const struct recipe *r, struct chain *c, str
     return status;
 }
 
-static int add_parent_row(struct run *run, const struct recipe *r, struct chain *c, struct error *err) {
+// Held while a stage is run in a folder that other processes may want, too (jobs of a sweep). -1: not needed.
+static int lock_stage(const char *folder, int shared, struct error *err) {
+    if (!shared)
+        return -1;
+    char *above = path_folder(folder), *path = xasprintf("%s/.lock-%s", above, path_base(folder));
+    int descriptor = -2;
+    if (directory_make(above, err) == 0) {
+        descriptor = open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0666);
+        if (descriptor < 0 || flock(descriptor, LOCK_EX) < 0) {
+            error_set(err, "%s: cannot be locked (%m); expected a folder that can be written", path);
+            descriptor = -2;
+        }
+    }
+    free(above);
+    free(path);
+    return descriptor;
+}
+
+static int add_parent_row(struct run *run, const struct recipe *r, int shared, struct chain *c, struct error *err) {
     if (run->parent_is_shape)
         return 0;
     char *folder = path_join(run->out, "00-parent");
@@ -170,7 +191,11 @@ static int add_parent_row(struct run *run, const struct recipe *r, struct chain 
         row_source_free(s);
         return -1;
     }
-    return add_row(run, r, c, s, 0, err);
+    int lock = lock_stage(folder, shared, err);
+    status = lock == -2 ? -1 : add_row(run, r, c, s, 0, err);
+    if (lock >= 0)
+        close(lock);
+    return status;
 }
 
 static char *stage_folder(const struct recipe *r, int index, int shared, const char *hash) {
@@ -220,9 +245,13 @@ static int chain_step(struct run *run, const struct recipe *r, int index, int sh
     const struct stage *stage = &r->stage[index];
     TRY(stage_hash(run, r, index, at->hash, hash, err));
     char *shown = stage_folder(r, index, shared, hash), *folder = path_join(run->out, shown);
-    struct json *done = read_done(folder, hash);
-    int status = 0;
-    if (done) {
+    struct json *done = NULL;
+    int lock = lock_stage(folder, shared, err), status = lock == -2 ? -1 : 0;
+    if (status == 0)
+        done = read_done(folder, hash);
+    if (status < 0) {
+        // the message is there
+    } else if (done) {
         log_info("[%d/%d] %s: done before, in %s", index + 1, r->n_stage, stage->type->name, folder);
     } else {
         log_info("[%d/%d] %s", index + 1, r->n_stage, stage->type->name);
@@ -237,6 +266,8 @@ static int chain_step(struct run *run, const struct recipe *r, int index, int sh
     }
     if (status == 0)
         status = take_done(run, r, index, shown, folder, done, c, err);
+    if (lock >= 0)
+        close(lock);
     if (status == 0 && !stage->type->keeps_model) {
         free(at->path);
         at->path = xstrdup(folder);
@@ -257,7 +288,7 @@ int chain_run(struct run *run, const struct recipe *r, int shared, enum measure 
                         .row_speeds = json_array()};
     struct cursor at = {.path = xstrdup(run->parent.path)};
     memcpy(at.hash, run->parent_hash, sizeof at.hash);
-    int status = measure != MEASURE_NOTHING ? add_parent_row(run, r, c, err) : 0;
+    int status = measure != MEASURE_NOTHING ? add_parent_row(run, r, shared, c, err) : 0;
     for (int i = 0; i < r->n_stage && status == 0; i++) {
         status = interrupted() ? error_set(err, "interrupted; run the same command again to go on")
                                : chain_step(run, r, i, shared, &at, c, err);

@@ -1,4 +1,5 @@
 // cmd_sweep.c: `pdq sweep RECIPE --vary KEY=...`: one recipe at every point of a grid.
+#include <stdlib.h>
 #include <string.h>
 
 #include "recipes/command.h"
@@ -6,7 +7,7 @@
 
 struct sweep_options {
     struct option_list vary, set;
-    int64_t seeds;
+    int64_t seeds, jobs;
     char *output;
     int dry_run, force;
 };
@@ -15,6 +16,7 @@ static const struct option table[] = {
     {ROW("vary", OPTION_LIST, vary), NULL, 0, 0, NULL, "KEY=LIST",
      "a key and its values: prune.score=taylor,random or prune.ffn=0.1:0.9:0.1 (may be repeated)"},
     {ROW("seeds", OPTION_INT, seeds), "1", 1, 1000, NULL, "N", "seeds, from the recipe's on"},
+    {ROW("jobs", OPTION_INT, jobs), "1", 1, 256, NULL, "N", "points worked on at once; the threads are shared among them"},
     {ROW("output", OPTION_STRING, output), NULL, 0, 0, NULL, "DIR",
      "folder of the sweep (default: the recipe's, else runs/NAME)"},
     {ROW("set", OPTION_LIST, set), NULL, 0, 0, NULL, "KEY=VALUE", "override a key at every point (may be repeated)"},
@@ -23,6 +25,19 @@ static const struct option table[] = {
     {ROW("force", OPTION_BOOL, force), "false", 0, 0, NULL, NULL, "replace the output of another sweep"},
     {.name = NULL}};
 #undef ROW
+
+// The recipe is read as its first point: without the keys that are varied it need not be one.
+static struct option_list first_point(const struct sweep_options *o, const struct grid *g) {
+    struct option_list set = {.item = xcalloc(o->set.count + (size_t)g->n + 1, sizeof *set.item, "keys"), .count = o->set.count};
+    memcpy(set.item, o->set.item, o->set.count * sizeof *set.item);
+    for (int a = 0; a < g->n; a++) {
+        const struct json *v = json_first(g->axis[a].values);
+        char *text = json_kind(v) == JSON_STRING ? xstrdup(json_string(v)) : json_text(v, 0);
+        set.item[set.count++] = xasprintf("%s=%s", g->axis[a].key, text);
+        free(text);
+    }
+    return set;
+}
 
 static int run(struct call *call, struct error *err) {
     const struct sweep_options *o = call->options;
@@ -33,14 +48,18 @@ static int run(struct call *call, struct error *err) {
         grid_release(&grid);
         return EXIT_USAGE;
     }
-    status = recipe_read(&recipe, call->words[0], &o->set, err);
+    struct option_list set = first_point(o, &grid);
+    status = recipe_read(&recipe, call->words[0], &set, err);
+    for (size_t i = o->set.count; i < set.count; i++)
+        free(set.item[i]);
+    free(set.item);
     if (status == 0 && recipe.variants)
         status = error_set(err, "%s: a sweep makes the variants itself; leave \"variants\" out", recipe.where);
     for (int a = 0; a < grid.n && status == 0; a++)
         if (o->seeds > 1 && strcmp(grid.axis[a].key, "seed") == 0)
             status = error_set(err, "--vary seed and --seeds %ld: give one of the two", (long)o->seeds);
     struct runner_options options = {
-        .out = o->output, .force = o->force, .dry_run = o->dry_run, .grid = &grid, .seeds = o->seeds};
+        .out = o->output, .force = o->force, .dry_run = o->dry_run, .grid = &grid, .seeds = o->seeds, .jobs = o->jobs};
     if (status == 0)
         status = runner_run(&recipe, &options, NULL, err);
     recipe_release(&recipe);

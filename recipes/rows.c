@@ -62,7 +62,8 @@ static int evaluate_row(struct run *run, const struct recipe *r, const struct ro
     struct eval_options options = {.protocol = EVAL_WINDOWS,
                                    .seq_len = r->data.seq_len,
                                    .tokens = r->data.eval_tokens,
-                                   .precision = PRECISION_F32};
+                                   .precision = PRECISION_F32,
+                                   .against_states = run->is_sweep ? &run->parent_states : NULL};
     struct eval_result result = {0};
     int is_parent = strcmp(s->path, run->parent.path) == 0;
     struct model *against = run->parent_is_shape || is_parent ? NULL : run_parent(run, err);

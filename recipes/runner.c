@@ -277,18 +277,19 @@ static int check_and_run(struct run *run, const struct runner_options *o, char *
     forecasts_release(&forecasts);
     if (status < 0 || o->dry_run)
         return status;
-    TRY(claim_folder(run, o, err));
+    if (!sweep_worker())
+        TRY(claim_folder(run, o, err));
     if ((run->inputs->draw_train || run->inputs->draw_eval) && !run_parent(run, err))
         return -1;
     TRY(inputs_draw(run->inputs, r, &run->parent, run->parent_hash, run->out, err));
     if (o->grid)
-        return sweep_run(run, o->grid, o->seeds, err);
+        return sweep_run(run, o->grid, o->seeds, o->jobs, err);
     return r->variants ? run_variants(run, err) : run_plain(run, o, last, err);
 }
 
 int runner_run(struct recipe *r, const struct runner_options *o, char **last, struct error *err) {
     struct inputs inputs = {0};
-    struct run run = {.recipe = r, .inputs = &inputs, .lock = -1};
+    struct run run = {.recipe = r, .inputs = &inputs, .lock = -1, .is_sweep = o->grid != NULL};
     if (o->out)
         run.out = path_absolute(o->out);
     else if (r->output)
@@ -305,6 +306,8 @@ int runner_run(struct recipe *r, const struct runner_options *o, char **last, st
     if (run.lock >= 0)
         close(run.lock);
     inputs_release(&inputs);
+    eval_states_release(&run.parent_states);
+    score_cache_release(&run.parent_scores);
     opened_release(&run.parent);
     free(run.out);
     return status;

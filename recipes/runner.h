@@ -18,7 +18,7 @@ struct runner_options {
     int dry_run, json; // only say what would be done; as JSON
     int no_report;     // only the stages: no measurements, no report
     const struct grid *grid; // a sweep over these keys, for `seeds` seeds; NULL: the recipe alone
-    int64_t seeds;
+    int64_t seeds, jobs; // jobs: points worked on at once
 };
 
 // Settles r's defaults that depend on the model. On success *last (NULL: not wanted) is the path of the last stage's

@@ -6,7 +6,9 @@
 #define PDQ_STAGE_H
 
 #include "common/tensor/dtype.h"
+#include "common/eval/evaluate.h"
 #include "common/train/trainer.h"
+#include "prune/prune.h"
 #include "recipes/open_model.h"
 #include "recipes/recipe.h"
 
@@ -20,6 +22,10 @@ struct run { // lifetime: one run
     int parent_is_shape;   // it has no weights yet
     char parent_hash[HASH_TEXT];
     struct inputs *inputs; // texts
+    // A sweep makes many models of one parent: what the parent gives is computed once.
+    int is_sweep;
+    struct eval_states parent_states;
+    struct score_cache parent_scores;
 };
 
 // The recipe's model with its weights, which stay in memory from then on. NULL: they cannot be read.

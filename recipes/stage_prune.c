@@ -233,6 +233,9 @@ static int prune_once(struct pruning *p, int64_t step, struct error *err) {
                                       .batch = o->calibration_batch,
                                       .seed = (uint64_t)r->seed,
                                       .precision = (enum precision)r->precision};
+    struct run *run = p->stage->run;
+    if (run->is_sweep && p->current.model == run->parent.model)
+        calibration.cache = &run->parent_scores;
     struct model *smaller;
     struct prune_budget budget = p->budget.prune;
     budget.limit = budget_limit(&p->budget, progress);

@@ -1,9 +1,16 @@
 // sweep.c: see sweep.h.
 #include "recipes/sweep.h"
 
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "common/base/file.h"
 #include "common/base/log.h"
@@ -177,7 +184,8 @@ static int run_point(struct run *run, struct sweep *s, struct sweep_point *p, st
     struct recipe r;
     struct chain chain;
     TRY(point_recipe(run, p, &r, err));
-    int status = chain_run(run, &r, 1, MEASURE_ALL, &chain, err);
+    // Speeds are for the process that works alone at the end.
+    int status = chain_run(run, &r, 1, sweep_worker() ? MEASURE_LOSS : MEASURE_ALL, &chain, err);
     if (status == 0) {
         const struct json *row = last_of(chain.rows), *speed = last_of(chain.row_speeds);
         if (!row || json_kind(json_get(row, "nll")) != JSON_NUMBER)
@@ -329,6 +337,80 @@ static void print_table(const struct sweep *s) {
 
 // ---- all of it ----
 
+// ---- jobs ----
+
+#define WORKER "PDQ_SWEEP_WORKER"
+
+int sweep_worker(void) { return getenv(WORKER) != NULL; }
+
+// Points are taken by whoever comes first: a worker holds its point's lock as long as it lives.
+static int claim_point(const struct run *run, const struct sweep_point *p) {
+    char *name = xasprintf("points/.lock-%s", p->hash), *path = path_join(run->out, name);
+    int descriptor = open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0666);
+    int mine = descriptor >= 0 && flock(descriptor, LOCK_EX | LOCK_NB) == 0;
+    if (!mine && descriptor >= 0)
+        close(descriptor);
+    free(name);
+    free(path);
+    return mine;
+}
+
+// This program again, with the same words, told to be worker number i.
+static pid_t start_worker(const struct run *run, int64_t i, int64_t jobs) {
+    char *data, *words[256], number[32], threads[32];
+    size_t len;
+    struct error err;
+    int n = 0;
+    if (file_read("/proc/self/cmdline", &data, &len, &err) < 0)
+        return -1;
+    for (size_t at = 0; at < len && n < 255; at += strlen(data + at) + 1)
+        words[n++] = data + at;
+    words[n] = NULL;
+    int share = threads_count() / (int)jobs;
+    snprintf(number, sizeof number, "%ld", (long)i);
+    snprintf(threads, sizeof threads, "%d", share > 0 ? share : 1);
+    fflush(NULL);
+    char *name = xasprintf("job-%ld.log", (long)i), *path = path_join(run->out, name);
+    int log = open(path, O_CREAT | O_WRONLY | O_TRUNC | O_CLOEXEC, 0666);
+    pid_t parent = getpid(), child = fork();
+    if (child == 0) { // exec at once: nothing that uses threads may run in a forked process
+        dup2(log, 1);
+        dup2(log, 2);
+        setenv(WORKER, number, 1);
+        setenv("PDQ_THREADS", threads, 1);
+        prctl(PR_SET_PDEATHSIG, SIGKILL); // what it leaves behind is gone on with, like after any kill
+        if (getppid() == parent)
+            execv("/proc/self/exe", words);
+        _exit(1);
+    }
+    close(log);
+    free(data);
+    free(name);
+    free(path);
+    return child;
+}
+
+static int run_workers(const struct run *run, int64_t jobs, struct error *err) {
+    pid_t *child = xcalloc((size_t)jobs, sizeof *child, "jobs");
+    for (int64_t i = 0; i < jobs; i++)
+        child[i] = start_worker(run, i, jobs);
+    int failed = 0;
+    for (int64_t i = 0; i < jobs; i++) {
+        int state = 0;
+        while (child[i] > 0 && waitpid(child[i], &state, 0) < 0 && errno == EINTR)
+            if (interrupted())
+                kill(child[i], SIGTERM);
+        failed |= child[i] < 0 || (WIFSIGNALED(state) && !interrupted());
+    }
+    free(child);
+    log_info("%ld jobs have ended; what is left and all speeds are done now", (long)jobs);
+    if (interrupted())
+        return error_set(err, "interrupted; run the same command again to go on");
+    if (failed)
+        log_warn("a job of the sweep ended early; its points are done now");
+    return 0;
+}
+
 static int run_all(struct run *run, struct sweep *s, int64_t *failures, struct error *err) {
     for (int64_t i = 0; i < s->n; i++) {
         struct sweep_point *p = &s->point[i];
@@ -342,6 +424,8 @@ static int run_all(struct run *run, struct sweep *s, int64_t *failures, struct e
             p->stages = p->same->stages;
             continue;
         }
+        if (sweep_worker() && (status < 0 || p->same || !claim_point(run, p)))
+            continue; // not its own; what fails is reported by the one that started it
         p->same = NULL;
         if (status == 0)
             status = run_point(run, s, p, err);
@@ -356,11 +440,21 @@ static int run_all(struct run *run, struct sweep *s, int64_t *failures, struct e
     return 0;
 }
 
-int sweep_run(struct run *run, const struct grid *g, int64_t seeds, struct error *err) {
+int sweep_run(struct run *run, const struct grid *g, int64_t seeds, int64_t jobs, struct error *err) {
     struct sweep s;
     int64_t failures = 0;
+    char *points = path_join(run->out, "points");
+    int status = directory_make(points, err);
+    free(points);
+    TRY(status);
+    if (jobs > 1 && !sweep_worker())
+        TRY(run_workers(run, jobs, err));
     list_points(&s, run, g, seeds);
-    int status = run_all(run, &s, &failures, err);
+    status = run_all(run, &s, &failures, err);
+    if (sweep_worker()) {
+        sweep_release(&s);
+        return status;
+    }
     if (status == 0)
         status = write_all(run, &s, err);
     if (status == 0) {

@@ -33,7 +33,10 @@ struct sweep {
 
 // All points for `seeds` seeds from the recipe's on. A point that fails is reported and the others go on; then the result
 // is -1 with a message that counts them.
-int sweep_run(struct run *run, const struct grid *g, int64_t seeds, struct error *err);
+// jobs: so many points are worked on at once, by processes of this program with a share of the threads each.
+int sweep_run(struct run *run, const struct grid *g, int64_t seeds, int64_t jobs, struct error *err);
+// Is this process such a job? It works for the one that started it, which has claimed the folder.
+int sweep_worker(void);
 // Is every point a recipe? Keys and values are looked at before any work.
 int sweep_check(const struct run *run, const struct grid *g, int64_t seeds, struct error *err);
 // Can every point be done? Prints what that would take.

@@ -7,6 +7,9 @@
 #include <unistd.h>
 
 void threads_set(int n) {
+    const char *share = getenv("PDQ_THREADS"); // of a job among others: goes before what the user asked for all of them
+    if (share && atoi(share) > 0)
+        n = atoi(share);
     if (n <= 0) {
         const char *wanted = getenv("OMP_NUM_THREADS");
         n = wanted ? atoi(wanted) : 0; // "4,2" is a list by nesting level: its first number counts

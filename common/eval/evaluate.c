@@ -91,6 +91,7 @@ struct run { // one call of evaluate
     double *nll, *against_nll, *kl; // [limit]
     unsigned char *agree;           // [limit]
     int32_t *id_bytes;              // [V]: bytes that an id adds to a text; -1: not looked up yet
+    int states_are_there;           // of the other model
     double bytes, sum;              // of the text predicted; of the losses so far, for the progress line
 };
 
@@ -182,6 +183,19 @@ static struct tensor *predicting_rows(struct run *r, struct model *m, const stru
     return y;
 }
 
+// The other model's rows, which go through it only where no earlier evaluation has kept them.
+static const float *against_rows(struct run *r, const struct forward *f, int64_t count)
+{
+    struct eval_states *s = r->options->against_states;
+    const int64_t D = r->against->config.hidden;
+    if (s && r->states_are_there)
+        return s->x + r->done * D;
+    const float *x = predicting_rows(r, r->against, f, count)->data;
+    if (s)
+        memcpy(s->x + r->done * D, x, (size_t)(count * D) * sizeof *x);
+    return x;
+}
+
 static void run_batch(struct run *r, int64_t w, int64_t B, int64_t T)
 {
     int64_t count = fill_batch(r, w, B, T), at = r->done;
@@ -192,7 +206,7 @@ static void run_batch(struct run *r, int64_t w, int64_t B, int64_t T)
     struct tensor *x = predicting_rows(r, r->model, &f, count);
     struct head_eval e = {.targets = r->target + at, .nll = r->nll + at};
     if (r->against) {
-        e.against_x = predicting_rows(r, r->against, &f, count)->data;
+        e.against_x = against_rows(r, &f, count);
         e.against_w = model_head(r->against);
         e.against_nll = r->against_nll + at;
         e.kl = r->kl + at;
@@ -278,10 +292,25 @@ static void run_allocate(struct run *r)
         r->kl = xmalloc(n * sizeof *r->kl, "losses of an evaluation");
         r->agree = xmalloc(n, "losses of an evaluation");
     }
+    struct eval_states *s = r->options->against_states;
+    if (r->against && s) {
+        r->states_are_there = s->x && s->rows == r->limit && s->seq_len == r->window && s->stream == r->stream && s->model == r->against;
+        if (!r->states_are_there) {
+            eval_states_release(s);
+            *s = (struct eval_states){.rows = r->limit, .seq_len = r->window, .stream = r->stream, .model = r->against};
+            s->x = xmalloc(n * (size_t)r->against->config.hidden * sizeof *s->x, "the parent's hidden states");
+        }
+    }
     size_t vocab = (size_t)r->model->config.vocab;
     r->id_bytes = xmalloc(vocab * sizeof *r->id_bytes, "lengths of tokens");
     memset(r->id_bytes, 0xff, vocab * sizeof *r->id_bytes);
     tape_init(&r->tape, r->options->precision);
+}
+
+void eval_states_release(struct eval_states *s)
+{
+    free(s->x);
+    *s = (struct eval_states){0};
 }
 
 int evaluate(struct eval_result *r, struct model *m, struct model *against, const struct dataset *stream,
@@ -296,6 +325,8 @@ int evaluate(struct eval_result *r, struct model *m, struct model *against, cons
     int status = 0;
     if (run.done < run.limit) {
         status = error_set(err, "evaluation: interrupted; run the same command again");
+        if (o->against_states)
+            eval_states_release(o->against_states); // not all of them are there
         free(run.nll);
     } else {
         summarise(&run, r);

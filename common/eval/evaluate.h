@@ -8,12 +8,22 @@
 
 enum eval_protocol { EVAL_WINDOWS, EVAL_LLAMA_CPP };
 
+// Final hidden states of the model that others are compared with, so that it runs once for many of them: filled by the first
+// evaluation, used by later ones of the same stream with the same options. Lifetime: the caller's; zero at first.
+struct eval_states {
+    float *x; // [tokens, hidden]
+    int64_t rows, seq_len;
+    const struct dataset *stream;
+    const struct model *model;
+};
+
 struct eval_options {
     enum eval_protocol protocol;
     int64_t seq_len; // tokens in a window
     int64_t tokens;  // stop after this many predicted tokens; 0: all
     enum precision precision;
     int quiet; // no progress line
+    struct eval_states *against_states; // NULL: the other model runs every time
 };
 
 struct eval_result {
@@ -36,6 +46,7 @@ int eval_stream(struct dataset *d, const struct tokenizer *t, enum eval_protocol
 int evaluate(struct eval_result *r, struct model *m, struct model *against, const struct dataset *stream,
              const struct tokenizer *t, const struct eval_options *o, struct error *err);
 int64_t eval_batch_rows(int64_t seq_len); // tokens that go through the model at once
+void eval_states_release(struct eval_states *s);
 void eval_result_release(struct eval_result *r);
 // {"tokens","nll","nll_se","ppl","bits_per_byte","kld","top1",...}; null where there was no parent.
 struct json *eval_result_json(const struct eval_result *r);
