@@ -10,6 +10,7 @@
 #include "prune/score.h"
 
 #define VERIFY_TOKENS 1024
+#define VERIFY_FROM_FILE 256 // tokens, where every window reads all weights from a file
 #define VERIFY_TOLERANCE 1e-5 // f32 sums over other lengths and in another order differ by about 1e-6
 
 const struct prune_score prune_score_table[] = {
@@ -26,6 +27,7 @@ const struct prune_score prune_score_table[] = {
      score_flap},
     {"wanda", 1, 0, "sum of |w| times the input's norm over a unit's columns of the output projection (Sun et al. 2024, eq. 1)",
      score_wanda},
+    {"slimming", 3, 0, "gates trained with the weights under an L1 penalty (network slimming, Liu et al. 2017, eq. 1)", score_slimming},
     {"random", 0, 0, "the control: uniform numbers from the seed", score_random},
     {0},
 };
@@ -42,7 +44,7 @@ const struct option prune_option_table[] = {
     ROW("budget", OPTION_JSON, budget, NULL, 0, 0, NULL, NULL,
         "instead of heads and ffn, what the result may take: one of params, bytes (of the GGUF file that a later stage writes), "
         "flops, ms; a value below 1 is a share of the parent's"),
-    ROW("score", OPTION_CHOICE, score, "taylor", 0, 0, "magnitude|l1|l2|taylor|fisher|activation|activation_rms|flap|wanda|random", NULL,
+    ROW("score", OPTION_CHOICE, score, "taylor", 0, 0, "magnitude|l1|l2|taylor|fisher|activation|activation_rms|flap|wanda|slimming|random", NULL,
         "what decides which units stay"),
     ROW("depth_score", OPTION_CHOICE, depth_score, "block_influence", 0, 0, "block_influence|loss|random", NULL,
         "what decides which layers and blocks stay"),
@@ -127,7 +129,7 @@ static int verify(struct model *m, struct model *cut, const struct plan *p, cons
         return judge(found, difference, err);
     }
     mask_apply(m, p);
-    const double found = mask_difference(m, cut, c, VERIFY_TOKENS);
+    const double found = mask_difference(m, cut, c, m->data ? VERIFY_TOKENS : VERIFY_FROM_FILE);
     model_drop_gates(m);
     return judge(found, difference, err);
 }
@@ -148,7 +150,7 @@ struct step { // lifetime: prune_step
 static int cut(struct step *s, struct plan *plan, int with_mask, int with_fit, struct error *err)
 {
     const struct prune_options *o = s->options;
-    struct model *m = s->current, *smaller = with_mask ? zero_removed(m, plan) : shrink(m, plan);
+    struct model *m = s->current, *smaller = with_mask ? zero_removed(m, plan) : m->data ? shrink(m, plan) : shrink_view(m, plan);
     int rc = verify(m, smaller, plan, s->calibration, &s->state->difference, err);
     if (rc == 0 && with_fit) {
         struct model *plain = smaller;
@@ -321,6 +323,13 @@ static int remove_hidden(struct step *s, struct error *err)
         return 0;
     TRY(hidden_plan(s->current, keep, prune_score_table[o->score].compute == score_random, s->calibration, &plan, err));
     return cut(s, &plan, 0, 0, err);
+}
+
+int prune_streams(const struct prune_options *o)
+{
+    const int by_weights = prune_score_table[o->score].passes == 0;
+    return by_weights && !o->mask && !o->reconstruct && !o->recover && o->steps == 1 && o->layers <= 0 && o->attention_blocks <= 0 &&
+           o->ffn_blocks <= 0 && o->hidden <= 0;
 }
 
 int prune_needs_text(const struct prune_options *o)

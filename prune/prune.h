@@ -65,7 +65,7 @@ struct prune_scores {
 
 struct prune_score {
     const char *name;
-    int passes;  // over the calibration text: 0 none, 1 forward, 2 forward and backward
+    int passes;  // over the calibration text: 0 none, 1 forward, 2 forward and backward, 3 backward to the weights as well
     int power;   // to which scores add up as losses do, over layers and kinds of units: 1 a second-order estimate, 2 a
                  // first-order one (whose signs differ: Molchanov et al. 2019, eq. 8); 0: they do not
     const char *source;
@@ -122,6 +122,8 @@ double *plan_head_units(const struct layer_shape *s, const double *head, const d
 
 // A new, smaller model; every axis that counts a removed unit is cut, and layers of which nothing stays are gone.
 struct model *shrink(const struct model *m, const struct plan *p);
+// The same without a copy: its rows are read from m's, which must outlive it.
+struct model *shrink_view(const struct model *m, const struct plan *p);
 // A model of the same shape with zeros for every removed unit, on both sides.
 struct model *zero_removed(const struct model *m, const struct plan *p);
 
@@ -163,8 +165,12 @@ struct prune_state {              // lifetime: the stage's run
     struct plan kept;             // what of it is in the model at hand; n_layer 0: everything
     double difference;            // largest of the verification's figures
 };
+// Are the weights needed only row by row? Then m may be one whose weights lie in a file, and the result reads from it: a checkpoint
+// larger than the memory can be pruned.
+int prune_streams(const struct prune_options *o);
 // One step: from m, what `state` says is left of the original, to the options' fractions (or the budget) times `progress`.
-// Fails when a verification is above 1e-5 (f32). *out is the new model (the caller frees).
+// Fails when a verification is above 1e-5 (f32). *out is the new model (the caller frees; where prune_streams and m's weights are
+// behind hooks, before m).
 int prune_step(struct model *m, struct prune_state *state, const struct prune_options *o, double progress,
                const struct prune_budget *budget, const struct calibration *c, struct model **out, struct error *err);
 int prune_needs_text(const struct prune_options *o); // for scores or reconstruction

@@ -13,6 +13,7 @@ int score_activation(struct model *m, const struct calibration *c, struct prune_
 int score_activation_rms(struct model *m, const struct calibration *c, struct prune_scores *out, struct error *err);
 int score_flap(struct model *m, const struct calibration *c, struct prune_scores *out, struct error *err);
 int score_wanda(struct model *m, const struct calibration *c, struct prune_scores *out, struct error *err);
+int score_slimming(struct model *m, const struct calibration *c, struct prune_scores *out, struct error *err);
 int score_random(struct model *m, const struct calibration *c, struct prune_scores *out, struct error *err);
 
 // Guards (guard.c): a text that is too short, scores that say nothing, a plan that does worse than a random one.

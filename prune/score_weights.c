@@ -23,11 +23,15 @@ static double *scores_of(struct prune_scores *s, enum axis axis, int layer)
 static void unit_sums(const struct tensor *t, int along_columns, int64_t unit, enum norm norm, double *sum)
 {
     const int64_t rows = tensor_rows(t), columns = tensor_columns(t);
-    for (int64_t r = 0; r < rows; r++)
+    float *row = xmalloc((size_t)columns * sizeof *row, "a row");
+    for (int64_t r = 0; r < rows; r++) {
+        tensor_read_rows(t, r, 1, row);
         for (int64_t c = 0; c < columns; c++) {
-            const double w = (double)t->data[r * columns + c];
+            const double w = (double)row[c];
             sum[(along_columns ? c : r) / unit] += norm == NORM_L1 ? fabs(w) : w * w;
         }
+    }
+    free(row);
 }
 
 static void fill(double *score, int64_t n, double value)

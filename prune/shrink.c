@@ -32,56 +32,124 @@ static int64_t *kept_elements(const struct config *c, enum axis axis, const stru
     return element;
 }
 
-static void gather(const struct tensor *from, struct tensor *to, const int64_t *rows, const int64_t *columns)
-{
-    const int64_t old_columns = tensor_columns(from), R = tensor_rows(to), C = tensor_columns(to);
-    for (int64_t r = 0; r < R; r++) {
-        const float *old = from->data + (rows ? rows[r] : r) * old_columns;
-        for (int64_t i = 0; i < C; i++)
-            to->data[r * C + i] = old[columns ? columns[i] : i];
-    }
-}
-
 static int is_gone(const struct layer_plan *l) { return !l->n_head && !l->n_ff; }
 
-static void cut_parameter(const struct model *m, const struct parameter *old, const struct plan *p, struct tensor *t)
+// One parameter of the smaller model: which rows and columns of the larger one's it is.
+struct cut_weight {
+    struct weight_hook hook; // its context is this struct
+    const struct tensor *from;
+    int64_t *rows, *columns; // NULL: all
+};
+
+struct cut_owner { // the view's owner_context
+    struct cut_weight *weight; // [n_parameter]
+    float **vector;            // [n_parameter]; NULL for matrices
+    int n_parameter;
+};
+
+static void cut_rows(void *context, const struct tensor *w, int64_t row0, int64_t n, float *to)
+{
+    const struct cut_weight *c = context;
+    const int64_t C = tensor_columns(w);
+    float *whole = xmalloc((size_t)tensor_columns(c->from) * sizeof *whole, "a row");
+    for (int64_t r = 0; r < n; r++) {
+        const int64_t row = c->rows ? c->rows[row0 + r] : row0 + r;
+        if (!c->columns) {
+            tensor_read_rows(c->from, row, 1, to + r * C);
+            continue;
+        }
+        tensor_read_rows(c->from, row, 1, whole);
+        for (int64_t i = 0; i < C; i++)
+            to[r * C + i] = whole[c->columns[i]];
+    }
+    free(whole);
+}
+
+static void cut_release(void *context)
+{
+    struct cut_owner *owner = context;
+    for (int i = 0; i < owner->n_parameter; i++) {
+        free(owner->weight[i].rows);
+        free(owner->weight[i].columns);
+        free(owner->vector[i]);
+    }
+    free(owner->weight);
+    free(owner->vector);
+    free(owner);
+}
+
+static void cut_parameter(const struct model *m, const struct parameter *old, const struct plan *p, struct tensor *t,
+                          struct cut_weight *c)
 {
     static const struct layer_plan whole; // of the global tensors only the hidden axis is cut
     const struct layer_plan *layer = old->layer >= 0 ? &p->layer[old->layer] : &whole;
     int64_t n_rows = 0, n_columns = 0;
-    int64_t *rows = kept_elements(&m->config, old->spec->rows, p, layer, &n_rows);
-    int64_t *columns = kept_elements(&m->config, old->spec->columns, p, layer, &n_columns);
-    if ((rows && n_rows != tensor_rows(t)) || (columns && n_columns != tensor_columns(t)))
+    *c = (struct cut_weight){.hook = {.context = c, .rows = cut_rows}, .from = &old->t};
+    c->rows = kept_elements(&m->config, old->spec->rows, p, layer, &n_rows);
+    c->columns = kept_elements(&m->config, old->spec->columns, p, layer, &n_columns);
+    if ((c->rows && n_rows != tensor_rows(t)) || (c->columns && n_columns != tensor_columns(t)))
         BUG("shrink: %s is [%ld,%ld], the plan keeps [%ld,%ld]", old->name, (long)tensor_rows(t), (long)tensor_columns(t),
             (long)n_rows, (long)n_columns);
-    gather(&old->t, t, rows, columns);
-    free(rows);
-    free(columns);
+}
+
+// The shape that stays; number[l]: the old layer's new number, -1: gone.
+static void cut_config(struct config *c, const struct config *from, const struct plan *p, int64_t *number)
+{
+    config_copy(c, from);
+    c->n_layer = 0;
+    for (int64_t l = 0; l < from->n_layer; l++) {
+        const struct layer_plan *layer = &p->layer[l];
+        number[l] = is_gone(layer) ? -1 : c->n_layer++;
+        if (number[l] >= 0)
+            c->layer[number[l]] = (struct layer_shape){layer->n_head, layer->n_group, layer->n_ff};
+    }
+    c->hidden = p->hidden ? p->n_hidden : c->hidden;
+}
+
+struct model *shrink_view(const struct model *m, const struct plan *p)
+{
+    struct config c;
+    int64_t *number = xmalloc((size_t)m->config.n_layer * sizeof *number, "layers that stay");
+    cut_config(&c, &m->config, p, number);
+    struct model *out = model_new(&c, 0);
+    config_release(&c);
+    struct cut_owner *owner = xcalloc(1, sizeof *owner, "a smaller model");
+    owner->n_parameter = out->n_parameter;
+    owner->weight = xcalloc((size_t)out->n_parameter, sizeof *owner->weight, "a smaller model");
+    owner->vector = xcalloc((size_t)out->n_parameter, sizeof *owner->vector, "a smaller model");
+    out->owner_context = owner;
+    out->owner_release = cut_release;
+    for (int i = 0; i < m->n_parameter; i++) {
+        const struct parameter *old = &m->parameter[i];
+        const int64_t slot = old->layer < 0 ? 0 : number[old->layer] + 1; // 0 is for the global ones
+        struct parameter *to = slot || old->layer < 0 ? out->slot[slot * m->arch->n_specs + (old->spec - m->arch->specs)] : NULL;
+        if (!to)
+            continue;
+        struct cut_weight *w = &owner->weight[to - out->parameter];
+        cut_parameter(m, old, p, &to->t, w);
+        to->t.hook = &w->hook;
+        if (to->t.n_dim > 1)
+            continue;
+        float *values = xmalloc((size_t)tensor_count(&to->t) * sizeof *values, to->name); // ops read vectors where they lie
+        tensor_read_rows(&to->t, 0, 1, values);
+        to->t.hook = NULL;
+        to->t.data = owner->vector[to - out->parameter] = values;
+    }
+    free(number);
+    return out;
 }
 
 struct model *shrink(const struct model *m, const struct plan *p)
 {
-    struct config c;
-    config_copy(&c, &m->config);
-    int64_t *number = xmalloc((size_t)c.n_layer * sizeof *number, "layers that stay"); // of the old layers; -1: gone
-    c.n_layer = 0;
-    for (int64_t l = 0; l < m->config.n_layer; l++) {
-        const struct layer_plan *from = &p->layer[l];
-        number[l] = is_gone(from) ? -1 : c.n_layer++;
-        if (number[l] >= 0)
-            c.layer[number[l]] = (struct layer_shape){from->n_head, from->n_group, from->n_ff};
+    struct model *view = shrink_view(m, p), *out = model_new(&view->config, 1);
+    for (int i = 0; i < out->n_parameter; i++) {
+        struct tensor *t = &out->parameter[i].t;
+        const int64_t columns = tensor_columns(t);
+#pragma omp parallel for schedule(static)
+        for (int64_t r = 0; r < tensor_rows(t); r++)
+            tensor_read_rows(&view->parameter[i].t, r, 1, t->data + r * columns);
     }
-    c.hidden = p->hidden ? p->n_hidden : c.hidden;
-    struct model *out = model_new(&c, 1);
-    config_release(&c);
-    for (int i = 0; i < m->n_parameter; i++) {
-        const struct parameter *old = &m->parameter[i];
-        const int64_t layer = old->layer < 0 ? 0 : number[old->layer] + 1; // slots: 0 is for the global ones
-        struct parameter *to = layer || old->layer < 0 ? out->slot[layer * m->arch->n_specs + (old->spec - m->arch->specs)] : NULL;
-        if (to)
-            cut_parameter(m, old, p, &to->t);
-    }
-    free(number);
+    model_free(view);
     return out;
 }
 

@@ -43,16 +43,6 @@ static void reader_init(struct row_reader *r, const struct gguf_plan *plan, cons
         r->column[i] = source_index(plan, t->source->spec->columns, t->source->layer, i);
 }
 
-// The parameter's own row, from memory or through the hook.
-static void read_own_row(const struct tensor *t, int64_t row, float *to)
-{
-    const int64_t columns = tensor_columns(t);
-    if (t->hook)
-        t->hook->rows(t->hook->context, t, row, 1, to);
-    else
-        memcpy(to, t->data + row * columns, (size_t)columns * sizeof *to);
-}
-
 // Row `row` of the file as f32; scratch: own_columns floats.
 static void read_row(const struct row_reader *r, int64_t row, float *to, float *scratch)
 {
@@ -68,10 +58,10 @@ static void read_row(const struct row_reader *r, int64_t row, float *to, float *
         return;
     }
     if (!r->column) {
-        read_own_row(&p->t, own, to);
+        tensor_read_rows(&p->t, own, 1, to);
         return;
     }
-    read_own_row(&p->t, own, scratch);
+    tensor_read_rows(&p->t, own, 1, scratch);
     for (int64_t i = 0; i < columns; i++) {
         const int64_t from = r->column[vector && t->rotated ? gguf_row_source(i, E) : i];
         to[i] = from < 0 ? 0 : scratch[from];

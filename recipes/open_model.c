@@ -85,6 +85,17 @@ int opened_look(struct opened *o, const char *path, int has_weights, struct erro
     return 0;
 }
 
+int opened_map(struct opened *o, struct error *err) {
+    if (o->is_gguf || o->model->data)
+        return 0;
+    struct model *m = model_map(o->path, err);
+    if (!m)
+        return -1;
+    model_free(o->model);
+    o->model = m;
+    return 0;
+}
+
 int opened_read(struct opened *o, struct error *err) {
     if (o->is_gguf || o->model->data)
         return 0;
@@ -108,11 +119,7 @@ int opened_widen(struct opened *o, struct error *err) {
         }
     for (int i = 0; i < m->n_parameter; i++) {
         const struct tensor *from = &o->model->parameter[i].t;
-        float *to = m->parameter[i].t.data;
-        if (from->hook)
-            from->hook->rows(from->hook->context, from, 0, tensor_rows(from), to);
-        else
-            memcpy(to, from->data, (size_t)tensor_count(from) * sizeof *to);
+        tensor_read_rows(from, 0, tensor_rows(from), m->parameter[i].t.data);
     }
     model_free(o->model);
     o->model = m;

@@ -22,6 +22,8 @@ int opened_open(struct opened *o, const char *path, struct error *err);
 // no storage.
 int opened_look(struct opened *o, const char *path, int has_weights, struct error *err);
 int opened_read(struct opened *o, struct error *err); // the weights, if they are not there yet
+// Weights that stay in the file, behind hooks, and are read row by row when they are needed.
+int opened_map(struct opened *o, struct error *err);
 // A GGUF file's weights as f32 in memory instead of behind hooks: what pruning and training change.
 int opened_widen(struct opened *o, struct error *err);
 // The same for a folder that holds config.json and a tokenizer but no weights yet: the model has storage, all zero.

@@ -131,7 +131,7 @@ static int open_parent(struct run *run, struct error *err) {
     return status;
 }
 
-static int needs_text(const struct recipe *r) {
+int recipe_needs_text(const struct recipe *r) {
     for (int i = 0; i < r->n_stage; i++)
         if (r->stage[i].type->needs_text && r->stage[i].type->needs_text(&r->stage[i]))
             return 1;
@@ -139,7 +139,7 @@ static int needs_text(const struct recipe *r) {
 }
 
 // With variants the stages that matter are theirs.
-static int run_needs_text(const struct recipe *r) { return r->variants || needs_text(r); }
+static int run_needs_text(const struct recipe *r) { return r->variants || recipe_needs_text(r); }
 
 #define DEFAULT_WINDOW 256
 
@@ -268,10 +268,11 @@ static int check_and_run(struct run *run, const struct runner_options *o, char *
     struct forecasts forecasts;
     TRY(forecasts_make(&forecasts, run, !o->no_report, err));
     int status = r->variants ? variants_check(r, err) : 0;
+    int needs_text = run_needs_text(r);
     if (status == 0 && o->grid)
-        status = sweep_check(run, o->grid, o->seeds, err);
+        status = sweep_check(run, o->grid, o->seeds, &needs_text, err);
     if (status == 0)
-        status = inputs_open(run->inputs, r, run->parent.tokenizer, run_needs_text(r), err);
+        status = inputs_open(run->inputs, r, run->parent.tokenizer, needs_text, err);
     if (status == 0 && o->dry_run)
         status = o->grid ? sweep_forecast(run, o->grid, o->seeds, err) : print_forecast(&forecasts, r, o->json);
     forecasts_release(&forecasts);

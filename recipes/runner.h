@@ -44,5 +44,6 @@ void chain_release(struct chain *c);
 // All variants for all their seeds; fills report's "variants" and "comparisons".
 int variants_run(struct run *run, struct json *report, struct error *err);
 int variants_check(const struct recipe *r, struct error *err);
+int recipe_needs_text(const struct recipe *r); // does a stage learn from text?
 
 #endif

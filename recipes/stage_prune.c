@@ -129,6 +129,7 @@ static void forecast_scoring(struct forecast *f, const struct prune_options *o) 
     f->flops = (double)o->steps * one;
     int64_t rows = o->calibration_batch * seq_len;
     int64_t scoring = score->passes ? score_memory(&f->in, rows, score->passes > 1) : 0;
+    scoring += score->passes > 2 ? 8 * config_parameters(&f->in) : 0; // a copy of the weights, and gradients
     int64_t checking = 4 * config_parameters(&f->out) + eval_memory(&f->in, &f->out, seq_len);
     int64_t fitting = 4 * config_parameters(&f->out) + score_memory(&f->in, rows, 0) + moments_memory(&f->in);
     f->memory = scoring > checking ? scoring : checking;
@@ -177,6 +178,15 @@ static int forecast_shape(struct forecast *f, const struct prune_options *o, str
     return status;
 }
 
+static int64_t largest_tensor(const struct config *c) {
+    int64_t n = c->vocab * c->hidden;
+    for (int64_t l = 0; l < c->n_layer; l++) {
+        int64_t heads = c->layer[l].n_head * c->head_dim, width = heads > c->layer[l].n_ff ? heads : c->layer[l].n_ff;
+        n = width * c->hidden > n ? width * c->hidden : n;
+    }
+    return 4 * n;
+}
+
 static int forecast(struct forecast *f, struct error *err) {
     const struct prune_options *o = f->recipe->stage[f->index].options;
     if (forecast_shape(f, o, err) < 0)
@@ -191,6 +201,10 @@ static int forecast(struct forecast *f, struct error *err) {
     f->memory += from_parent ? 0 : 4 * config_parameters(&f->in);
     f->uses_parent = from_parent;
     f->disk = 4 * config_parameters(&f->out);
+    if (prune_streams(o)) { // weights stay in the file, and one is widened at a time
+        f->memory = largest_tensor(&f->in) + eval_memory(&f->in, &f->out, seq_len);
+        f->uses_parent = 0;
+    }
     if (o->recover) {
         struct distill_options recover;
         TRY(read_recover(f->recipe, o, "recover", &recover, err));
@@ -217,6 +231,7 @@ struct pruning { // lifetime: the stage's run
     const struct prune_options *options;
     struct config original;
     struct opened current; // model at hand
+    struct opened source;  // where its weights are read from; none: from memory
     struct prune_state state;
     struct budget budget; // where the options have one
 };
@@ -241,8 +256,11 @@ static int prune_once(struct pruning *p, int64_t step, struct error *err) {
     budget.limit = budget_limit(&p->budget, progress);
     budget.again = progress < 1 ? NULL : budget.again; // only where it ends
     TRY(prune_step(p->current.model, &p->state, o, progress, o->budget ? &budget : NULL, &calibration, &smaller, err));
-    opened_release(&p->current);
-    p->current.model = smaller;
+    opened_release(&p->source); // of an earlier step
+    p->source = p->current;
+    p->current = (struct opened){.model = smaller};
+    if (smaller->data)
+        opened_release(&p->source);
     return 0;
 }
 
@@ -337,9 +355,19 @@ static int run_steps(struct pruning *p, struct error *err) {
     return status;
 }
 
+// What looks at rows alone leaves the weights where they are, unless they have been read already.
+static int open_input(struct pruning *p, struct error *err) {
+    struct stage_run *s = p->stage;
+    int in_memory = strcmp(s->input, s->run->parent.path) == 0 && s->run->parent.model->data;
+    if (in_memory || !prune_streams(p->options) || p->stage->run->parent.is_gguf)
+        return stage_borrow_input(s, &p->current, err);
+    TRY(opened_look(&p->current, s->input, 1, err));
+    return opened_map(&p->current, err);
+}
+
 static int run(struct stage_run *s, struct error *err) {
     struct pruning p = {.stage = s, .options = s->stage->options};
-    TRY(stage_borrow_input(s, &p.current, err));
+    TRY(open_input(&p, err));
     config_copy(&p.original, &p.current.model->config);
     p.state.original = &p.original;
     int status = 0;
@@ -358,6 +386,7 @@ static int run(struct stage_run *s, struct error *err) {
         plan_release(&p.state.kept);
     config_release(&p.original);
     opened_release(&p.current);
+    opened_release(&p.source);
     return status;
 }
 

@@ -106,11 +106,12 @@ static char *effective_text(const struct recipe *r, const struct forecasts *f) {
     struct json *o = recipe_json(r, 0), *shapes = json_array();
     int i = 0;
     for (struct json *stage = json_first(json_get(o, "stages")); stage; stage = json_next(stage), i++) {
-        struct json *prune = json_get(stage, "prune");
-        if (!prune || json_number(json_get(prune, "steps")) > 1)
+        const struct json *prune = json_get(stage, "prune"); // where the fractions decide on the shape and on nothing else:
+        if (!prune || json_number(json_get(prune, "steps")) > 1 || json_bool(json_get(prune, "mask")) ||
+            strcmp(json_string(json_get(prune, "scope")), "layer") != 0)
             continue;
-        json_remove(prune, "heads");
-        json_remove(prune, "ffn");
+        json_remove(json_get(stage, "prune"), "heads");
+        json_remove(json_get(stage, "prune"), "ffn");
         const struct config *c = &f->stage[i].out;
         for (int64_t l = 0; l < c->n_layer; l++) {
             json_push(shapes, json_from_number((double)c->layer[l].n_head));
@@ -468,15 +469,17 @@ int sweep_run(struct run *run, const struct grid *g, int64_t seeds, int64_t jobs
     return status;
 }
 
-int sweep_check(const struct run *run, const struct grid *g, int64_t seeds, struct error *err) {
+int sweep_check(const struct run *run, const struct grid *g, int64_t seeds, int *needs_text, struct error *err) {
     struct sweep s;
     int status = 0;
     list_points(&s, run, g, seeds);
     for (int64_t i = 0; i < s.n && status == 0; i++) {
         struct recipe r;
         status = point_recipe(run, &s.point[i], &r, err);
-        if (status == 0)
+        if (status == 0) {
+            *needs_text |= recipe_needs_text(&r);
             recipe_release(&r);
+        }
     }
     sweep_release(&s);
     return status;

@@ -37,8 +37,8 @@ struct sweep {
 int sweep_run(struct run *run, const struct grid *g, int64_t seeds, int64_t jobs, struct error *err);
 // Is this process such a job? It works for the one that started it, which has claimed the folder.
 int sweep_worker(void);
-// Is every point a recipe? Keys and values are looked at before any work.
-int sweep_check(const struct run *run, const struct grid *g, int64_t seeds, struct error *err);
+// Is every point a recipe? Keys and values are looked at before any work. *needs_text: whether any learns from text.
+int sweep_check(const struct run *run, const struct grid *g, int64_t seeds, int *needs_text, struct error *err);
 // Can every point be done? Prints what that would take.
 int sweep_forecast(struct run *run, const struct grid *g, int64_t seeds, struct error *err);
 

@@ -11,6 +11,7 @@
 
 #include "common/base/file.h"
 #include "common/base/log.h"
+#include "common/base/threads.h"
 #include "common/model/safetensors.h"
 
 #define EMBEDDING "model.embed_tokens.weight"
@@ -125,7 +126,87 @@ static void read_values(struct model *m, const struct safetensor *const *source)
     }
 }
 
-static struct model *load(const char *folder, int with_weights, struct error *err) {
+// One matrix in a file, behind a hook.
+struct mapped_weight {
+    struct weight_hook hook; // its context is this struct
+    const struct safetensor *source;
+    struct mapped_owner *owner;
+};
+
+struct passed { // the part of a file that a thread read last
+    uintptr_t first, end;
+};
+
+struct mapped_owner { // model lifetime: model->owner_context
+    struct safetensors files;
+    struct mapped_weight *weight; // [n_parameter]
+    float **vector;               // [n_parameter]; NULL for matrices
+    int n_parameter;
+    struct passed *last; // [n_last] by thread
+    int n_last;
+};
+
+#define DROP_UNIT ((uintptr_t)1 << 20) // of pages that are given back at once
+
+// Gives back what this thread read last, once it reads elsewhere: else the whole file would come to stay in memory. Only inside the
+// tensor: what lies beside a map is not ours.
+static void move_on(struct mapped_owner *owner, const struct safetensor *whole, const void *at) {
+    uintptr_t start = (uintptr_t)whole->data, end = start + (uintptr_t)whole->bytes, unit = (uintptr_t)at / DROP_UNIT * DROP_UNIT;
+    struct passed *last = &owner->last[thread_number() % owner->n_last];
+    const struct passed now = {unit > start ? unit : start, unit + DROP_UNIT < end ? unit + DROP_UNIT : end};
+    if (last->end && last->first != now.first)
+        file_map_drop((const void *)last->first, last->end - last->first);
+    *last = now;
+}
+
+static void mapped_rows(void *context, const struct tensor *w, int64_t row0, int64_t n, float *to) {
+    const struct mapped_weight *m = context;
+    int64_t columns = tensor_columns(w), size = (int64_t)dtype_size(m->source->dtype);
+    for (int64_t r = 0; r < n; r++) {
+        struct safetensor row = *m->source;
+        row.data = (const char *)row.data + (row0 + r) * columns * size;
+        row.bytes = columns * size;
+        copy_values(&row, to + r * columns, columns);
+        move_on(m->owner, m->source, row.data);
+    }
+}
+
+static void mapped_release(void *context) {
+    struct mapped_owner *owner = context;
+    for (int i = 0; i < owner->n_parameter; i++)
+        free(owner->vector[i]);
+    free(owner->vector);
+    free(owner->weight);
+    free(owner->last);
+    safetensors_close(&owner->files);
+    free(owner);
+}
+
+// The files go to the model, which closes them.
+static void attach(struct model *m, const struct safetensors *files, const struct safetensor *const *source) {
+    struct mapped_owner *owner = xcalloc(1, sizeof *owner, "a mapped model");
+    *owner = (struct mapped_owner){.files = *files, .n_parameter = m->n_parameter, .n_last = threads_count()};
+    owner->last = xcalloc((size_t)owner->n_last, sizeof *owner->last, "a mapped model");
+    owner->weight = xcalloc((size_t)m->n_parameter, sizeof *owner->weight, "a mapped model");
+    owner->vector = xcalloc((size_t)m->n_parameter, sizeof *owner->vector, "a mapped model");
+    for (int i = 0; i < m->n_parameter; i++) {
+        struct tensor *t = &m->parameter[i].t;
+        struct mapped_weight *w = &owner->weight[i];
+        if (t->n_dim == 1) {
+            t->data = owner->vector[i] = xmalloc((size_t)tensor_count(t) * sizeof *t->data, t->name);
+            copy_values(source[i], t->data, tensor_count(t));
+            continue;
+        }
+        *w = (struct mapped_weight){.hook = {.context = w, .rows = mapped_rows}, .source = source[i], .owner = owner};
+        t->hook = &w->hook;
+    }
+    m->owner_context = owner;
+    m->owner_release = mapped_release;
+}
+
+enum load_kind { LOAD_SHAPE, LOAD_VALUES, LOAD_MAPPED };
+
+static struct model *load(const char *folder, enum load_kind kind, struct error *err) {
     struct config config;
     struct safetensors s = {0};
     struct model *shape = NULL, *m = NULL;
@@ -138,9 +219,13 @@ static struct model *load(const char *folder, int with_weights, struct error *er
     source = xcalloc((size_t)shape->n_parameter, sizeof *source, "tensor sources");
     if (match_tensors(shape, &s, folder, source, err) < 0)
         goto out;
-    m = model_new(&config, with_weights);
-    if (with_weights)
+    m = model_new(&config, kind == LOAD_VALUES);
+    if (kind == LOAD_VALUES)
         read_values(m, source);
+    if (kind == LOAD_MAPPED) {
+        attach(m, &s, source);
+        s = (struct safetensors){0};
+    }
 out:
     free(source);
     model_free(shape);
@@ -149,6 +234,8 @@ out:
     return m;
 }
 
-struct model *model_load(const char *folder, struct error *err) { return load(folder, 1, err); }
+struct model *model_load(const char *folder, struct error *err) { return load(folder, LOAD_VALUES, err); }
 
-struct model *model_load_shape(const char *folder, struct error *err) { return load(folder, 0, err); }
+struct model *model_load_shape(const char *folder, struct error *err) { return load(folder, LOAD_SHAPE, err); }
+
+struct model *model_map(const char *folder, struct error *err) { return load(folder, LOAD_MAPPED, err); }

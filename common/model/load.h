@@ -11,4 +11,8 @@ struct model *model_load(const char *folder, struct error *err);
 // The same checks, but no weight is read: a model without storage, for what must be known before there is memory for it.
 struct model *model_load_shape(const char *folder, struct error *err);
 
+// A model whose matrices stay in the mapped files and are read through hooks, a page at a time: nothing larger than a row is held
+// for it. NULL on failure.
+struct model *model_map(const char *folder, struct error *err);
+
 #endif

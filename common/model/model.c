@@ -169,6 +169,16 @@ void model_want_gradients(struct model *m)
     }
 }
 
+void model_drop_gradients(struct model *m)
+{
+    for (int i = 0; i < m->n_parameter; i++) {
+        m->parameter[i].t.grad = NULL;
+        m->parameter[i].t.needs_grad = 0;
+    }
+    free(m->grad);
+    m->grad = NULL;
+}
+
 struct tensor *model_forward(struct model *m, struct tape *tape, const struct forward *f)
 {
     if (f->last && (f->cache || f->last > m->config.n_layer || f->first >= f->last))

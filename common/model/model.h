@@ -110,6 +110,7 @@ void model_free(struct model *m); // NULL is fine
 // Normal(0, 0.02), residual projections (o, down) divided by sqrt(2 n_layer), norms 1, biases 0 (GPT-2's rule).
 void model_initialise(struct model *m, uint64_t seed);
 void model_want_gradients(struct model *m); // allocates and attaches m->grad
+void model_drop_gradients(struct model *m);
 struct parameter *model_find(struct model *m, const char *name); // NULL: none
 // The weight of a spec (index into the arch's table) in a layer (-1 for the global ones); NULL when absent.
 struct tensor *model_weight(struct model *m, int spec, int layer);

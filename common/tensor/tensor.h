@@ -7,6 +7,7 @@
 #define PDQ_TENSOR_H
 
 #include <stdint.h>
+#include <string.h>
 
 struct tensor;
 
@@ -44,5 +45,15 @@ static inline int64_t tensor_count(const struct tensor *t)
 // Rows and columns of a matrix view: the last dimension is the columns. [D] is 1 x D.
 static inline int64_t tensor_columns(const struct tensor *t) { return t->dim[t->n_dim - 1]; }
 static inline int64_t tensor_rows(const struct tensor *t) { return tensor_count(t) / tensor_columns(t); }
+
+// Values of rows row0 .. row0+n-1 as f32 [n, columns], whether they lie in memory or behind a hook.
+static inline void tensor_read_rows(const struct tensor *t, int64_t row0, int64_t n, float *to)
+{
+    const int64_t columns = tensor_columns(t);
+    if (t->hook)
+        t->hook->rows(t->hook->context, t, row0, n, to);
+    else
+        memcpy(to, t->data + row0 * columns, (size_t)(n * columns) * sizeof *to);
+}
 
 #endif
