@@ -167,13 +167,13 @@ int depth_plan(struct model *m, const struct layer_shape *whole, int64_t whole_l
                double progress, const struct calibration *c, struct plan *p, int *changes, struct error *err)
 {
     int64_t attention = 0, ff = 0;
-    for (int64_t l = 0; l < m->config.n_layer; l++) {
-        attention += whole[l].n_head > 0;
-        ff += whole[l].n_ff > 0;
-    }
     plan_whole(p, &m->config);
     model_add_gates(m, 0);
     int rc = o->layers > 0 ? remove_blocks(m, PART_LAYER, kept_of(whole_layers, o->layers * progress), o, c, err) : 0;
+    for (int64_t l = 0; l < m->config.n_layer; l++) { // of the layers that stay, as they were
+        attention += whole[l].n_head && is_there(m, PART_LAYER, l);
+        ff += whole[l].n_ff && is_there(m, PART_LAYER, l);
+    }
     if (rc == 0 && o->attention_blocks > 0)
         rc = remove_blocks(m, PART_ATTENTION, kept_of(attention, o->attention_blocks * progress), o, c, err);
     if (rc == 0 && o->ffn_blocks > 0)

@@ -56,10 +56,12 @@ static void choose_group(const float *w, const double *U, int64_t C, int64_t j, 
 static void prune_row(float *w, const double *U, int64_t C, int64_t first, int64_t last, int64_t keep, int64_t of, float threshold,
                       double *error, unsigned char *goes)
 {
+    for (int64_t j = first; j < last && !of; j++) // before any of them moves
+        goes[j - first] = worth(w, U, C, j) <= threshold;
     for (int64_t j = first; j < last; j++) {
         if (of && j % of == 0)
-            choose_group(w, U, C, j, keep, of, goes);
-        const int out = of ? goes[j % of] : worth(w, U, C, j) <= threshold;
+            choose_group(w, U, C, j, keep, of, goes + j - first);
+        const int out = goes[j - first];
         error[j - first] = out ? (double)w[j] / U[j * C + j] : 0;
         if (!out)
             continue;
@@ -93,7 +95,7 @@ int sparse_gpt(struct tensor *w, const float *H, int64_t keep, int64_t of, doubl
 #pragma omp parallel
         {
             double *error = xmalloc((size_t)block * sizeof *error, "errors");
-            unsigned char *goes = xcalloc((size_t)(of ? of : 1), 1, "a group");
+            unsigned char *goes = xcalloc((size_t)block, 1, "what goes");
 #pragma omp for schedule(static)
             for (int64_t d = 0; d < D; d++)
                 prune_row(w->data + d * C, U, C, first, last, keep, of, threshold, error, goes);
