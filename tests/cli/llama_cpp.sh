@@ -11,17 +11,40 @@ command -v llama-perplexity > /dev/null || { echo "skipped: no llama-perplexity 
 cd "$work" || exit 1
 head -c 60000 "$text" > part.txt
 
+compare() { # name file: perplexities of the same file
+    ours=$("$PDQ" eval "$2" --data part.txt --protocol llama.cpp --seq-len 256 --json 2> /dev/null |
+        sed 's/.*"ppl":\([0-9.]*\).*/\1/')
+    llama-perplexity -m "$2" -f part.txt -c 256 -b 256 -ub 8 -t 1 > theirs.txt 2>&1 || fail "llama-perplexity on $1"
+    theirs=$(sed -n 's/.*Final estimate: PPL = \([0-9.]*\).*/\1/p' theirs.txt)
+    echo "$1: pdq $ours, llama.cpp $theirs"
+    awk -v a="$ours" -v b="$theirs" 'BEGIN { exit !(b > 0 && a / b < 1.002 && a / b > 0.998) }' ||
+        fail "$1: pdq $ours, llama.cpp $theirs: more than 0.2 % apart"
+}
+
 "$PDQ" prune "$model" -o half --heads 0.5 --ffn 0.5 --score l2 --align 256 2> err.txt || fail "prune: $(cat err.txt)"
 for source in "$model" half; do
     for type in F16 Q8_0 Q4_0 Q4_K Q6_K; do
         "$PDQ" quantize "$source" -o m.gguf --type $type --force 2> err.txt > out.txt || fail "quantize $type: $(cat err.txt)"
-        ours=$("$PDQ" eval m.gguf --data part.txt --protocol llama.cpp --seq-len 256 --json 2> /dev/null |
-            sed 's/.*"ppl":\([0-9.]*\).*/\1/')
-        llama-perplexity -m m.gguf -f part.txt -c 256 -b 256 -ub 8 -t 1 > theirs.txt 2>&1 || fail "llama-perplexity on $type"
-        theirs=$(sed -n 's/.*Final estimate: PPL = \([0-9.]*\).*/\1/p' theirs.txt)
-        echo "$(basename "$source") $type: pdq $ours, llama.cpp $theirs"
-        awk -v a="$ours" -v b="$theirs" 'BEGIN { exit !(b > 0 && a / b < 1.002 && a / b > 0.998) }' ||
-            fail "$source $type: pdq $ours, llama.cpp $theirs: more than 0.2 % apart"
+        compare "$(basename "$source") $type" m.gguf
+    done
+done
+
+# layers of different shapes: one ranking over all layers; layers without attention or without channels; sparse; fewer layers
+"$PDQ" prune "$model" -o uneven --heads 0.4 --ffn 0.4 --score l2 --scope global 2> err.txt || fail "prune: $(cat err.txt)"
+"$PDQ" prune "$model" -o blocks --attention-blocks 0.2 --ffn-blocks 0.2 --data part.txt --calibration-tokens 4096 --seed 2 2> err.txt ||
+    fail "prune: $(cat err.txt)"
+"$PDQ" prune "$model" -o layers --layers 0.2 --hidden 0.25 --data part.txt --calibration-tokens 4096 2> err.txt || fail "prune: $(cat err.txt)"
+"$PDQ" sparsify "$model" -o sparse --pattern 2:4 --score magnitude 2> err.txt || fail "sparsify: $(cat err.txt)"
+for source in uneven blocks layers sparse; do
+    for padded in false true; do
+        [ $padded = true ] && [ $source != uneven ] && [ $source != blocks ] && continue
+        flag=(); [ $padded = true ] && flag=(--padded)
+        for type in F32 Q8_0; do
+            "$PDQ" quantize $source -o m.gguf --type $type --force "${flag[@]}" 2> err.txt > out.txt || fail "quantize $source: $(cat err.txt)"
+            said=$("$PDQ" inspect m.gguf | sed -n 's/^  llama.cpp: //p')
+            case $said in yes*) ;; *) fail "$source: inspect says it does not load: $said" ;; esac
+            compare "$source $type padded=$padded ($said)" m.gguf
+        done
     done
 done
 exit $failed
