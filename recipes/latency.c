@@ -13,7 +13,7 @@
 #include "recipes/rows.h"
 
 #define RUNS 9
-#define TURNS 9
+#define TURNS 31
 #define REPEATS 4  // of a block: one of them alone is too short to be measured
 #define SMALLEST 0.01 // a block that takes less, in seconds, is run more often
 
@@ -31,14 +31,18 @@ double latency_measure(const struct config *c) {
 
 double latency_ratio(const struct config *c, const struct config *of) {
     struct model *m[2] = {model_new(c, 1), model_new(of, 1)};
+    struct speed_timer timer[2];
     double seconds[2][TURNS];
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < 2; i++) {
         model_initialise(m[i], 1);
-    for (int turn = 0; turn < TURNS; turn++)
+        speed_timer_init(&timer[i], m[i], 1, tokens_of(c));
+    }
+    for (int turn = -2; turn < TURNS; turn++) // two to warm up
         for (int i = 0; i < 2; i++)
-            seconds[i][turn] = speed_prefill(m[i], tokens_of(c));
+            seconds[i][turn < 0 ? 0 : turn] = speed_timer_run(&timer[i]);
     for (int i = 0; i < 2; i++) {
         sort_doubles(seconds[i], TURNS);
+        speed_timer_release(&timer[i]);
         model_free(m[i]);
     }
     return seconds[0][TURNS / 2] / seconds[1][TURNS / 2];

@@ -10,6 +10,7 @@
 #include "common/base/threads.h"
 #include "common/eval/evaluate.h"
 #include "common/eval/generate.h"
+#include "common/eval/statistics.h"
 #include "recipes/forecast.h"
 #include "recipes/inputs.h"
 #include "recipes/process.h"
@@ -90,6 +91,8 @@ static int facts_make(struct run *run, const struct recipe *r, const struct row_
     json_set(facts, "shape", shape_json(c));
     json_set_number(facts, "parameters", (double)config_parameters(c));
     json_set_number(facts, "flops_per_token", model_flops_per_token(c, r->data.seq_len));
+    json_set_number(facts, "prefill_flops_per_token",
+                    model_flops_per_token(c, r->data.seq_len) - 2 * (double)c->vocab * (double)c->hidden);
     json_set_number(facts, "bytes", (double)model_bytes(s->path));
     if (stage_after_sparsify(r, r->n_stage)) {
         int64_t gzip;
@@ -117,7 +120,23 @@ static void add_llama_bench(struct json *measured, const char *path) {
     free(text);
 }
 
-static struct json *measure_speed(const struct row_source *s, struct opened *m) {
+#define LARGE 100000000 // parameters, of which more take minutes
+#define BATCH 8       // sequences of a prefill at once, which uses the machine better than one
+#define BATCH_RUNS 5  // of which the median counts
+
+static double batch_tokens_per_second(struct model *m, int64_t tokens) {
+    struct speed_timer timer;
+    double seconds[BATCH_RUNS];
+    speed_timer_init(&timer, m, BATCH, tokens);
+    speed_timer_run(&timer); // warms up
+    for (int i = 0; i < BATCH_RUNS; i++)
+        seconds[i] = speed_timer_run(&timer);
+    speed_timer_release(&timer);
+    sort_doubles(seconds, BATCH_RUNS);
+    return (double)(BATCH * tokens) / seconds[BATCH_RUNS / 2];
+}
+
+static struct json *measure_speed(const struct run *run, const struct row_source *s, struct opened *m) {
     struct json *o = json_object();
     struct speed_result speed;
     int64_t room = m->model->config.context, prefill = SPEED_PREFILL, decode = SPEED_DECODE;
@@ -129,6 +148,8 @@ static struct json *measure_speed(const struct row_source *s, struct opened *m) 
     speed_measure(m->model, prefill, decode, &speed);
     json_set_number(o, "prefill_tokens_per_second", speed.prefill);
     json_set_number(o, "decode_tokens_per_second", speed.decode);
+    if (!run->is_sweep && m->model->n_element <= LARGE)
+        json_set_number(o, "batch_prefill_tokens_per_second", batch_tokens_per_second(m->model, prefill));
     if (m->is_gguf)
         add_llama_bench(o, s->path);
     return o;
@@ -154,7 +175,7 @@ int row_make(struct run *run, const struct recipe *r, const struct row_source *s
             status = keep(*facts, facts_path, key, err);
     }
     if (status == 0 && measured && !*measured) {
-        *measured = measure_speed(s, &m);
+        *measured = measure_speed(run, s, &m);
         status = keep(*measured, speed_path, speed_key, err);
     }
     if (status < 0) {

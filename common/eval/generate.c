@@ -153,6 +153,29 @@ static int32_t *random_tokens(int64_t n, int64_t vocab) {
     return ids;
 }
 
+void speed_timer_init(struct speed_timer *t, struct model *m, int64_t B, int64_t T) {
+    *t = (struct speed_timer){.model = m, .ids = random_tokens(B * T, m->config.vocab), .B = B, .T = T};
+    tape_init(&t->tape, PRECISION_F32);
+}
+
+double speed_timer_run(struct speed_timer *t) {
+    double started = timer_now();
+    tape_reset(&t->tape);
+    const struct forward f = {.ids = t->ids, .B = t->B, .T = t->T, .checkpoint = 1};
+    const struct tensor *x = model_forward(t->model, &t->tape, &f);
+    int64_t D = tensor_columns(x);
+    struct tensor *last = tape_tensor(&t->tape, x->name, 2, t->B, D, 1);
+    for (int64_t b = 0; b < t->B; b++)
+        memcpy(last->data + b * D, x->data + ((b + 1) * t->T - 1) * D, (size_t)D * sizeof(float));
+    op_linear(&t->tape, last, model_head(t->model), NULL);
+    return timer_now() - started;
+}
+
+void speed_timer_release(struct speed_timer *t) {
+    tape_release(&t->tape);
+    free(t->ids);
+}
+
 double speed_prefill(struct model *m, int64_t prompt_tokens) {
     int32_t *ids = random_tokens(prompt_tokens, m->config.vocab);
     double seconds = time_tokens(m, ids, prompt_tokens, prompt_tokens);

@@ -22,6 +22,17 @@ int64_t generate(struct model *m, const int32_t *prompt, int64_t n, const struct
 void generate_sample(struct model *m, int32_t bos, int64_t n_documents, int64_t length, uint64_t seed,
                      struct token_list *out);
 
+// Prefills of B sequences of T random tokens, timed one by one, so that models can be measured in turns.
+struct speed_timer {
+    struct model *model;
+    struct tape tape;
+    int32_t *ids;
+    int64_t B, T;
+};
+void speed_timer_init(struct speed_timer *t, struct model *m, int64_t B, int64_t T);
+double speed_timer_run(struct speed_timer *t); // seconds: the forward pass, and the head on each sequence's last position
+void speed_timer_release(struct speed_timer *t);
+
 struct speed_result {
     double prefill, decode; // tokens/s, medians of the runs
 };

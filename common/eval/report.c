@@ -45,6 +45,21 @@ static void print_rows(const struct json *rows, const struct json *speeds, FILE 
     }
 }
 
+#define ENOUGH 0.9
+
+// Where a smaller model's prefill is slower than its FLOPs promise, beside the first row's.
+static void print_missed_speed(const struct json *rows, const struct json *speeds, FILE *to) {
+    const struct json *speed = json_first(speeds), *parent = json_first(rows), *parent_speed = speed;
+    for (const struct json *r = parent; r && speed; r = json_next(r), speed = json_next(speed)) {
+        double by_flops = json_number(json_get(parent, "prefill_flops_per_token")) / json_number(json_get(r, "prefill_flops_per_token"));
+        double speedup = json_number(json_get(speed, "batch_prefill_tokens_per_second")) /
+                         json_number(json_get(parent_speed, "batch_prefill_tokens_per_second"));
+        if (by_flops > 1 && speedup < ENOUGH * by_flops)
+            fprintf(to, "%s: prefill of 8 sequences is %.2f times as fast as the first row's; its FLOPs promise %.2f\n",
+                    json_string(json_get(r, "name")), speedup, by_flops);
+    }
+}
+
 static void print_variants(const struct json *variants, const struct json *comparisons, FILE *to) {
     fprintf(to, "%-20s %5s %9s %9s %9s  %s\n", "variant", "seeds", "params M", "loss", "ppl", "loss by seed");
     for (const struct json *v = json_first(variants); v; v = json_next(v)) {
@@ -71,4 +86,6 @@ void report_print(const struct json *report, FILE *to) {
         print_variants(variants, json_get(report, "comparisons"), to);
     else
         print_rows(json_get(report, "rows"), json_get(json_get(report, "measured"), "rows"), to);
+    if (!variants)
+        print_missed_speed(json_get(report, "rows"), json_get(json_get(report, "measured"), "rows"), to);
 }
