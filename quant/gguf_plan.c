@@ -107,7 +107,8 @@ static int padded_shape(const struct config *c, const char *architecture, struct
 }
 
 // Layers of different shapes: architecture deci gives each layer its own. llama.cpp leaves the attention out, too, of a deci
-// layer without channels: such a layer gets one block of zeros.
+// layer without channels: such a layer gets one block of zeros. It reads the heads' width only where the first layer has heads: zero
+// ones if need be.
 static int shape_as_deci(struct gguf_plan *plan, const struct config *c, int64_t block, struct error *err)
 {
     if (plan->architecture[0] == 'q' || c->qkv_bias || c->out_bias || c->mlp_bias)
@@ -115,10 +116,11 @@ static int shape_as_deci(struct gguf_plan *plan, const struct config *c, int64_t
                          "GGUF: the layers differ in heads or FFN width, and llama.cpp loads that only without biases "
                          "(%s has some); prune the same count in every layer, or export with padding",
                          c->model_type);
-    if (!c->layer[0].n_head)
-        return error_set(err, "GGUF: the first layer has no attention, and llama.cpp takes the heads' width from it; export with "
-                              "padding");
     plan->architecture = "deci";
+    if (!c->layer[0].n_head) {
+        plan->layer[0].n_head = config_widest(c).n_head;
+        plan->layer[0].n_kv_head = config_widest(c).n_kv_head;
+    }
     for (int64_t l = 0; l < c->n_layer; l++)
         if (!plan->layer[l].n_ff)
             plan->layer[l].n_ff = block;
