@@ -21,6 +21,8 @@ const struct prune_score prune_score_table[] = {
     {"l2", 0, 0, "L2 norm over a unit's tensors (group norm; He et al. 2018, eq. 2)", score_l2},
     {"taylor", 2, 2, "mean |dL/d gate| at gate 1 (Michel et al. 2019, eq. 2; Molchanov et al. 2019, eq. 9)", score_taylor},
     {"fisher", 2, 1, "mean over sequences of (dL/d gate)^2 (Theis et al. 2018, eq. 6)", score_fisher},
+    {"loss_change", 2, 1, "-dL/d gate + Fisher / 2: the loss's Taylor series to second order, signs kept (LeCun et al. 1990, eq. 1)",
+     score_loss_change},
     {"activation", 1, 0, "mean |activation| of a channel, mean L2 norm of a head's output (Minitron, Muralidharan et al. 2024, 2.2)",
      score_activation},
     {"activation_rms", 1, 0, "root mean square of a unit's activations (Minitron's L2 aggregation)", score_activation_rms},
@@ -45,7 +47,7 @@ const struct option prune_option_table[] = {
     ROW("budget", OPTION_JSON, budget, NULL, 0, 0, NULL, NULL,
         "instead of heads and ffn, what the result may take: one of params, bytes (of the GGUF file that a later stage writes), "
         "flops, ms; a value below 1 is a share of the parent's"),
-    ROW("score", OPTION_CHOICE, score, "taylor", 0, 0, "magnitude|l1|l2|taylor|fisher|activation|activation_rms|flap|wanda|slimming|random", NULL,
+    ROW("score", OPTION_CHOICE, score, "taylor", 0, 0, "magnitude|l1|l2|taylor|fisher|loss_change|activation|activation_rms|flap|wanda|slimming|random", NULL,
         "what decides which units stay"),
     ROW("depth_score", OPTION_CHOICE, depth_score, "block_influence", 0, 0, "block_influence|loss|random", NULL,
         "what decides which layers and blocks stay"),

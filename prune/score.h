@@ -9,6 +9,7 @@ int score_l1(struct model *m, const struct calibration *c, struct prune_scores *
 int score_l2(struct model *m, const struct calibration *c, struct prune_scores *out, struct error *err);
 int score_taylor(struct model *m, const struct calibration *c, struct prune_scores *out, struct error *err);
 int score_fisher(struct model *m, const struct calibration *c, struct prune_scores *out, struct error *err);
+int score_loss_change(struct model *m, const struct calibration *c, struct prune_scores *out, struct error *err);
 int score_activation(struct model *m, const struct calibration *c, struct prune_scores *out, struct error *err);
 int score_activation_rms(struct model *m, const struct calibration *c, struct prune_scores *out, struct error *err);
 int score_flap(struct model *m, const struct calibration *c, struct prune_scores *out, struct error *err);
