@@ -65,6 +65,8 @@ const struct option prune_option_table[] = {
         "widths are multiples of this; 0: 256 before a K quantization, else 32"),
     ROW("calibration_tokens", OPTION_INT, calibration_tokens, "32768", 1, 1e12, NULL, "N", "text that the score looks at"),
     ROW("calibration_batch", OPTION_INT, calibration_batch, "4", 1, 4096, NULL, "N", "sequences in one calibration batch"),
+    ROW("compensate", OPTION_BOOL, compensate, "false", 0, 0, NULL, NULL,
+        "after the cut, put what is removed, on average over the calibration text, into the biases (FLAP)"),
     ROW("reconstruct", OPTION_BOOL, reconstruct, "false", 0, 0, NULL, NULL,
         "after the cut, fit the output projections to the uncut model's by least squares on the calibration text"),
     ROW("guards", OPTION_BOOL, guards, "true", 0, 0, NULL, NULL,
@@ -149,19 +151,27 @@ struct step { // lifetime: prune_step
     struct model *given, *current;
 };
 
-// The plan's cut becomes the model at hand; the plan is used up. reconstruct: the projections are fitted to the uncut ones.
+// The plan's cut becomes the model at hand; the plan is used up. with_fit: the projections make up for it, where the options say so.
 static int cut(struct step *s, struct plan *plan, int with_mask, int with_fit, struct error *err)
 {
     const struct prune_options *o = s->options;
     struct model *m = s->current, *smaller = with_mask ? zero_removed(m, plan) : m->data ? shrink(m, plan) : shrink_view(m, plan);
     int rc = verify(m, smaller, plan, s->calibration, &s->state->difference, err);
-    if (rc == 0 && with_fit) {
+    if (rc == 0 && with_fit && o->reconstruct) {
         struct model *plain = smaller;
         smaller = shrink(m, plan);
         rc = reconstruct(m, smaller, plan, s->calibration, err);
         if (rc == 0 && o->guards)
             rc = guard_reconstruction(plain, smaller, s->calibration, err);
         model_free(plain);
+    }
+    if (rc == 0 && with_fit && o->compensate) {
+        struct model *biased = compensate(m, smaller, plan, s->calibration, err);
+        rc = biased ? 0 : -1;
+        if (biased) {
+            model_free(smaller);
+            smaller = biased;
+        }
     }
     if (rc < 0) {
         model_free(smaller);
@@ -309,7 +319,7 @@ static int remove_units(struct step *s, struct error *err)
     if (o->heads <= 0 && o->ffn <= 0 && !s->budget)
         return 0;
     TRY(make_plan(s, &plan, err));
-    return cut(s, &plan, o->mask, o->reconstruct, err);
+    return cut(s, &plan, o->mask, 1, err);
 }
 
 static int remove_hidden(struct step *s, struct error *err)
@@ -331,7 +341,7 @@ static int remove_hidden(struct step *s, struct error *err)
 int prune_streams(const struct prune_options *o)
 {
     const int by_weights = prune_score_table[o->score].passes == 0;
-    return by_weights && !o->mask && !o->reconstruct && !o->recover && o->steps == 1 && o->layers <= 0 && o->attention_blocks <= 0 &&
+    return by_weights && !o->mask && !o->reconstruct && !o->compensate && !o->recover && o->steps == 1 && o->layers <= 0 && o->attention_blocks <= 0 &&
            o->ffn_blocks <= 0 && o->hidden <= 0;
 }
 
@@ -340,7 +350,7 @@ int prune_needs_text(const struct prune_options *o)
     const int depth = o->layers > 0 || o->attention_blocks > 0 || o->ffn_blocks > 0;
     const int random_depth = depth_score_table[o->depth_score].compute == depth_at_random;
     const int units = o->heads > 0 || o->ffn > 0 || o->budget != NULL;
-    return (units && prune_score_table[o->score].passes) || o->reconstruct || (depth && !random_depth) ||
+    return (units && prune_score_table[o->score].passes) || o->reconstruct || o->compensate || (depth && !random_depth) ||
            (o->hidden > 0 && prune_score_table[o->score].compute != score_random);
 }
 

@@ -30,6 +30,7 @@ struct prune_options {       // rows in prune_option_table
     int64_t align;           // widths are multiples of this; 0: 256 when a later quantize stage uses a K type, else 32
     int64_t calibration_tokens;
     int64_t calibration_batch;
+    int compensate;          // the removed units' means into the biases
     int reconstruct;         // least squares for the output projections after each cut
     int guards;              // stop where a prune would be meaningless (guard.c)
     struct json *recover;    // a distill block, run between the steps (not after the last)
@@ -135,6 +136,9 @@ struct model *mask_hidden(const struct model *m, const struct plan *p);
 // calibration text, or of random ids where there is none.
 double mask_difference(struct model *masked, struct model *sliced, const struct calibration *c, int64_t tokens);
 
+// A new model: `cut`, which `plan` made of m, with what was removed, on average over the calibration text, in its biases. NULL: the
+// family has none.
+struct model *compensate(struct model *m, const struct model *cut, const struct plan *plan, const struct calibration *c, struct error *err);
 // Gives the output projections of `cut`, which `plan` made of m, the least-squares fit to m's on the calibration text.
 int reconstruct(struct model *m, struct model *cut, const struct plan *plan, const struct calibration *c, struct error *err);
 

@@ -56,9 +56,11 @@ static int check_keys(const struct recipe *r, int index, const struct prune_opti
                          "out", where, o->heads > 0 ? "heads" : "ffn");
     if (o->budget)
         TRY(budget_check(r, index, o->budget, where, err));
-    if (o->mask && (o->steps > 1 || o->budget || has_depth(o) || o->hidden > 0 || o->reconstruct))
+    if (o->compensate && o->reconstruct)
+        return error_set(err, "%s: \"compensate\" and \"reconstruct\" are both given, and each makes up for the same loss; leave one out", where);
+    if (o->mask && (o->steps > 1 || o->budget || has_depth(o) || o->hidden > 0 || o->reconstruct || o->compensate))
         return error_set(err, "%s: \"mask\" keeps the shape, so it goes with heads and ffn in one step alone; leave out %s", where,
-                         o->steps > 1 ? "\"steps\"" : o->budget ? "\"budget\"" : o->reconstruct ? "\"reconstruct\"" :
+                         o->steps > 1 ? "\"steps\"" : o->budget ? "\"budget\"" : o->reconstruct ? "\"reconstruct\"" : o->compensate ? "\"compensate\"" :
                          o->hidden > 0 ? "\"hidden\"" : "layers and blocks");
     return 0;
 }
@@ -124,6 +126,8 @@ static void forecast_scoring(struct forecast *f, const struct prune_options *o) 
     double one = score->passes * (double)o->calibration_tokens * before + VERIFY_TOKENS * (before + after);
     if (o->guards && f->has_text)
         one += 2 * PROBE_TOKENS * before + (o->reconstruct ? 2 * PROBE_TOKENS * after : 0);
+    if (o->compensate)
+        one += (double)o->calibration_tokens * before;
     if (o->reconstruct)
         one += (double)o->calibration_tokens * (before + moments_flops(&f->in)) + solve_flops(&f->in, &f->out);
     f->flops = (double)o->steps * one;
@@ -168,6 +172,7 @@ static int forecast_shape(struct forecast *f, const struct prune_options *o, str
     } else if (o->heads > 0 || o->ffn > 0) {
         status = plan_counts(&before, before.layer, o, 1, f->out.layer, err);
     }
+    f->out.mlp_bias |= o->compensate;
     if (o->mask) // the shape stays
         memcpy(f->out.layer, before.layer, (size_t)before.n_layer * sizeof *before.layer);
     if (o->hidden > 0) {

@@ -335,6 +335,8 @@ struct json *config_to_json(const struct config *c, const char *torch_dtype) {
     json_set_number(o, "max_position_embeddings", (double)c->context);
     json_set_number(o, "rms_norm_eps", c->rms_eps);
     json_set_bool(o, "tie_word_embeddings", c->tie_embeddings);
+    if (strcmp(c->model_type, "llama") == 0)
+        json_set_bool(o, "mlp_bias", c->mlp_bias); // pruning may have added some
     set_rope(o, c);
     json_set_string(o, "torch_dtype", torch_dtype);
     if (json_get(o, "dtype")) // the name that transformers 5 writes

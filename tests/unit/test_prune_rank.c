@@ -1,11 +1,12 @@
 // test_prune_rank.c: one ranking over all layers, budgets, layers and blocks, hidden width, zeros in place.
 #include <criterion/criterion.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "common/base/log.h"
 #include "common/base/random.h"
-#include "prune/prune.h"
+#include "prune/score.h"
 
 #define LAYERS 4
 #define TOKENS 4000
@@ -226,4 +227,50 @@ Test(prune_rank, steps_compose)
     model_free(first);
     model_free(second);
     model_free(at_once);
+}
+
+struct mean_inputs {
+    double sum[LAYERS][64];
+    int64_t rows;
+};
+
+static void sum_inputs(void *context, const struct taps *taps, int64_t rows)
+{
+    struct mean_inputs *s = context;
+    for (int l = 0; l < LAYERS; l++)
+        for (int64_t n = 0; n < rows; n++)
+            for (int i = 0; i < 64; i++)
+                s->sum[l][i] += (double)taps->ff[l]->data[n * 64 + i];
+    s->rows += rows;
+}
+
+// On the calibration text, the mean of what a feed-forward block adds stays what it was.
+Test(prune_rank, biases_make_up_for_the_mean_of_what_goes)
+{
+    struct model *m = tiny(0);
+    const struct calibration c = calibration();
+    struct prune_state state;
+    static struct mean_inputs s;
+    struct prune_options o = {.ffn = 0.5, .steps = 1, .align = 8, .compensate = 1, .score = score_named("flap")};
+    struct model *out = prune(m, &o, NULL, &state);
+    cr_assert(out->config.mlp_bias);
+    calibration_forward(m, &c, TAP_FF, sum_inputs, &s);
+    for (int l = 0; l < LAYERS; l++) {
+        char name[64];
+        snprintf(name, sizeof name, "model.layers.%d.mlp.down_proj.weight", l);
+        const float *before = model_find(m, name)->t.data, *after = model_find(out, name)->t.data;
+        snprintf(name, sizeof name, "model.layers.%d.mlp.down_proj.bias", l);
+        const float *bias = model_find(out, name)->t.data;
+        for (int d = 0; d < 32; d++) {
+            double want = 0, got = (double)bias[d];
+            for (int i = 0; i < 64; i++)
+                want += (double)before[d * 64 + i] * s.sum[l][i] / (double)s.rows;
+            for (int k = 0; k < 32; k++)
+                got += (double)after[d * 32 + k] * s.sum[l][state.kept.layer[l].ff[k]] / (double)s.rows;
+            cr_expect_float_eq(got, want, 1e-5, "layer %d, output %d: %g, was %g", l, d, got, want);
+        }
+    }
+    model_free(out);
+    plan_release(&state.kept);
+    model_free(m);
 }

@@ -217,6 +217,56 @@ Test(trainer, ends_with_the_best_weights)
     job_release(&six);
 }
 
+// Losses 3 2 1 2 3 4 at steps 2 4 6 8 10 12: the second in a row without a better one ends it, resumed or not.
+Test(trainer, patience_ends_a_training)
+{
+    char *folder[2] = {tiny_folder(), tiny_folder()};
+    static struct job job[2];
+    struct train_result result;
+    for (int i = 0; i < 2; i++) {
+        job_init(&job[i], folder[i]);
+        job[i].trainer.options.steps = 40;
+        job[i].trainer.options.eval_every = 2;
+        job[i].trainer.options.patience = 2;
+        job[i].trainer.held_out = made_up_held_out;
+        job[i].trainer.held_out_context = &job[i];
+        run_whole(&job[i], &result);
+        cr_expect_eq(result.steps, 10);
+        cr_expect_eq(result.tokens, 10 * 3 * 2 * 24);
+        cr_expect_eq(result.best_held_out, 1.0);
+        cr_expect(result.last_loss > 0);
+    }
+    same_weights(&job[0], &job[1]);
+    for (int i = 0; i < 2; i++) {
+        job_release(&job[i]);
+        tiny_remove(folder[i]);
+    }
+}
+
+// Weights of matrices that are zero at the start are zero at the end, the others are not, and nothing else is held.
+Test(trainer, zeros_are_kept)
+{
+    static struct job job;
+    struct train_result result;
+    char *folder = tiny_folder();
+    job_init(&job, folder);
+    job.trainer.options.keep_zeros = 1;
+    job.trainer.options.steps = 30;
+    for (int i = 0; i < job.model->n_parameter; i++)
+        for (int64_t k = 0; k < tensor_count(&job.model->parameter[i].t); k += 3)
+            job.model->parameter[i].t.data[k] = 0;
+    run_whole(&job, &result);
+    for (int i = 0; i < job.model->n_parameter; i++) {
+        const struct parameter *p = &job.model->parameter[i];
+        for (int64_t k = 0; k < tensor_count(&p->t) && p->decay; k++)
+            cr_assert_eq(p->t.data[k] == 0, k % 3 == 0, "%s, %ld", p->name, (long)k);
+        cr_expect(p->decay || p->t.data[0] != 0, "%s", p->name);
+    }
+    cr_expect_lt(result.last_loss, result.first_loss);
+    job_release(&job);
+    tiny_remove(folder);
+}
+
 Test(trainer, accumulation_is_a_larger_batch)
 {
     struct job job[2];
