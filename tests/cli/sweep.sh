@@ -58,6 +58,13 @@ cmp <(cut -d, -f1-11 s/sweep.csv) <(cut -d, -f1-11 killed/sweep.csv) || fail "an
 quiet "${sweep[@]}" -o killed
 grep -q '\[1/2\] prune$' err.txt && fail "something is computed twice"
 
+# several jobs: the same table; a recipe that is one only with the keys that are varied
+quiet "${sweep[@]}" -o jobs --jobs 3
+cmp <(cut -d, -f1-11 s/sweep.csv) <(cut -d, -f1-11 jobs/sweep.csv) || fail "another table with jobs"
+grep -q 'prune$' jobs/job-1.log || fail "the jobs did nothing: $(cat jobs/job-1.log)"
+quiet "$PDQ" sweep r.json --set prune.ffn=0 --vary prune.heads=0.5 --vary prune.score=l2,taylor -o heads
+[ "$(wc -l < heads/sweep.csv)" = 3 ] || fail "a sweep over what makes it a recipe"
+
 refused 2 'vary is missing' "$PDQ" sweep r.json -o x
 refused 2 'given twice' "$PDQ" sweep r.json --vary prune.ffn=0.5,0.5 -o x
 refused 2 'given twice' "$PDQ" sweep r.json --vary prune.ffn=0.5 --vary prune.ffn=0.3 -o x
