@@ -5,8 +5,8 @@
 static int run(struct call *call, struct error *err) { return single_run(call, &stage_prune, call->options, err); }
 
 const struct command cmd_prune = {.name = "prune",
-                                  .arguments = "MODEL -o DIR [--heads F] [--ffn F] [--data FILE] ...",
-                                  .summary = "remove attention heads and FFN channels",
+                                  .arguments = "MODEL -o DIR [--heads F] [--ffn F] [--layers F] [--data FILE] ...",
+                                  .summary = "remove heads, channels, layers or hidden width, to fractions",
                                   .table = prune_option_table,
                                   .size = sizeof(struct prune_options),
                                   .shared_table = single_option_table,
