@@ -31,19 +31,28 @@ for name in llama biases mistral qwen2; do
     "$PDQ" export source.d -o shards.d --dtype bf16 --shard-bytes 20000 --log warn > exported
     "$PDQ" export source.d -o f16.d --dtype f16 --log warn > exported
     "$PDQ" prune source.d -o pruned.d --heads 0.5 --ffn 0.5 --score magnitude --log warn > exported
+    "$PDQ" prune source.d -o uneven.d --heads 0.4 --ffn 0.3 --score l2 --scope global --align 16 --log warn > exported
+    "$PDQ" export uneven.d -o padded.d --padded --dtype f32 --log warn > exported
+    folders="source f32 shards f16 pruned padded"
+    if [ $name = llama ]; then # the layers' own widths, as nemotron-nas says them
+        "$PDQ" prune source.d -o narrow.d --ffn 0.3 --score l2 --scope global --align 16 --log warn > exported
+        "$PDQ" export narrow.d -o blocks.d --dtype f32 --log warn > exported
+        grep -q block_configs blocks.d/config.json || { echo "no block_configs"; exit 1; }
+        folders="$folders blocks"
+    fi
     test -e shards.d/model.safetensors.index.json || { echo "$name: --shard-bytes 20000 made no shards"; exit 1; }
     "$PDQ" tokenize source.d --file text.txt | tr -d ' \n' > ids
     : > pdq.jsonl
-    for folder in source f32 shards f16 pruned; do
+    for folder in $folders; do
         pdq_numbers $folder.d >> pdq.jsonl
     done
-    $python "$reference/read_hf.py" source.d f32.d shards.d f16.d pruned.d --ids @ids --seq-len 64 --greedy 8 > reader.jsonl
+    $python "$reference/read_hf.py" $(printf "%s.d " $folders) --ids @ids --seq-len 64 --greedy 8 > reader.jsonl
     # Both compute in float32: 1e-5 of the mean loss, as for the reference checkpoints.
-    $python - $name <<'PYTHON'
+    $python - $name $folders <<'PYTHON'
 import json
 import sys
 pdq, reader = ([json.loads(line) for line in open(file)] for file in ("pdq.jsonl", "reader.jsonl"))
-for what, a, b in zip(("source", "f32", "shards", "f16", "pruned"), pdq, reader, strict=True):
+for what, a, b in zip(sys.argv[2:], pdq, reader, strict=True):
     print(sys.argv[1], what, a["nll"], b["nll"])
     if a["tokens"] != b["tokens"] or abs(a["nll"] / b["nll"] - 1) > 1e-5 or a["greedy"] != b["greedy"]:
         sys.exit(f"{sys.argv[1]}, {what}: pdq has {a}, the independent reader {b}")

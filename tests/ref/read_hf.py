@@ -79,15 +79,21 @@ class Config:
 
     def __init__(self, source):
         kind = source["model_type"]
-        if kind not in ("llama", "mistral", "qwen2"):
+        if kind not in ("llama", "mistral", "qwen2", "nemotron-nas"):
             fail(f"model_type {kind}")
         self.hidden = source["hidden_size"]
         self.layers = source["num_hidden_layers"]
         self.heads = source["num_attention_heads"]
-        default_groups = {"llama": self.heads, "mistral": 8, "qwen2": 32}[kind]
+        default_groups = {"llama": self.heads, "mistral": 8, "qwen2": 32, "nemotron-nas": self.heads}[kind]
         self.groups = source.get("num_key_value_heads") or default_groups
         self.head_dim = source.get("head_dim") or self.hidden // self.heads
         self.feed_forward = source["intermediate_size"]
+        # What each layer has: query heads, key/value heads, feed-forward width; 0 where a block is a no-op.
+        self.layer = [(self.heads, self.groups, self.feed_forward)] * self.layers
+        if kind == "nemotron-nas":
+            self.layer = [self.block_shape(b["attention"], b["ffn"]) for b in source["block_configs"]]
+            if len(self.layer) != self.layers:
+                fail(f"{len(self.layer)} block_configs for {self.layers} layers")
         self.vocab = source["vocab_size"]
         self.eps = source.get("rms_norm_eps", 1e-6)
         self.tied = source.get("tie_word_embeddings", False)
@@ -103,6 +109,13 @@ class Config:
         window = source.get("sliding_window")
         used = source.get("use_sliding_window", False) if kind == "qwen2" else kind == "mistral"
         self.window = window if used else None
+
+    def block_shape(self, attention, ffn):
+        """DeciLM: the same query heads in every layer, n_heads_in_group of them to a key/value head."""
+        if attention.get("replace_with_linear") or ffn.get("replace_with_linear"):
+            fail("a linear block")
+        heads, groups = (0, 0) if attention["no_op"] else (self.heads, self.heads // attention["n_heads_in_group"])
+        return heads, groups, 0 if ffn["no_op"] else ffn["intermediate_size"]
 
     def frequencies(self):
         """Inverse frequencies [head_dim / 2], scaled as the rope type says."""
@@ -133,20 +146,26 @@ class Config:
 
 def expected_shapes(c):
     """Every tensor that the model has, by name."""
-    q, kv = c.heads * c.head_dim, c.groups * c.head_dim
     shapes = {"model.embed_tokens.weight": (c.vocab, c.hidden), "model.norm.weight": (c.hidden,)}
     if not c.tied:
         shapes["lm_head.weight"] = (c.vocab, c.hidden)
     for layer in range(c.layers):
         at = f"model.layers.{layer}."
-        shapes[at + "input_layernorm.weight"] = shapes[at + "post_attention_layernorm.weight"] = (c.hidden,)
+        heads, groups, feed_forward = c.layer[layer]
+        q, kv = heads * c.head_dim, groups * c.head_dim
+        if heads:
+            shapes[at + "input_layernorm.weight"] = (c.hidden,)
+        if feed_forward:
+            shapes[at + "post_attention_layernorm.weight"] = (c.hidden,)
         for part, rows, columns, bias in (("self_attn.q_proj", q, c.hidden, c.qkv_bias),
                                           ("self_attn.k_proj", kv, c.hidden, c.qkv_bias),
                                           ("self_attn.v_proj", kv, c.hidden, c.qkv_bias),
                                           ("self_attn.o_proj", c.hidden, q, c.out_bias),
-                                          ("mlp.gate_proj", c.feed_forward, c.hidden, c.mlp_bias),
-                                          ("mlp.up_proj", c.feed_forward, c.hidden, c.mlp_bias),
-                                          ("mlp.down_proj", c.hidden, c.feed_forward, c.mlp_bias)):
+                                          ("mlp.gate_proj", feed_forward, c.hidden, c.mlp_bias),
+                                          ("mlp.up_proj", feed_forward, c.hidden, c.mlp_bias),
+                                          ("mlp.down_proj", c.hidden, feed_forward, c.mlp_bias)):
+            if not rows or not columns:
+                continue
             shapes[at + part + ".weight"] = (rows, columns)
             if bias:
                 shapes[at + part + ".bias"] = (rows,)
@@ -170,26 +189,30 @@ class Model:
     def linear(self, x, name):
         return F.linear(x, self.w[name + ".weight"], self.w.get(name + ".bias"))
 
-    def attention(self, x, at):
+    def attention(self, x, at, heads, groups):
         c = self.c
         B, T, _ = x.shape
-        q = self.linear(x, at + "q_proj").view(B, T, c.heads, c.head_dim).transpose(1, 2)
-        k = self.linear(x, at + "k_proj").view(B, T, c.groups, c.head_dim).transpose(1, 2)
-        v = self.linear(x, at + "v_proj").view(B, T, c.groups, c.head_dim).transpose(1, 2)
+        q = self.linear(x, at + "q_proj").view(B, T, heads, c.head_dim).transpose(1, 2)
+        k = self.linear(x, at + "k_proj").view(B, T, groups, c.head_dim).transpose(1, 2)
+        v = self.linear(x, at + "v_proj").view(B, T, groups, c.head_dim).transpose(1, 2)
         angles = torch.outer(torch.arange(T, dtype=torch.float64), c.frequencies())
         cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        k = k.repeat_interleave(c.heads // c.groups, dim=1)
-        v = v.repeat_interleave(c.heads // c.groups, dim=1)
+        k = k.repeat_interleave(heads // groups, dim=1)
+        v = v.repeat_interleave(heads // groups, dim=1)
         distance = torch.arange(T)[:, None] - torch.arange(T)[None, :]
         hidden = distance < 0 if c.window is None else (distance < 0) | (distance >= c.window)
         scores = (q @ k.transpose(2, 3) / math.sqrt(c.head_dim)).masked_fill(hidden, -math.inf)
         y = torch.softmax(scores, dim=-1) @ v
-        return self.linear(y.transpose(1, 2).reshape(B, T, c.heads * c.head_dim), at + "o_proj")
+        return self.linear(y.transpose(1, 2).reshape(B, T, heads * c.head_dim), at + "o_proj")
 
-    def block(self, x, at):
+    def block(self, x, at, heads, groups, feed_forward):
         c = self.c
-        x = x + self.attention(rms_norm(x, self.w[at + "input_layernorm.weight"], c.eps), at + "self_attn.")
+        if heads:
+            y = rms_norm(x, self.w[at + "input_layernorm.weight"], c.eps)
+            x = x + self.attention(y, at + "self_attn.", heads, groups)
+        if not feed_forward:
+            return x
         y = rms_norm(x, self.w[at + "post_attention_layernorm.weight"], c.eps)
         y = F.silu(self.linear(y, at + "mlp.gate_proj")) * self.linear(y, at + "mlp.up_proj")
         return x + self.linear(y, at + "mlp.down_proj")
@@ -198,7 +221,7 @@ class Model:
         """ids [B, T] -> normalised hidden states [B, T, D]."""
         x = self.w["model.embed_tokens.weight"][ids]
         for layer in range(self.c.layers):
-            x = self.block(x, f"model.layers.{layer}.")
+            x = self.block(x, f"model.layers.{layer}.", *self.c.layer[layer])
         return rms_norm(x, self.w["model.norm.weight"], self.c.eps)
 
     def logits(self, ids):
