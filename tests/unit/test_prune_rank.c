@@ -274,3 +274,54 @@ Test(prune_rank, biases_make_up_for_the_mean_of_what_goes)
     plan_release(&state.kept);
     model_free(m);
 }
+
+// One key/value head: its query heads may still be flat.
+Test(prune_rank, flat_heads_of_one_group_are_seen)
+{
+    struct layer_shape shape = {8, 1, 64}, counts = {4, 1, 64};
+    const struct config c = {.n_layer = 1, .hidden = 32, .head_dim = 8, .layer = &shape};
+    struct prune_scores s;
+    struct error err;
+    prune_scores_init(&s, &c);
+    cr_expect_eq(guard_scores(&s, &c, &counts, HEADS_BY_QUERY, &err), -1);
+    cr_expect(strstr(err.text, "heads of layer 0 have the score 0"), "%s", err.text);
+    s.head[0][3] = 1;
+    cr_expect_eq(guard_scores(&s, &c, &counts, HEADS_BY_QUERY, &err), 0);
+    counts.n_ff = 0;
+    s.ff[0][3] = 1;
+    cr_expect_eq(guard_scores(&s, &c, &counts, HEADS_BY_QUERY, &err), -1);
+    cr_expect(strstr(err.text, "would lose all its feed-forward channels"), "%s", err.text);
+    prune_scores_release(&s);
+}
+
+// A weight that is not a number is named as the score of its unit, by every score that looks at it.
+Test(prune_rank, nan_is_named)
+{
+    static const char *const names[] = {"flap", "wanda", "l2", "taylor"};
+    for (int i = 0; i < 4; i++) {
+        struct model *m = tiny(0), *out;
+        const struct calibration c = calibration();
+        struct prune_state state = {.original = &m->config};
+        struct prune_options o = {.ffn = 0.5, .steps = 1, .align = 8, .score = score_named(names[i])};
+        struct error err;
+        model_find(m, "model.layers.3.mlp.down_proj.weight")->t.data[5] = (float)NAN;
+        cr_expect_eq(prune_step(m, &state, &o, 1, NULL, &c, &out, &err), -1, "%s", names[i]);
+        cr_expect(strstr(err.text, "look for NaN in the checkpoint"), "%s: %s", names[i], err.text);
+        model_free(m);
+    }
+}
+
+// A fit that makes other text worse is refused.
+Test(prune_rank, a_fit_that_harms_is_refused)
+{
+    struct model *plain = tiny(0), *fitted = tiny(0);
+    const struct calibration c = calibration();
+    struct error err;
+    for (int64_t i = 0; i < tensor_count(model_head(fitted)); i++)
+        model_head(fitted)->data[i] *= 3;
+    cr_expect_eq(guard_reconstruction(plain, fitted, &c, &err), -1);
+    cr_expect(strstr(err.text, "512 tokens of calibration are too few") && strstr(err.text, "\"guards\": false"), "%s", err.text);
+    cr_expect_eq(guard_reconstruction(fitted, plain, &c, &err), 0);
+    model_free(plain);
+    model_free(fitted);
+}
