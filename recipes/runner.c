@@ -268,13 +268,16 @@ static int check_and_run(struct run *run, const struct runner_options *o, char *
     struct forecasts forecasts;
     TRY(forecasts_make(&forecasts, run, !o->no_report, err));
     int status = r->variants ? variants_check(r, err) : 0;
+    enum forecast_output output = !o->dry_run ? FORECAST_NOTHING : o->json ? FORECAST_JSON : FORECAST_TEXT;
     int needs_text = run_needs_text(r);
     if (status == 0 && o->grid)
         status = sweep_check(run, o->grid, o->seeds, &needs_text, err);
     if (status == 0)
         status = inputs_open(run->inputs, r, run->parent.tokenizer, needs_text, err);
     if (status == 0 && o->dry_run)
-        status = o->grid ? sweep_forecast(run, o->grid, o->seeds, err) : print_forecast(&forecasts, r, o->json);
+        status = o->grid ? sweep_forecast(run, o->grid, o->seeds, err) : r->variants ? 0 : print_forecast(&forecasts, r, o->json);
+    if (status == 0 && r->variants)
+        status = variants_forecast(run, output, err);
     forecasts_release(&forecasts);
     if (status < 0 || o->dry_run)
         return status;

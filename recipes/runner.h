@@ -44,6 +44,9 @@ void chain_release(struct chain *c);
 // All variants for all their seeds; fills report's "variants" and "comparisons".
 int variants_run(struct run *run, struct json *report, struct error *err);
 int variants_check(const struct recipe *r, struct error *err);
+enum forecast_output { FORECAST_NOTHING, FORECAST_TEXT, FORECAST_JSON };
+// Can every variant be done? Prints what each does and takes, where that is wanted.
+int variants_forecast(const struct run *run, enum forecast_output output, struct error *err);
 int recipe_needs_text(const struct recipe *r); // does a stage learn from text?
 
 #endif

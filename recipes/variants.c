@@ -10,6 +10,7 @@
 // with several seeds the losses of a token are averaged over them, and the comparison pairs these averages token by
 // token.
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,6 +18,7 @@
 #include "common/base/log.h"
 #include "common/eval/report.h"
 #include "common/eval/statistics.h"
+#include "recipes/forecast.h"
 #include "recipes/rows.h"
 #include "recipes/runner.h"
 
@@ -112,6 +114,53 @@ int variants_check(const struct recipe *r, struct error *err) {
     for (const struct json *o = json_first(r->variants); o; o = json_next(o))
         TRY(check_variant(r, i++, o, err));
     return 0;
+}
+
+static int forecast_variant(const struct run *run, int index, const struct json *o, int print, struct json *list, struct error *err) {
+    const struct recipe *r = run->recipe;
+    struct variant_options v;
+    struct recipe recipe = {0};
+    struct forecasts f;
+    int64_t *seeds = NULL, n = 0;
+    TRY(read_variant(r, index, o, &v, err));
+    int status = read_seeds(r, &v, &seeds, &n, err);
+    if (status == 0)
+        status = recipe_variant(&recipe, r, v.name, v.set, v.stages, seeds[0], err);
+    struct run one = *run;
+    one.recipe = &recipe;
+    if (status == 0)
+        status = forecasts_make(&f, &one, 1, err);
+    if (status == 0) {
+        struct json *j = forecasts_json(&f, &recipe);
+        json_set_string(j, "variant", v.name);
+        json_set_number(j, "seeds", (double)n);
+        json_push(list, j);
+        if (print) {
+            printf("variant %s, %ld seed%s; for each:\n", v.name, (long)n, n > 1 ? "s" : "");
+            forecasts_print(&f, &recipe, stdout);
+        }
+        forecasts_release(&f);
+    }
+    recipe_release(&recipe);
+    free(seeds);
+    options_release(variant_table, &v);
+    return status;
+}
+
+int variants_forecast(const struct run *run, enum forecast_output output, struct error *err) {
+    struct json *o = json_object(), *list = json_array();
+    int i = 0, status = 0;
+    for (const struct json *v = json_first(run->recipe->variants); v && status == 0; v = json_next(v))
+        status = forecast_variant(run, i++, v, output == FORECAST_TEXT, list, err);
+    json_set_string(o, "name", run->recipe->name);
+    json_set(o, "variants", list);
+    if (status == 0 && output == FORECAST_JSON) {
+        char *text = json_text(o, 1);
+        puts(text);
+        free(text);
+    }
+    json_free(o);
+    return status;
 }
 
 static int add_losses(struct outcome *out, const struct chain *c, int64_t n_seeds, struct error *err) {
