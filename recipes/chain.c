@@ -158,25 +158,25 @@ static int add_row(struct run *run, const struct recipe *r, struct chain *c, str
     return status;
 }
 
-// Held while a stage is run in a folder that other processes may want, too (jobs of a sweep). -1: not needed.
-static int lock_stage(const char *folder, int shared, struct error *err) {
-    if (!shared)
+// Held while a stage is run in a folder that other processes may want, too (jobs of a sweep). -1: not needed, -2: an error.
+static int lock_stage(const struct run *run, const char *folder, struct error *err) {
+    if (!run->is_sweep)
         return -1;
-    char *above = path_folder(folder), *path = xasprintf("%s/.lock-%s", above, path_base(folder));
+    char *locks = path_join(run->out, ".locks"), *path = path_join(locks, path_base(folder));
     int descriptor = -2;
-    if (directory_make(above, err) == 0) {
+    if (directory_make(locks, err) == 0) {
         descriptor = open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0666);
         if (descriptor < 0 || flock(descriptor, LOCK_EX) < 0) {
             error_set(err, "%s: cannot be locked (%m); expected a folder that can be written", path);
             descriptor = -2;
         }
     }
-    free(above);
+    free(locks);
     free(path);
     return descriptor;
 }
 
-static int add_parent_row(struct run *run, const struct recipe *r, int shared, struct chain *c, struct error *err) {
+static int add_parent_row(struct run *run, const struct recipe *r, struct chain *c, struct error *err) {
     if (run->parent_is_shape)
         return 0;
     char *folder = path_join(run->out, "00-parent");
@@ -191,7 +191,7 @@ static int add_parent_row(struct run *run, const struct recipe *r, int shared, s
         row_source_free(s);
         return -1;
     }
-    int lock = lock_stage(folder, shared, err);
+    int lock = lock_stage(run, folder, err);
     status = lock == -2 ? -1 : add_row(run, r, c, s, 0, err);
     if (lock >= 0)
         close(lock);
@@ -246,7 +246,7 @@ static int chain_step(struct run *run, const struct recipe *r, int index, int sh
     TRY(stage_hash(run, r, index, at->hash, hash, err));
     char *shown = stage_folder(r, index, shared, hash), *folder = path_join(run->out, shown);
     struct json *done = NULL;
-    int lock = lock_stage(folder, shared, err), status = lock == -2 ? -1 : 0;
+    int lock = lock_stage(run, folder, err), status = lock == -2 ? -1 : 0;
     if (status == 0)
         done = read_done(folder, hash);
     if (status < 0) {
@@ -288,7 +288,7 @@ int chain_run(struct run *run, const struct recipe *r, int shared, enum measure 
                         .row_speeds = json_array()};
     struct cursor at = {.path = xstrdup(run->parent.path)};
     memcpy(at.hash, run->parent_hash, sizeof at.hash);
-    int status = measure != MEASURE_NOTHING ? add_parent_row(run, r, shared, c, err) : 0;
+    int status = measure != MEASURE_NOTHING ? add_parent_row(run, r, c, err) : 0;
     for (int i = 0; i < r->n_stage && status == 0; i++) {
         status = interrupted() ? error_set(err, "interrupted; run the same command again to go on")
                                : chain_step(run, r, i, shared, &at, c, err);

@@ -124,16 +124,25 @@ static void add_llama_bench(struct json *measured, const char *path) {
 #define BATCH 8       // sequences of a prefill at once, which uses the machine better than one
 #define BATCH_RUNS 5  // of which the median counts
 
-static double batch_tokens_per_second(struct model *m, int64_t tokens) {
-    struct speed_timer timer;
-    double seconds[BATCH_RUNS];
-    speed_timer_init(&timer, m, BATCH, tokens);
-    speed_timer_run(&timer); // warms up
-    for (int i = 0; i < BATCH_RUNS; i++)
-        seconds[i] = speed_timer_run(&timer);
-    speed_timer_release(&timer);
-    sort_doubles(seconds, BATCH_RUNS);
-    return (double)(BATCH * tokens) / seconds[BATCH_RUNS / 2];
+// Prefills of several sequences, in turns with the parent's where that is at hand: a machine's speed drifts.
+static void add_batch_speed(struct json *o, const struct run *run, struct model *m, int64_t tokens) {
+    struct model *model[2] = {m, run->parent.model};
+    int n = model[1] && model[1]->data && model[1] != m ? 2 : 1;
+    struct speed_timer timer[2];
+    double seconds[2][BATCH_RUNS];
+    for (int i = 0; i < n; i++)
+        speed_timer_init(&timer[i], model[i], BATCH, tokens);
+    for (int turn = -1; turn < BATCH_RUNS; turn++) // the first warms up
+        for (int i = 0; i < n; i++)
+            seconds[i][turn < 0 ? 0 : turn] = speed_timer_run(&timer[i]);
+    for (int i = 0; i < n; i++) {
+        speed_timer_release(&timer[i]);
+        sort_doubles(seconds[i], BATCH_RUNS);
+    }
+    double median = seconds[0][BATCH_RUNS / 2];
+    json_set_number(o, "batch_prefill_tokens_per_second", (double)(BATCH * tokens) / median);
+    if (n == 2)
+        json_set_number(o, "batch_prefill_speedup", seconds[1][BATCH_RUNS / 2] / median);
 }
 
 static struct json *measure_speed(const struct run *run, const struct row_source *s, struct opened *m) {
@@ -149,7 +158,7 @@ static struct json *measure_speed(const struct run *run, const struct row_source
     json_set_number(o, "prefill_tokens_per_second", speed.prefill);
     json_set_number(o, "decode_tokens_per_second", speed.decode);
     if (!run->is_sweep && m->model->n_element <= LARGE)
-        json_set_number(o, "batch_prefill_tokens_per_second", batch_tokens_per_second(m->model, prefill));
+        add_batch_speed(o, run, m->model, prefill);
     if (m->is_gguf)
         add_llama_bench(o, s->path);
     return o;

@@ -346,7 +346,7 @@ int sweep_worker(void) { return getenv(WORKER) != NULL; }
 
 // Points are taken by whoever comes first: a worker holds its point's lock as long as it lives.
 static int claim_point(const struct run *run, const struct sweep_point *p) {
-    char *name = xasprintf("points/.lock-%s", p->hash), *path = path_join(run->out, name);
+    char *name = xasprintf(".locks/point-%s", p->hash), *path = path_join(run->out, name);
     int descriptor = open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0666);
     int mine = descriptor >= 0 && flock(descriptor, LOCK_EX | LOCK_NB) == 0;
     if (!mine && descriptor >= 0)
@@ -444,9 +444,9 @@ static int run_all(struct run *run, struct sweep *s, int64_t *failures, struct e
 int sweep_run(struct run *run, const struct grid *g, int64_t seeds, int64_t jobs, struct error *err) {
     struct sweep s;
     int64_t failures = 0;
-    char *points = path_join(run->out, "points");
-    int status = directory_make(points, err);
-    free(points);
+    char *locks = path_join(run->out, ".locks");
+    int status = directory_make(locks, err);
+    free(locks);
     TRY(status);
     if (jobs > 1 && !sweep_worker())
         TRY(run_workers(run, jobs, err));
