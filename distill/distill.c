@@ -158,6 +158,7 @@ static struct tensor *distill_loss(void *context, struct tape *tape, const struc
     struct forward student_forward = *forward;
     student_forward.taps = hidden ? &d->student_taps : NULL;
     teacher_forward.taps = hidden ? &teacher_taps : NULL;
+    teacher_forward.dropout = NULL;
     teacher_forward.checkpoint = 1; // drops a layer's inner values; nothing records there
 
     tape_reset(&d->teacher_tape); // here, not below: the backward pass still reads the teacher's hidden states
@@ -166,6 +167,8 @@ static struct tensor *distill_loss(void *context, struct tape *tape, const struc
     const struct head_spec spec = {.targets = targets,
                                    .teacher_x = reference->data,
                                    .teacher_w = model_head(d->teacher),
+                                   .bias = model_head_bias(d->student),
+                                   .teacher_bias = model_head_bias(d->teacher),
                                    .alpha = alpha,
                                    .temperature = temperature,
                                    .weight = weight};

@@ -333,7 +333,7 @@ static int attach_parameter(struct model *m, int i, const struct gguf_architectu
         return 0;
     }
     struct file_weight *fw = &owner->weight[i];
-    *fw = (struct file_weight){.hook = {fw, file_weight_rows, file_weight_dot, NULL},
+    *fw = (struct file_weight){.hook = {.context = fw, .rows = file_weight_rows, .dot = file_weight_dot},
                                .format = from->format, .data = from->data,
                                .row_bytes = block_row_bytes(from->format, from->dim[1]), .head_dim = head_dim};
     p->t.hook = &fw->hook;

@@ -67,3 +67,38 @@ int64_t random_below(struct random *r, int64_t n) {
     while (x < excess);
     return (int64_t)(x % range);
 }
+
+static uint64_t mix(uint64_t x) // splitmix64's finaliser (Steele et al. 2014)
+{
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
+}
+
+// Where index i of 0..n-1 goes in the permutation named by key.
+static int64_t permuted(uint64_t key, int64_t n, int64_t i)
+{
+    int half = 1;
+    while (((int64_t)1 << (2 * half)) < n)
+        half++;
+    uint64_t mask = ((uint64_t)1 << half) - 1, x = (uint64_t)i;
+    do {
+        uint64_t left = x >> half, right = x & mask;
+        for (uint64_t round = 1; round <= 8; round++) {
+            uint64_t next = left ^ (mix(key + (round << 56) + right) & mask);
+            left = right;
+            right = next;
+        }
+        x = left << half | right;
+    } while (x >= (uint64_t)n);
+    return (int64_t)x;
+}
+
+int64_t random_shuffled(uint64_t seed, const char *name, int64_t n, int64_t i)
+{
+    struct random random;
+    random_init(&random, seed, name, (uint64_t)(i / n));
+    uint64_t key = (uint64_t)random_u32(&random) << 32;
+    key |= random_u32(&random);
+    return permuted(key, n, i % n);
+}

@@ -17,5 +17,7 @@ uint32_t random_u32(struct random *r);
 double random_uniform(struct random *r); // [0, 1), 53 bits
 double random_normal(struct random *r);  // mean 0, variance 1 (Box-Muller, both halves from one block)
 int64_t random_below(struct random *r, int64_t n); // 0 .. n-1, without bias
+// Item i of an endless sequence of passes over 0 .. n-1, each pass in an order of its own.
+int64_t random_shuffled(uint64_t seed, const char *name, int64_t n, int64_t i);
 
 #endif

@@ -119,42 +119,12 @@ int dataset_check(const struct dataset *d, int64_t vocab, const char *where, str
 
 int64_t dataset_windows(const struct dataset *d, int64_t seq_len) { return (d->n_token - 1 + seq_len - 1) / seq_len; }
 
-static uint64_t mix(uint64_t x) // splitmix64's finaliser (Steele et al. 2014)
-{
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-    return x ^ (x >> 31);
-}
-
-// Where index i of 0..n-1 goes in the permutation named by key.
-static int64_t permuted(uint64_t key, int64_t n, int64_t i)
-{
-    int half = 1;
-    while (((int64_t)1 << (2 * half)) < n)
-        half++;
-    uint64_t mask = ((uint64_t)1 << half) - 1, x = (uint64_t)i;
-    do {
-        uint64_t left = x >> half, right = x & mask;
-        for (uint64_t round = 1; round <= 8; round++) {
-            uint64_t next = left ^ (mix(key + (round << 56) + right) & mask);
-            left = right;
-            right = next;
-        }
-        x = left << half | right;
-    } while (x >= (uint64_t)n);
-    return (int64_t)x;
-}
-
 void dataset_batch(const struct dataset *d, int64_t seq_len, uint64_t seed, int64_t first, int64_t B, int32_t *inputs,
                    int32_t *targets)
 {
     int64_t windows = dataset_windows(d, seq_len);
     for (int64_t b = 0; b < B; b++) {
-        struct random random;
-        random_init(&random, seed, "order of the data", (uint64_t)((first + b) / windows));
-        uint64_t key = (uint64_t)random_u32(&random) << 32;
-        key |= random_u32(&random);
-        int64_t start = permuted(key, windows, (first + b) % windows) * seq_len;
+        int64_t start = random_shuffled(seed, "order of the data", windows, first + b) * seq_len;
         for (int64_t j = 0; j < seq_len; j++) {
             int64_t at = start + j;
             inputs[b * seq_len + j] = at < d->n_token ? d->token[at] : 0;

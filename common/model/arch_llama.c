@@ -1,5 +1,6 @@
 // arch_llama.c: the Llama family: RMSNorm, rotary attention with grouped keys and values, SwiGLU. Mistral (without a sliding
 // window) is the same; Qwen2 has biases on q, k and v.
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -165,4 +166,17 @@ static struct tensor *llama_forward(struct model *m, struct tape *tape, const st
     return op_rmsnorm(tape, x, model_weight(m, NORM, -1), m->config.rms_eps);
 }
 
-const struct arch arch_llama = {"llama|mistral|qwen2|nemotron-nas", specs, N_SPECS, EMBED, HEAD, llama_forward};
+// GPT-2's rule: residual projections (o, down: hidden rows, inner columns) are divided by sqrt(2 n_layer).
+static double deviation(const struct config *c, const struct parameter *p)
+{
+    return p->spec->rows == AXIS_HIDDEN ? 0.02 / sqrt(2.0 * (double)c->n_layer) : 0.02;
+}
+
+const struct arch arch_llama = {.model_types = "llama|mistral|qwen2|nemotron-nas",
+                                .specs = specs,
+                                .n_specs = N_SPECS,
+                                .embed = EMBED,
+                                .head = HEAD,
+                                .head_bias = -1,
+                                .deviation = deviation,
+                                .forward = llama_forward};

@@ -33,6 +33,7 @@ static const struct family families[] = {
     {"mistral", "MistralForCausalLM", 131072, 4096},
     {"qwen2", "Qwen2ForCausalLM", 32768, 0}, // has a window only with use_sliding_window, which is refused
     {"nemotron-nas", "DeciLMForCausalLM", 131072, 0}, // Llama's layers, each with its own widths
+    {"lenet", "LeNet", 0, 0}, // a multi-layer perceptron (config_lenet.c)
 };
 
 static const struct family *family_find(const char *type) {
@@ -220,12 +221,16 @@ static int read_all(struct config *c, const struct json *o, const char *where, s
         return error_set(err, "%s: found %s; expected an object", where, json_kind_name(json_kind(o)));
     TRY(json_get_string(o, where, "model_type", NULL, &type, err));
     if (!type)
-        return error_set(err, "%s: model_type is missing; expected llama, mistral, qwen2 or nemotron-nas", where);
+        return error_set(err, "%s: model_type is missing; expected llama, mistral, qwen2, nemotron-nas or lenet", where);
     const struct family *family = family_find(type);
     if (!family)
-        return error_set(err, "%s: model_type \"%s\" is not supported; expected llama, mistral, qwen2 or nemotron-nas",
+        return error_set(err, "%s: model_type \"%s\" is not supported; expected llama, mistral, qwen2, nemotron-nas or lenet",
                          where, type);
     strcpy(c->model_type, family->type);
+    if (config_is_lenet(c)) {
+        c->source = json_copy(o);
+        return config_lenet_read(c, o, where, err);
+    }
     TRY(json_get_string(o, where, "hidden_act", "silu", &activation, err));
     if (strcmp(activation, "silu") != 0)
         return error_set(err, "%s: hidden_act \"%s\" is not supported; expected silu", where, activation);
@@ -321,6 +326,8 @@ static struct json *new_source(const struct config *c) {
 }
 
 struct json *config_to_json(const struct config *c, const char *torch_dtype) {
+    if (config_is_lenet(c))
+        return config_lenet_json(c);
     struct json *o = c->source ? json_copy(c->source) : new_source(c);
     // The weights are written unquantized, custom code is not carried along, and a list of layer types would have to
     // be as long as the layers; full attention is its default.
@@ -362,19 +369,6 @@ int config_uniform(const struct config *c) {
         if (memcmp(&c->layer[l], &c->layer[0], sizeof c->layer[0]) != 0)
             return 0;
     return 1;
-}
-
-int64_t config_parameters(const struct config *c) {
-    int64_t D = c->hidden, E = c->head_dim;
-    int64_t n = c->vocab * D * (c->tie_embeddings ? 1 : 2) + D;
-    for (int64_t l = 0; l < c->n_layer; l++) {
-        int64_t q = c->layer[l].n_head * E, kv = c->layer[l].n_kv_head * E, F = c->layer[l].n_ff;
-        n += (q ? D : 0) + (F ? D : 0) + 2 * q * D + 2 * kv * D + 3 * F * D; // each block with its norm
-        n += c->qkv_bias ? q + 2 * kv : 0;
-        n += c->out_bias && q ? D : 0;
-        n += c->mlp_bias && F ? 2 * F + D : 0;
-    }
-    return n;
 }
 
 // Llama 3.1's rule: wavelengths beyond original_context / low_freq_factor are stretched by factor, those below

@@ -51,7 +51,12 @@ void config_layers_write(const struct config *c, struct json *o);
 // Makes it a nemotron-nas config, whose block_configs say each layer's widths: for layers with the same number of query heads.
 int config_to_block_configs(struct config *c, struct error *err);
 int config_is_block_configs(const struct config *c);
-int64_t config_parameters(const struct config *c); // tied head counted once
+// A multi-layer perceptron's config.json (config_lenet.c): {"model_type": "lenet", "layer_sizes": [784, 300, 100, 10],
+// "hidden_act": "relu"}. Inputs are c->hidden, hidden units layer[].n_ff, classes c->vocab.
+int config_is_lenet(const struct config *c);
+int config_lenet_read(struct config *c, const struct json *o, const char *where, struct error *err);
+struct json *config_lenet_json(const struct config *c);
+int64_t config_parameters(const struct config *c); // tied head counted once (model.c: it asks the architecture's table)
 // Inverse rope frequencies [head_dim / 2], scaled as config.rope says (Llama 3: its piecewise rule).
 void config_rope_frequencies(const struct config *c, double *inverse_frequency);
 

@@ -10,7 +10,7 @@
 #include "common/base/random.h"
 #include "common/model/arch.h"
 
-static const struct arch *const arch_table[] = {&arch_llama};
+static const struct arch *const arch_table[] = {&arch_llama, &arch_lenet};
 
 // Is `word` one of the names in "a|b|c"?
 static int among(const char *word, const char *names)
@@ -39,6 +39,10 @@ int64_t axis_size(const struct config *c, enum axis axis, int layer)
     case AXIS_HEADS: return c->layer[layer].n_head * c->head_dim;
     case AXIS_GROUPS: return c->layer[layer].n_kv_head * c->head_dim;
     case AXIS_FF: return c->layer[layer].n_ff;
+    case AXIS_BELOW: {
+        const int64_t below = layer < 0 ? c->n_layer - 1 : layer - 1;
+        return below < 0 ? c->hidden : c->layer[below].n_ff;
+    }
     }
     BUG("axis %d", (int)axis);
 }
@@ -93,7 +97,8 @@ struct model *model_new(const struct config *config, int with_storage)
             struct parameter *p = &m->parameter[m->n_parameter++];
             parameter_init(p, config, spec, layer);
             p->offset = m->n_element;
-            m->n_element += tensor_count(&p->t);
+            p->n_stored = tensor_count(&p->t);
+            m->n_element += p->n_stored;
             m->slot[(layer + 1) * m->arch->n_specs + s] = p;
         }
     if (with_storage) {
@@ -134,6 +139,13 @@ struct tensor *model_head(struct model *m)
     return head ? head : model_weight(m, m->arch->embed, -1);
 }
 
+struct tensor *model_head_bias(struct model *m)
+{
+    return m->arch->head_bias < 0 ? NULL : model_weight(m, m->arch->head_bias, -1);
+}
+
+int model_is_language(const struct config *c) { return arch_find(c->model_type)->embed >= 0; }
+
 struct parameter *model_find(struct model *m, const char *name)
 {
     for (int i = 0; i < m->n_parameter; i++)
@@ -144,18 +156,16 @@ struct parameter *model_find(struct model *m, const char *name)
 
 void model_initialise(struct model *m, uint64_t seed)
 {
-    const double residual = 0.02 / sqrt(2.0 * (double)m->config.n_layer);
     for (int i = 0; i < m->n_parameter; i++) {
         const struct parameter *p = &m->parameter[i];
         const int64_t n = tensor_count(&p->t);
         struct random r;
         random_init(&r, seed, p->name, 0);
-        // A matrix that writes to the residual stream has hidden rows and inner columns; a vector that is a norm has
-        // "norm" in its name, all others are biases.
-        const int writes_residual = p->spec->rows == AXIS_HIDDEN;
+        const double deviation = p->t.n_dim == 2 ? m->arch->deviation(&m->config, p) : 0;
+        // A vector that is a norm has "norm" in its name, all others are biases.
         const float constant = strstr(p->name, "norm") ? 1.0f : 0.0f;
         for (int64_t j = 0; j < n; j++)
-            p->t.data[j] = p->t.n_dim == 2 ? (float)(random_normal(&r) * (writes_residual ? residual : 0.02)) : constant;
+            p->t.data[j] = p->t.n_dim == 2 ? (float)(random_normal(&r) * deviation) : constant;
     }
 }
 
@@ -253,13 +263,43 @@ void kv_cache_release(struct kv_cache *c)
     *c = (struct kv_cache){0};
 }
 
+// Calls for every matrix and vector that a model of this shape has: its rows (1: a vector) and columns.
+static void each_weight(const struct config *c, void (*see)(void *context, const struct arch *, int spec, int64_t, int64_t),
+                        void *context)
+{
+    const struct arch *arch = arch_find(c->model_type);
+    for (int layer = -1; layer < c->n_layer; layer++)
+        for (int s = 0; s < arch->n_specs; s++)
+            if (arch->specs[s].per_layer == (layer >= 0) && is_present(c, &arch->specs[s], layer))
+                see(context, arch, s, axis_size(c, arch->specs[s].rows, layer), axis_size(c, arch->specs[s].columns, layer));
+}
+
+static void add_elements(void *context, const struct arch *arch, int spec, int64_t rows, int64_t columns)
+{
+    (void)arch;
+    (void)spec;
+    *(int64_t *)context += rows * columns;
+}
+
+int64_t config_parameters(const struct config *c)
+{
+    int64_t n = 0;
+    each_weight(c, add_elements, &n);
+    return n;
+}
+
+// Looking up an embedding multiplies nothing; as a tied head the same table does.
+static void add_products(void *context, const struct arch *arch, int spec, int64_t rows, int64_t columns)
+{
+    if (arch->specs[spec].rows != AXIS_ONE && spec != arch->embed)
+        *(double *)context += (double)rows * (double)columns;
+}
+
 double model_flops_per_token(const struct config *c, int64_t T)
 {
-    double multiply_adds = (double)c->vocab * (double)c->hidden;
-    for (int64_t l = 0; l < c->n_layer; l++) {
-        const double heads = (double)axis_size(c, AXIS_HEADS, (int)l), groups = (double)axis_size(c, AXIS_GROUPS, (int)l);
-        const double hidden = (double)c->hidden, ff = (double)c->layer[l].n_ff;
-        multiply_adds += hidden * (2 * heads + 2 * groups + 3 * ff) + heads * (double)T; // scores and values over T/2 each
-    }
+    double multiply_adds = c->tie_embeddings ? (double)c->vocab * (double)c->hidden : 0;
+    each_weight(c, add_products, &multiply_adds);
+    for (int64_t l = 0; l < c->n_layer; l++)
+        multiply_adds += (double)axis_size(c, AXIS_HEADS, (int)l) * (double)T; // scores and values over T/2 each
     return 2 * multiply_adds;
 }

@@ -22,7 +22,8 @@ enum axis {
     AXIS_VOCAB,
     AXIS_HEADS, // n_head * head_dim; unit: a query head
     AXIS_GROUPS, // n_kv_head * head_dim; unit: a key/value head
-    AXIS_FF     // unit: a channel
+    AXIS_FF,    // unit: a channel
+    AXIS_BELOW  // the channels of the layer below, the model's inputs under the first; for what is of no layer: of the last
 };
 
 struct weight_spec {
@@ -38,6 +39,7 @@ struct parameter {
     char name[96];  // checkpoint name
     struct tensor t;
     int64_t offset; // into the flat arrays, elements
+    int64_t n_stored; // elements there: all, or those that a compact model keeps (compact.h)
     int decay;      // weight decay applies (matrices)
 };
 
@@ -83,8 +85,13 @@ struct kv_cache {
     int n_layer;
 };
 
+struct dropout { // while training (Srivastava et al. 2014): the rate of zeros; what stays is scaled up
+    double input, hidden;
+    uint64_t seed, step;
+};
+
 struct forward {
-    const int32_t *ids; // [B*T]
+    const int32_t *ids; // [B*T]; NULL for a model of inputs that are no tokens: they are x [B, inputs], and T is 1
     int64_t B, T;
     struct taps *taps;      // NULL: none
     struct kv_cache *cache; // NULL: none. With one: B is 1, nothing records, positions go on from cache->length
@@ -93,13 +100,15 @@ struct forward {
     // [B*T, D] instead of ids. With last > 0 what comes out are the hidden states there, not normalised.
     int64_t first, last;
     struct tensor *x;
+    const struct dropout *dropout; // NULL: none (arch_lenet alone honours it)
 };
 
 struct arch {
     const char *model_types; // "llama|mistral|qwen2"
     const struct weight_spec *specs;
     int n_specs;
-    int embed, head; // specs of the embedding table and of the output head (absent when tied)
+    int embed, head, head_bias; // specs of the embedding table, of the output head (absent when tied), of its bias; -1: none
+    double (*deviation)(const struct config *c, const struct parameter *p); // of a matrix's fresh random values
     struct tensor *(*forward)(struct model *m, struct tape *tape, const struct forward *f);
 };
 
@@ -107,7 +116,7 @@ struct arch {
 // The config is copied.
 struct model *model_new(const struct config *config, int with_storage);
 void model_free(struct model *m); // NULL is fine
-// Normal(0, 0.02), residual projections (o, down) divided by sqrt(2 n_layer), norms 1, biases 0 (GPT-2's rule).
+// Matrices normal with the architecture's deviation, norms 1, biases 0; each tensor's values depend on (seed, its name) alone.
 void model_initialise(struct model *m, uint64_t seed);
 void model_want_gradients(struct model *m); // allocates and attaches m->grad
 void model_drop_gradients(struct model *m);
@@ -115,9 +124,12 @@ struct parameter *model_find(struct model *m, const char *name); // NULL: none
 // The weight of a spec (index into the arch's table) in a layer (-1 for the global ones); NULL when absent.
 struct tensor *model_weight(struct model *m, int spec, int layer);
 struct tensor *model_head(struct model *m); // output head [V, D]: lm_head, or the embedding when tied
+struct tensor *model_head_bias(struct model *m); // [V] or NULL
 int64_t axis_size(const struct config *c, enum axis axis, int layer);
 int64_t axis_unit(const struct config *c, enum axis axis); // elements in one unit: head_dim or 1
 
+// Does it read tokens (and not, say, images)?
+int model_is_language(const struct config *c);
 // Final, normalised hidden states [B*T, D], to be given to op_head_loss or op_head_eval with model_head.
 struct tensor *model_forward(struct model *m, struct tape *tape, const struct forward *f);
 // Gates of ones for every layer, with gradients where wanted; drop frees them.

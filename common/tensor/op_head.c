@@ -127,6 +127,26 @@ struct head {
     int gradient;
 };
 
+// z[n, V] += bias; NULL: none.
+static void add_bias(float *z, int64_t n, int64_t V, const struct tensor *bias)
+{
+    for (int64_t r = 0; bias && r < n; r++)
+        for (int64_t v = 0; v < V; v++)
+            z[r * V + v] += bias->data[v];
+}
+
+static void add_bias_gradient(const float *dz, int64_t n, int64_t V, struct tensor *bias)
+{
+    if (!bias || !bias->needs_grad)
+        return;
+    for (int64_t v = 0; v < V; v++) {
+        double sum = 0;
+        for (int64_t r = 0; r < n; r++)
+            sum += (double)dz[r * V + v];
+        bias->grad[v] += (float)sum;
+    }
+}
+
 static void head_chunk(const struct head *h, int64_t first)
 {
     const int64_t n = min_i64(h->rows, h->N - first), V = h->V;
@@ -136,6 +156,9 @@ static void head_chunk(const struct head *h, int64_t first)
     if (h->zt)
         gemm(precision, PLAIN, TRANSPOSED, n, V, h->Dt, h->spec->teacher_x + first * h->Dt, h->Dt, h->teacher_values, h->Dt, 0,
              h->zt, V);
+    add_bias(h->zs, n, V, h->spec->bias);
+    if (h->zt)
+        add_bias(h->zt, n, V, h->spec->teacher_bias);
 #pragma omp parallel for schedule(dynamic, 8)
     for (int64_t r = 0; r < n; r++) {
         const int32_t target = h->spec->targets[first + r];
@@ -150,6 +173,8 @@ static void head_chunk(const struct head *h, int64_t first)
         gemm(precision, PLAIN, PLAIN, n, h->D, V, h->zs, V, h->w_values, h->D, 0, h->dx + first * h->D, h->D);
     if (h->gradient && h->w->needs_grad)
         weight_add_gradient(h->tape, h->w, n, h->zs, h->x->data + first * h->D);
+    if (h->gradient)
+        add_bias_gradient(h->zs, n, V, h->spec->bias);
 }
 
 static void head_check(const struct tensor *x, const struct tensor *w, const struct head_spec *spec)
@@ -230,6 +255,8 @@ static void eval_row(const struct head_eval *e, int64_t n, const float *z, const
     double log_sum, reference_log_sum;
     float top, reference_top;
     e->nll[n] = row_nll(z, scratch, V, e->targets[n], &log_sum, &top);
+    if (e->top)
+        e->top[n] = (int32_t)first_at(z, V, top);
     if (!reference)
         return;
     e->against_nll[n] = row_nll(reference, scratch, V, e->targets[n], &reference_log_sum, &reference_top);
@@ -267,6 +294,9 @@ void op_head_eval(struct tape *tape, const struct tensor *x, const struct tensor
         if (reference)
             gemm(tape->precision, PLAIN, TRANSPOSED, n, V, Da, eval->against_x + first * Da, Da, against_values, Da, 0,
                  reference, V);
+        add_bias(z, n, V, eval->bias);
+        if (reference)
+            add_bias(reference, n, V, eval->against_bias);
 #pragma omp parallel for schedule(dynamic, 8)
         for (int64_t r = 0; r < n; r++)
             if (eval->targets[first + r] >= 0)

@@ -22,7 +22,9 @@ static void linear_backward(struct tape *tape, struct node *node)
     const float *dy = node->out->grad;
     float beta;
     float *dx = tape_grad(tape, x, &beta);
-    if (dx) {
+    if (dx && w->hook && w->hook->input_gradient) {
+        w->hook->input_gradient(w->hook->context, tape, w, N, dy, beta, dx);
+    } else if (dx) {
         const size_t mark = arena_mark(&tape->arena);
         gemm(tape->precision, PLAIN, PLAIN, N, I, O, dy, O, weight_values(tape, w), I, beta, dx, I);
         arena_reset(&tape->arena, mark);
@@ -49,7 +51,9 @@ struct tensor *op_linear(struct tape *tape, struct tensor *x, struct tensor *w, 
         BUG("op_linear: %s[%ld,%ld] times %s[%ld,%ld]^T, bias of %ld", x->name, (long)N, (long)I, w->name,
             (long)w->dim[0], (long)w->dim[1], bias ? (long)tensor_count(bias) : 0L);
     struct tensor *y = tape_tensor(tape, w->name, 2, N, O, 1);
-    if (w->hook && w->hook->dot && N <= DOT_ROWS) {
+    if (w->hook && w->hook->forward) {
+        w->hook->forward(w->hook->context, tape, w, N, x->data, y->data);
+    } else if (w->hook && w->hook->dot && N <= DOT_ROWS) {
         weight_dot(w, x->data, N, y->data);
     } else {
         const size_t mark = arena_mark(&tape->arena);

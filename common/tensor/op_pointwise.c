@@ -1,7 +1,8 @@
-// op_pointwise.c: ops that work element by element: swiglu, add, gate, and the scalar losses mse and sum.
+// op_pointwise.c: ops that work element by element: swiglu, relu, dropout, add, gate, and the scalar losses mse and sum.
 #include <string.h>
 
 #include "common/base/error.h"
+#include "common/base/random.h"
 #include "common/tensor/ops.h"
 #include "common/tensor/vecmath.h"
 
@@ -44,6 +45,63 @@ struct tensor *op_swiglu(struct tape *tape, struct tensor *gate, struct tensor *
         for (int64_t j = i; j < min_i64(n, i + BLOCK); j++)
             y->data[j] = gate->data[j] * vec_sigmoid(gate->data[j]) * up->data[j];
     tape_record(tape, swiglu_backward, y, gate, up, NULL, NULL);
+    return y;
+}
+
+static void relu_backward(struct tape *tape, struct node *node)
+{
+    struct tensor *x = node->in[0];
+    const float *y = node->out->data, *dy = node->out->grad;
+    const int64_t n = tensor_count(x);
+    float beta;
+    float *dx = tape_grad(tape, x, &beta);
+#pragma omp parallel for schedule(static) if (n > PARALLEL_MIN)
+    for (int64_t i = 0; i < n; i++)
+        dx[i] = (y[i] > 0.0f ? dy[i] : 0.0f) + (beta == 0.0f ? 0.0f : dx[i]);
+}
+
+struct tensor *op_relu(struct tape *tape, struct tensor *x)
+{
+    const int64_t n = tensor_count(x);
+    struct tensor *y = tape_tensor(tape, "relu", 2, tensor_rows(x), tensor_columns(x), 1);
+#pragma omp parallel for schedule(static) if (n > PARALLEL_MIN)
+    for (int64_t i = 0; i < n; i++)
+        y->data[i] = x->data[i] > 0.0f ? x->data[i] : 0.0f;
+    tape_record(tape, relu_backward, y, x, NULL, NULL, NULL);
+    return y;
+}
+
+static void dropout_backward(struct tape *tape, struct node *node)
+{
+    struct tensor *x = node->in[0];
+    const float *factor = node->saved, *dy = node->out->grad;
+    const int64_t n = tensor_count(x);
+    float beta;
+    float *dx = tape_grad(tape, x, &beta);
+#pragma omp parallel for schedule(static) if (n > PARALLEL_MIN)
+    for (int64_t i = 0; i < n; i++)
+        dx[i] = dy[i] * factor[i] + (beta == 0.0f ? 0.0f : dx[i]);
+}
+
+struct tensor *op_dropout(struct tape *tape, struct tensor *x, double rate, uint64_t seed, const char *name, uint64_t step)
+{
+    const int64_t n = tensor_count(x), blocks = (n + BLOCK - 1) / BLOCK;
+    struct tensor *y = tape_tensor(tape, "dropout", 2, tensor_rows(x), tensor_columns(x), 1);
+    float *factor = arena_alloc(&tape->arena, (size_t)n * sizeof *factor);
+    const uint32_t limit = (uint32_t)(rate * 4294967296.0);
+    const float scale = (float)(1 / (1 - rate));
+#pragma omp parallel for schedule(static) if (n > PARALLEL_MIN)
+    for (int64_t b = 0; b < blocks; b++) {
+        struct random random; // each block of elements draws from a stream of its own, whoever computes it
+        random_init(&random, seed, name, step * (uint64_t)blocks + (uint64_t)b);
+        for (int64_t i = b * BLOCK; i < min_i64(n, (b + 1) * BLOCK); i++) {
+            factor[i] = random_u32(&random) < limit ? 0.0f : scale;
+            y->data[i] = x->data[i] * factor[i];
+        }
+    }
+    struct node *node = tape_record(tape, dropout_backward, y, x, NULL, NULL, NULL);
+    if (node)
+        node->saved = factor;
     return y;
 }
 

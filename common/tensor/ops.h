@@ -35,6 +35,12 @@ struct tensor *op_attention(struct tape *tape, struct tensor *q, struct tensor *
 // y = silu(gate) * up. Both [N,F].
 struct tensor *op_swiglu(struct tape *tape, struct tensor *gate, struct tensor *up);
 
+// y = max(x, 0).
+struct tensor *op_relu(struct tape *tape, struct tensor *x);
+
+// While training: y = x / (1 - rate) where a draw by (seed, name, step, element) keeps it, else 0 (Srivastava et al. 2014).
+struct tensor *op_dropout(struct tape *tape, struct tensor *x, double rate, uint64_t seed, const char *name, uint64_t step);
+
 // y = a + b, same shape.
 struct tensor *op_add(struct tape *tape, struct tensor *a, struct tensor *b);
 
@@ -48,7 +54,7 @@ struct tensor *op_mse(struct tape *tape, struct tensor *x, const float *target, 
 struct tensor *op_sum(struct tape *tape, struct tensor *a, struct tensor *b);
 
 // The output head and the losses on it, fused: logits of N x V are never held whole. It walks the rows in chunks,
-//   z_s = x w^T,  z_t = teacher_x teacher_w^T   (the same vocabulary)
+//   z_s = x w^T + bias,  z_t = teacher_x teacher_w^T + teacher_bias   (the same vocabulary; biases NULL: none)
 //   CE = -log softmax(z_s)[target],  KL = sum_v p_t (log p_t - log p_s) with p = softmax(z / temperature)
 //   loss[1] = weight * mean over the rows with target >= 0 of  alpha * temperature^2 * KL + (1 - alpha) * CE
 // (Hinton et al. 2015). Rows with target < 0 count for nothing. Without a teacher alpha is taken as 0.
@@ -59,6 +65,8 @@ struct head_spec {
     const float *teacher_x;          // [N, Dt] or NULL
     const struct tensor *teacher_w;  // [V, Dt]
     double alpha, temperature, weight;
+    struct tensor *bias; // [V] or NULL
+    const struct tensor *teacher_bias;
 };
 struct head_result {   // in double
     double loss;       // the tensor's value, with its weight
@@ -76,8 +84,10 @@ struct head_eval {
     const int32_t *targets;
     const float *against_x;
     const struct tensor *against_w;
+    const struct tensor *bias, *against_bias; // [V] or NULL
     double *nll, *against_nll, *kl; // [N]; the last two may be NULL without a reference
     unsigned char *agree;
+    int32_t *top; // [N] the largest logit's index; NULL: not wanted
 };
 void op_head_eval(struct tape *tape, const struct tensor *x, const struct tensor *w, const struct head_eval *eval);
 

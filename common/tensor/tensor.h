@@ -10,6 +10,7 @@
 #include <string.h>
 
 struct tensor;
+struct tape;
 
 // A weight hook (mask, fake-quant, quantized storage), applied by op_linear, op_embed and the output head.
 struct weight_hook {
@@ -20,6 +21,13 @@ struct weight_hook {
     void (*dot)(void *context, const struct tensor *w, int64_t row0, int64_t n, const float *x, float *y);
     // Turns the gradient of the effective weight, n rows at row0, into that of the stored one, in place. NULL: the same.
     void (*backward)(void *context, const struct tensor *w, int64_t row0, int64_t n, float *gradient);
+    // Products straight from what is stored (all three or none): y[N,O] = x[N,I] w^T, dx[N,I] = dy[N,O] w + beta dx, and
+    // w->grad, laid out as w->data is, += dy^T x.
+    void (*forward)(void *context, struct tape *tape, const struct tensor *w, int64_t N, const float *x, float *y);
+    void (*input_gradient)(void *context, struct tape *tape, const struct tensor *w, int64_t N, const float *dy, float beta,
+                           float *dx);
+    void (*add_gradient)(void *context, struct tape *tape, const struct tensor *w, int64_t N, const float *dy,
+                         const float *x);
 };
 
 #define TENSOR_DIMS 3

@@ -45,6 +45,10 @@ void weight_add_effective(const struct tensor *w, float *effective)
 void weight_add_gradient(struct tape *tape, struct tensor *w, int64_t N, const float *dy, const float *x)
 {
     const int64_t rows = tensor_rows(w), columns = tensor_columns(w);
+    if (w->hook && w->hook->add_gradient) {
+        w->hook->add_gradient(w->hook->context, tape, w, N, dy, x);
+        return;
+    }
     if (!weight_changes_gradient(w)) {
         gemm(tape->precision, TRANSPOSED, PLAIN, rows, columns, N, dy, rows, x, columns, 1, w->grad, columns);
         return;

@@ -106,7 +106,7 @@ void optimizer_step(struct optimizer *o, struct model *m, double lr, double scal
         const struct parameter *q = &m->parameter[i];
         struct update mine = u;
         mine.keep = (float)(q->decay ? 1 - lr * p->weight_decay : 1);
-        int64_t n = tensor_count(&q->t);
+        int64_t n = q->n_stored;
 #pragma omp for schedule(static) nowait
         for (int64_t c = 0; c < n; c += CHUNK) {
             int64_t at = q->offset + c, count = n - c < CHUNK ? n - c : CHUNK;
@@ -118,21 +118,25 @@ void optimizer_step(struct optimizer *o, struct model *m, double lr, double scal
     }
 }
 
-double schedule_rate(enum schedule_kind kind, double peak, double floor, int64_t warmup, int64_t steps, int64_t step)
+double schedule_rate(const struct schedule *s, int64_t steps, int64_t step)
 {
+    const double peak = s->peak, floor = s->floor;
+    const int64_t warmup = s->warmup;
     if (step < warmup)
         return peak * (double)(step + 1) / (double)warmup;
     int64_t last = steps - 1 - warmup; // the last step gets peak * floor
     double done = last > 0 ? (double)(step - warmup) / (double)last : 0;
     if (done > 1)
         done = 1;
-    switch (kind) {
+    switch (s->kind) {
     case SCHEDULE_CONSTANT:
         return peak;
     case SCHEDULE_LINEAR:
         return peak * (1 - (1 - floor) * done);
     case SCHEDULE_COSINE:
         return peak * (floor + (1 - floor) * 0.5 * (1 + cos(M_PI * done)));
+    case SCHEDULE_STEP:
+        return peak * pow(s->decay, (double)(step / s->decay_every));
     }
-    BUG("schedule_rate: kind %d", (int)kind);
+    BUG("schedule_rate: kind %d", (int)s->kind);
 }

@@ -5,7 +5,7 @@
 #include "common/model/model.h"
 
 enum optimizer_kind { OPTIMIZER_ADAMW, OPTIMIZER_SGD };
-enum schedule_kind { SCHEDULE_COSINE, SCHEDULE_LINEAR, SCHEDULE_CONSTANT };
+enum schedule_kind { SCHEDULE_COSINE, SCHEDULE_LINEAR, SCHEDULE_CONSTANT, SCHEDULE_STEP };
 
 struct optimizer_options {
     int kind; // enum optimizer_kind
@@ -26,7 +26,14 @@ double gradient_norm(const struct model *m);
 // parameters marked for it (Loshchilov and Hutter 2019, algorithm 2). Clears the gradients.
 void optimizer_step(struct optimizer *o, struct model *m, double lr, double scale);
 
-// Learning rate at `step` (0-based) of `steps`: linear warm-up over `warmup` steps, then from peak to peak * floor.
-double schedule_rate(enum schedule_kind kind, double peak, double floor, int64_t warmup, int64_t steps, int64_t step);
+struct schedule {
+    enum schedule_kind kind;
+    double peak, floor; // the last rate of cosine and linear is peak * floor
+    int64_t warmup;     // steps of linear warm-up
+    double decay;       // SCHEDULE_STEP: the factor every decay_every steps
+    int64_t decay_every;
+};
+// Learning rate at `step` (0-based) of `steps`.
+double schedule_rate(const struct schedule *s, int64_t steps, int64_t step);
 
 #endif

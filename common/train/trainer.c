@@ -49,6 +49,7 @@ struct run {
     struct snapshot state;
     struct tape tape;
     int32_t *inputs, *targets; // [batch * seq_len]
+    struct tensor x;           // [batch, inputs] of images
     unsigned char *is_zero;    // [n_element] weights that stay zero; NULL: none
     int64_t steps, step_tokens;
     char identity[HASH_TEXT];
@@ -84,9 +85,12 @@ static void identify(struct run *r)
     char *text = json_text(options, 0);
     hasher_add_text(h, text);
     hasher_add_text(h, t->identity ? t->identity : "");
-    int64_t numbers[4] = {t->seq_len, (int64_t)t->seed, t->precision, t->data->n_token};
+    int64_t numbers[4] = {t->seq_len, (int64_t)t->seed, t->precision, t->first_step};
     hasher_add(h, numbers, sizeof numbers);
-    hasher_add(h, t->data->token, (size_t)t->data->n_token * sizeof *t->data->token);
+    if (t->images)
+        hasher_add_text(h, t->images->hash);
+    else
+        hasher_add(h, t->data->token, (size_t)t->data->n_token * sizeof *t->data->token);
     hasher_add(h, t->model->data, (size_t)t->model->n_element * sizeof *t->model->data);
     hasher_end(h, r->identity);
     free(text);
@@ -100,7 +104,7 @@ static void find_zeros(struct run *r)
     r->is_zero = xcalloc((size_t)m->n_element, 1, "a mask of zeros");
     for (int i = 0; i < m->n_parameter; i++) {
         const struct parameter *p = &m->parameter[i];
-        for (int64_t k = p->offset; p->decay && k < p->offset + tensor_count(&p->t); k++)
+        for (int64_t k = p->offset; p->decay && k < p->offset + p->n_stored; k++)
             r->is_zero[k] = m->data[k] == 0;
     }
 }
@@ -111,6 +115,7 @@ static void run_init(struct run *r, struct trainer *t)
     *r = (struct run){.trainer = t, .steps = train_steps(o, t->seq_len)};
     r->step_tokens = o->batch * o->accumulate * t->seq_len;
     r->state.best_held_out = (double)NAN;
+    r->state.step = t->first_step;
     struct optimizer_options oo = {.kind = o->optimizer,
                                    .beta1 = o->beta1,
                                    .beta2 = o->beta2,
@@ -127,6 +132,11 @@ static void run_init(struct run *r, struct trainer *t)
     size_t n = (size_t)(o->batch * t->seq_len);
     r->inputs = xmalloc(n * sizeof *r->inputs, "a batch of tokens");
     r->targets = xmalloc(n * sizeof *r->targets, "a batch of tokens");
+    if (t->images) {
+        const int64_t columns = t->model->config.hidden;
+        r->x = (struct tensor){.name = "images", .n_dim = 2, .dim = {o->batch, columns, 1}};
+        r->x.data = xmalloc((size_t)(o->batch * columns) * sizeof *r->x.data, "a batch of images");
+    }
     if (t->folder) {
         r->snapshot_path = path_join(t->folder, "snapshot");
         r->log_path = path_join(t->folder, "run.jsonl");
@@ -142,6 +152,7 @@ static void run_release(struct run *r)
     tape_release(&r->tape);
     free(r->inputs);
     free(r->targets);
+    free(r->x.data);
     free(r->snapshot_path);
     free(r->log_path);
 }
@@ -165,13 +176,22 @@ static void accumulate_gradients(struct run *r, struct loss_parts *parts)
 {
     const struct trainer *t = r->trainer;
     const struct train_options *o = &t->options;
-    const struct forward forward = {.ids = r->inputs, .B = o->batch, .T = t->seq_len, .checkpoint = o->checkpoint};
+    struct dropout dropout = {.input = o->dropout_input, .hidden = o->dropout, .seed = t->seed};
+    struct forward forward = {.ids = r->inputs, .B = o->batch, .T = t->seq_len, .checkpoint = o->checkpoint};
+    if (t->images)
+        forward.x = &r->x;
+    if (o->dropout_input > 0 || o->dropout > 0)
+        forward.dropout = &dropout;
     double weight = 1.0 / (double)o->accumulate;
     *parts = (struct loss_parts){0};
     for (int64_t i = 0; i < o->accumulate; i++) {
         struct loss_parts p = {0};
         int64_t first = (r->state.step * o->accumulate + i) * o->batch;
-        dataset_batch(t->data, t->seq_len, t->seed, first, o->batch, r->inputs, r->targets);
+        dropout.step = (uint64_t)(r->state.step * o->accumulate + i);
+        if (t->images)
+            images_batch(t->images, t->seed, o->jitter, first, o->batch, r->x.data, r->targets);
+        else
+            dataset_batch(t->data, t->seq_len, t->seed, first, o->batch, r->inputs, r->targets);
         struct tensor *loss = t->loss(t->context, &r->tape, &forward, r->targets, weight, r->state.step, &p);
         tape_backward(&r->tape, loss);
         tape_reset(&r->tape);
@@ -199,7 +219,8 @@ static int train_step(struct run *r, struct error *err)
     struct loss_parts parts;
     accumulate_gradients(r, &parts);
     drop_gradients_of_zeros(r);
-    double norm = gradient_norm(t->model);
+    const int logged = (r->state.step + 1) % o->log_every == 0;
+    double norm = o->clip > 0 || logged ? gradient_norm(t->model) : 0;
     if (!isfinite(parts.loss) || !isfinite(norm))
         return error_set(
             err,
@@ -207,12 +228,15 @@ static int train_step(struct run *r, struct error *err)
             "than %g or a longer warmup",
             t->title, (long long)r->state.step + 1, parts.loss, norm, o->learning_rate);
     int64_t warmup = o->warmup < 0 ? r->steps / 20 : o->warmup;
-    double rate = schedule_rate(o->schedule, o->learning_rate, o->floor, warmup, r->steps, r->state.step);
+    const struct schedule schedule = {.kind = o->schedule, .peak = o->learning_rate, .floor = o->floor, .warmup = warmup,
+                                      .decay = o->decay, .decay_every = o->decay_every};
+    double rate = schedule_rate(&schedule, r->steps, r->state.step);
     double scale = o->clip > 0 && norm > o->clip ? o->clip / norm : 1;
     optimizer_step(&r->optimizer, t->model, rate, scale);
     r->state.step++;
-    log_line(r,
-             "{\"step\":%lld,\"tokens\":%lld,\"loss\":%.9g,\"ce\":%.9g,\"kl\":%.9g,\"mse\":%.9g,\"lr\":%.9g,"
+    if (logged)
+        log_line(r,
+                 "{\"step\":%lld,\"tokens\":%lld,\"loss\":%.9g,\"ce\":%.9g,\"kl\":%.9g,\"mse\":%.9g,\"lr\":%.9g,"
              "\"norm\":%.9g}\n",
              (long long)r->state.step, (long long)(r->state.step * r->step_tokens), parts.loss, parts.ce, parts.kl,
              parts.mse, rate, norm);
@@ -279,7 +303,10 @@ static int snapshot_is_due(const struct run *r)
 static int train_to_end(struct run *r, struct error *err)
 {
     struct progress progress;
-    progress_begin(&progress, r->trainer->title, "tokens", r->steps * r->step_tokens, r->state.step * r->step_tokens);
+    const int quiet = r->trainer->quiet;
+    if (!quiet)
+        progress_begin(&progress, r->trainer->title, r->trainer->images ? "images" : "tokens", r->steps * r->step_tokens,
+                       r->state.step * r->step_tokens);
     r->snapshot_time = timer_now();
     for (;;) {
         TRY(evaluate_held_out(r, err));
@@ -294,26 +321,37 @@ static int train_to_end(struct run *r, struct error *err)
         if (snapshot_is_due(r))
             TRY(take_snapshot(r, err));
         TRY(train_step(r, err));
-        progress_update(&progress, r->state.step * r->step_tokens, "loss %.4f", r->recent_loss);
+        if (!quiet)
+            progress_update(&progress, r->state.step * r->step_tokens, "loss %.4f", r->recent_loss);
     }
-    progress_end(&progress, "loss %.4f", r->recent_loss);
+    if (!quiet)
+        progress_end(&progress, "loss %.4f", r->recent_loss);
     if (r->state.best)
         memcpy(r->trainer->model->data, r->state.best, (size_t)r->trainer->model->n_element * sizeof(float));
     return write_log(r, err);
+}
+
+static int64_t count_lines(const char *log, const char *key)
+{
+    int64_t n = 0;
+    for (const char *at = log; at && (at = strstr(at, key)); at++)
+        n++;
+    return n;
 }
 
 // First and last losses come from the log, so that a resumed run reports what an uninterrupted one does.
 static void read_curve(const struct run *r, struct train_result *result)
 {
     static const char key[] = "\"loss\":";
-    int64_t n = r->steps < MEAN_STEPS ? r->steps : MEAN_STEPS, step = 0;
+    const int64_t lines = count_lines(r->state.log, key), n = lines < MEAN_STEPS ? lines : MEAN_STEPS;
+    int64_t line = 0;
     result->first_loss = result->last_loss = 0;
-    for (const char *at = r->state.log; (at = strstr(at, key)); step++) {
+    for (const char *at = r->state.log; at && (at = strstr(at, key)); line++) {
         at += sizeof key - 1;
         double loss = strtod(at, NULL);
-        if (step < n)
+        if (line < n)
             result->first_loss += loss / (double)n;
-        if (step >= r->steps - n)
+        if (line >= lines - n)
             result->last_loss += loss / (double)n;
     }
 }
@@ -323,7 +361,13 @@ static int check_inputs(const struct trainer *t, struct error *err)
     TRY(train_check(&t->options, t->title, err));
     if (!t->model->data)
         return error_set(err, "%s: the model's weights are quantized; train the unquantized model", t->title);
-    return dataset_check(t->data, t->model->config.vocab, t->title, err);
+    if (t->images && t->images->height * t->images->width != t->model->config.hidden)
+        return error_set(err, "%s: images of %lld x %lld pixels, but the model has %lld inputs", t->title,
+                         (long long)t->images->height, (long long)t->images->width, (long long)t->model->config.hidden);
+    if (t->images && t->images->classes > t->model->config.vocab)
+        return error_set(err, "%s: labels up to %lld, but the model has %lld classes", t->title,
+                         (long long)t->images->classes - 1, (long long)t->model->config.vocab);
+    return t->images ? 0 : dataset_check(t->data, t->model->config.vocab, t->title, err);
 }
 
 int trainer_run(struct trainer *t, struct train_result *result, struct error *err)
@@ -334,7 +378,7 @@ int trainer_run(struct trainer *t, struct train_result *result, struct error *er
         TRY(directory_make(t->folder, err));
     struct run r;
     run_init(&r, t);
-    int64_t first = 0;
+    int64_t first = r.state.step;
     int status = -1;
     if (r.snapshot_path) {
         if (snapshot_read(r.snapshot_path, r.identity, t->model, &r.optimizer, &r.state, err) < 0)
@@ -369,7 +413,7 @@ struct tensor *train_cross_entropy(void *context, struct tape *tape, const struc
 {
     (void)step;
     struct model *m = context;
-    const struct head_spec spec = {.targets = targets, .temperature = 1, .weight = weight};
+    const struct head_spec spec = {.targets = targets, .temperature = 1, .weight = weight, .bias = model_head_bias(m)};
     struct head_result head;
     struct tensor *x = model_forward(m, tape, forward);
     struct tensor *loss = op_head_loss(tape, x, model_head(m), &spec, &head);

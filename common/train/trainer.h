@@ -10,6 +10,7 @@
 
 #include "common/base/options.h"
 #include "common/data/dataset.h"
+#include "common/data/images.h"
 #include "common/train/optimizer.h"
 
 struct train_options {         // one option table row each: train_option_table
@@ -25,6 +26,11 @@ struct train_options {         // one option table row each: train_option_table
     int keep_best;          // end with the weights of the best held-out loss
     int64_t patience;       // stop after so many held-out evaluations without a better one; 0: never
     int keep_zeros;         // matrices' weights that are zero at the start stay zero
+    int64_t decay_every;    // schedule "step": the rate is multiplied by `decay` every so many steps
+    double decay;
+    int64_t log_every;      // steps between lines of run.jsonl
+    double dropout_input, dropout; // of the inputs and of hidden units (images only)
+    int64_t jitter;                // pixels that an image is moved by, at most
 };
 
 extern const struct option train_option_table[]; // rows for struct train_options
@@ -39,10 +45,13 @@ extern const struct option train_option_table[]; // rows for struct train_option
     {"accumulate", OPTION_INT, offsetof(S, prefix accumulate), "1", 1, 65536, NULL, "N", "micro-batches in a step"}, \
     {"learning_rate", OPTION_DOUBLE, offsetof(S, prefix learning_rate), "5e-4", 0, 100, NULL, "R",                   \
      "peak learning rate"},                                                                                          \
-    {"schedule", OPTION_CHOICE, offsetof(S, prefix schedule), "cosine", 0, 0, "cosine|linear|constant", NULL,        \
+    {"schedule", OPTION_CHOICE, offsetof(S, prefix schedule), "cosine", 0, 0, "cosine|linear|constant|step", NULL,        \
      "how the learning rate falls after the warm-up"},                                                               \
     {"floor", OPTION_DOUBLE, offsetof(S, prefix floor), "0.1", 0, 1, NULL, "R",                                      \
      "last learning rate as a share of the peak"},                                                                   \
+    {"decay_every", OPTION_INT, offsetof(S, prefix decay_every), "25000", 1, 1e9, NULL, "N",                         \
+     "schedule step: steps until the rate is multiplied by decay, again and again"},                                 \
+    {"decay", OPTION_DOUBLE, offsetof(S, prefix decay), "0.1", 0, 1, NULL, "R", "schedule step: that factor"},       \
     {"warmup", OPTION_INT, offsetof(S, prefix warmup), "-1", -1, 1e9, NULL, "N",                                     \
      "steps of linear warm-up; -1: a twentieth of all steps"},                                                       \
     {"clip", OPTION_DOUBLE, offsetof(S, prefix clip), "1", 0, 1e9, NULL, "R",                                        \
@@ -66,7 +75,15 @@ extern const struct option train_option_table[]; // rows for struct train_option
     {"keep_zeros", OPTION_BOOL, offsetof(S, prefix keep_zeros), "false", 0, 0, NULL, NULL,                           \
      "weights that are zero at the start stay zero (always after a sparsify stage)"},                                \
     {"checkpoint", OPTION_BOOL, offsetof(S, prefix checkpoint), "false", 0, 0, NULL, NULL,                           \
-     "less memory: compute layers again in the backward pass"}
+     "less memory: compute layers again in the backward pass"},                                                      \
+    {"log_every", OPTION_INT, offsetof(S, prefix log_every), "1", 1, 1e9, NULL, "N",                                 \
+     "steps between lines of the training's log"},                                                                   \
+    {"dropout_input", OPTION_DOUBLE, offsetof(S, prefix dropout_input), "0", 0, 0.99, NULL, "R",                     \
+     "images: share of the inputs that a step sets to zero"},                                                        \
+    {"dropout", OPTION_DOUBLE, offsetof(S, prefix dropout), "0", 0, 0.99, NULL, "R",                                 \
+     "images: share of the hidden units that a step sets to zero"},                                                  \
+    {"jitter", OPTION_INT, offsetof(S, prefix jitter), "0", 0, 64, NULL, "N",                                        \
+     "images: pixels by which each is moved at random, at most"}
 // clang-format on
 
 struct loss_parts { // means over a micro-batch's counted tokens; what the curves show
@@ -75,12 +92,15 @@ struct loss_parts { // means over a micro-batch's counted tokens; what the curve
 
 struct trainer {
     struct model *model;
-    const struct dataset *data;
+    const struct dataset *data; // text, in windows of seq_len
     int64_t seq_len;
+    const struct images *images; // instead of text; seq_len is 1 then, and an image counts as a token
+    int64_t first_step; // the schedule and the order of the data begin there: what comes before was another run's
     uint64_t seed;
     enum precision precision;
     struct train_options options;
     const char *title;    // for the progress line: "distill"
+    int quiet;            // no progress line
     const char *folder;   // snapshots and run.jsonl live here; NULL: none
     const char *identity; // hash of inputs that are not in this struct (weight hooks, ...); NULL: there are none
     // Loss of one micro-batch, divided by `accumulate` through `weight`: records on the tape and returns the root.

@@ -67,7 +67,7 @@ static void check_model(const char *name, const char *teacher_name, struct setti
     int32_t *ids = golden_ids(&g, NULL, "ids"), *targets = golden_ids(&g, NULL, "targets");
     const struct golden_tensor *shape = golden_get(&g, NULL, "ids");
     struct forward f = {.ids = ids, .B = shape->dim[0], .T = shape->dim[1]};
-    struct head_spec spec = {targets, NULL, NULL, 0.7, 2, 1};
+    struct head_spec spec = {.targets = targets, .alpha = 0.7, .temperature = 2, .weight = 1};
     struct tape tape;
     tape_init(&tape, PRECISION_F32);
     if (teacher) {

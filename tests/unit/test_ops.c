@@ -314,7 +314,7 @@ Test(ops, embed) {
             c.one_precision = 1;
             c.n_in = 1;
             c.in[0] = tensor_make("table", V, D, 1);
-            struct weight_hook hook = {c.in[0]->data, hook_rows, NULL, hook_backward};
+            struct weight_hook hook = {.context = c.in[0]->data, .rows = hook_rows, .backward = hook_backward};
             if (hooked)
                 c.in[0]->hook = &hook;
             c.ids = ids;
@@ -374,7 +374,7 @@ Test(ops, linear) {
                 c.in[1] = tensor_make("w", O, I, 0.5);
                 if (bias)
                     c.in[2] = tensor_make("bias", O, 0, 1);
-                struct weight_hook hook = {c.in[1]->data, hook_rows, NULL, hook_backward};
+                struct weight_hook hook = {.context = c.in[1]->data, .rows = hook_rows, .backward = hook_backward};
                 if (hooked)
                     c.in[1]->hook = &hook;
                 c.n_out = N * O;
@@ -399,7 +399,7 @@ Test(ops, linear_from_a_hook_alone) {
             c.in[1] = tensor_make("w", O, I, 0.5);
             c.in[2] = tensor_make("bias", O, 0, 1);
             float *stored = c.in[1]->data;
-            struct weight_hook hook = {stored, hook_rows, with_dot ? hook_dot : NULL, NULL};
+            struct weight_hook hook = {.context = stored, .rows = hook_rows, .dot = with_dot ? hook_dot : NULL};
             c.in[1]->hook = &hook;
             double *x[3], *y = zeros(N * O);
             for (int k = 0; k < 3; k++)
@@ -1019,16 +1019,16 @@ static void check_head(const struct head_shape *s, int differences) {
     c.n_in = 2;
     c.in[0] = tensor_make("x", s->N, s->D, 1);
     c.in[1] = tensor_make("w", s->V, s->D, 0.5);
-    struct weight_hook hook = {c.in[1]->data, hook_rows, NULL, hook_backward};
+    struct weight_hook hook = {.context = c.in[1]->data, .rows = hook_rows, .backward = hook_backward};
     struct tensor *teacher_x = NULL, *teacher_w = NULL;
     struct weight_hook teacher_hook;
     if (s->hooked)
         c.in[1]->hook = &hook;
-    c.head = (struct head_spec){targets, NULL, NULL, s->alpha, s->temperature, s->weight};
+    c.head = (struct head_spec){.targets = targets, .alpha = s->alpha, .temperature = s->temperature, .weight = s->weight};
     if (s->teacher_D) {
         teacher_x = tensor_make("teacher_x", s->N, s->teacher_D, 1);
         teacher_w = tensor_make("teacher_w", s->V, s->teacher_D, 0.5);
-        teacher_hook = (struct weight_hook){teacher_w->data, hook_rows, NULL, NULL};
+        teacher_hook = (struct weight_hook){.context = teacher_w->data, .rows = hook_rows};
         if (s->hooked)
             teacher_w->hook = &teacher_hook;
         c.head.teacher_x = teacher_x->data;
@@ -1103,7 +1103,7 @@ Test(ops, head_loss_accumulates) {
             part.dim[0] = N / halves;
             part.data = x->data + h * (N / 2) * D;
             part.grad = x->grad + h * (N / 2) * D;
-            struct head_spec spec = {targets + h * (N / 2), NULL, NULL, 0, 1, 1.0 / halves};
+            struct head_spec spec = {.targets = targets + h * (N / 2), .alpha = 0, .temperature = 1, .weight = 1.0 / halves};
             struct head_result result;
             struct tape tape;
             tape_init(&tape, PRECISION_F32);
@@ -1199,7 +1199,7 @@ static void check_head_eval(int64_t N, int64_t D, int64_t V, int64_t against_D, 
     int32_t *targets = xmalloc((size_t)N * sizeof *targets, "a test's targets");
     for (int64_t n = 0; n < N; n++)
         targets[n] = n % 5 == 2 ? -1 : (int32_t)((n * 17 + 3) % V);
-    c.head = (struct head_spec){targets, NULL, NULL, 1, 1, 1};
+    c.head = (struct head_spec){.targets = targets, .alpha = 1, .temperature = 1, .weight = 1};
     if (against_D) {
         against_x = tensor_make("against_x", N, against_D, 1);
         against_w = tensor_make("against_w", V, against_D, 0.5);

@@ -4,26 +4,39 @@
 
 #include "common/train/trainer.h"
 
+static double rate(enum schedule_kind kind, double peak, double floor, int64_t warmup, int64_t steps, int64_t step)
+{
+    const struct schedule s = {.kind = kind, .peak = peak, .floor = floor, .warmup = warmup, .decay = 0.1, .decay_every = 3};
+    return schedule_rate(&s, steps, step);
+}
+
 Test(schedule, cosine)
 {
     // 4 steps of warm-up, then 9 from the peak down to a tenth: the fifth of them is half way.
-    cr_assert_float_eq(schedule_rate(SCHEDULE_COSINE, 2, 0.1, 4, 13, 0), 0.5, 1e-15);
-    cr_assert_float_eq(schedule_rate(SCHEDULE_COSINE, 2, 0.1, 4, 13, 3), 2, 1e-15);
-    cr_assert_float_eq(schedule_rate(SCHEDULE_COSINE, 2, 0.1, 4, 13, 4), 2, 1e-15);
-    cr_assert_float_eq(schedule_rate(SCHEDULE_COSINE, 2, 0.1, 4, 13, 8), 1.1, 1e-15);
-    cr_assert_float_eq(schedule_rate(SCHEDULE_COSINE, 2, 0.1, 4, 13, 10), 2 * (0.1 + 0.45 * (1 + cos(0.75 * M_PI))),
+    cr_assert_float_eq(rate(SCHEDULE_COSINE, 2, 0.1, 4, 13, 0), 0.5, 1e-15);
+    cr_assert_float_eq(rate(SCHEDULE_COSINE, 2, 0.1, 4, 13, 3), 2, 1e-15);
+    cr_assert_float_eq(rate(SCHEDULE_COSINE, 2, 0.1, 4, 13, 4), 2, 1e-15);
+    cr_assert_float_eq(rate(SCHEDULE_COSINE, 2, 0.1, 4, 13, 8), 1.1, 1e-15);
+    cr_assert_float_eq(rate(SCHEDULE_COSINE, 2, 0.1, 4, 13, 10), 2 * (0.1 + 0.45 * (1 + cos(0.75 * M_PI))),
                        1e-15);
-    cr_assert_float_eq(schedule_rate(SCHEDULE_COSINE, 2, 0.1, 4, 13, 12), 0.2, 1e-15);
+    cr_assert_float_eq(rate(SCHEDULE_COSINE, 2, 0.1, 4, 13, 12), 0.2, 1e-15);
 }
 
 Test(schedule, linear_and_constant)
 {
-    cr_assert_float_eq(schedule_rate(SCHEDULE_LINEAR, 1, 0, 0, 5, 0), 1, 1e-15);
-    cr_assert_float_eq(schedule_rate(SCHEDULE_LINEAR, 1, 0, 0, 5, 1), 0.75, 1e-15);
-    cr_assert_float_eq(schedule_rate(SCHEDULE_LINEAR, 1, 0, 0, 5, 4), 0, 1e-15);
-    cr_assert_float_eq(schedule_rate(SCHEDULE_CONSTANT, 3, 0.1, 2, 5, 0), 1.5, 1e-15);
-    cr_assert_float_eq(schedule_rate(SCHEDULE_CONSTANT, 3, 0.1, 2, 5, 4), 3, 1e-15);
-    cr_assert_float_eq(schedule_rate(SCHEDULE_COSINE, 3, 0.1, 0, 1, 0), 3, 1e-15); // one step: at the peak
+    cr_assert_float_eq(rate(SCHEDULE_LINEAR, 1, 0, 0, 5, 0), 1, 1e-15);
+    cr_assert_float_eq(rate(SCHEDULE_LINEAR, 1, 0, 0, 5, 1), 0.75, 1e-15);
+    cr_assert_float_eq(rate(SCHEDULE_LINEAR, 1, 0, 0, 5, 4), 0, 1e-15);
+    cr_assert_float_eq(rate(SCHEDULE_CONSTANT, 3, 0.1, 2, 5, 0), 1.5, 1e-15);
+    cr_assert_float_eq(rate(SCHEDULE_CONSTANT, 3, 0.1, 2, 5, 4), 3, 1e-15);
+    cr_assert_float_eq(rate(SCHEDULE_COSINE, 3, 0.1, 0, 1, 0), 3, 1e-15); // one step: at the peak
+}
+
+Test(schedule, step)
+{
+    cr_assert_float_eq(rate(SCHEDULE_STEP, 0.1, 1, 0, 10, 2), 0.1, 1e-15);
+    cr_assert_float_eq(rate(SCHEDULE_STEP, 0.1, 1, 0, 10, 3), 0.01, 1e-15);
+    cr_assert_float_eq(rate(SCHEDULE_STEP, 0.1, 1, 0, 10, 9), 1e-4, 1e-15);
 }
 
 Test(schedule, steps_from_tokens)
