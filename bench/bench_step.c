@@ -53,8 +53,10 @@ static void record(void *context, const struct gemm_call *call) {
 }
 
 // Called after each step. The last one is recorded; recording costs about a thousandth of it.
-static int between_steps(void *context, double *loss, struct error *err) {
+static int between_steps(void *context, double best, double *loss, char note[HELD_OUT_NOTE], struct error *err) {
     struct watch *w = context;
+    (void)best;
+    (void)note;
     (void)err;
     *loss = 0;
     if (w->n == STEPS - 1)

@@ -128,12 +128,16 @@ static void print_text(const struct json *o, const struct config *c, int tensors
            (double)config_parameters(c) / 1e6, json_number(json_get(o, "bytes")));
     shape_text(shape, c);
     printf("  %s\n", shape);
-    for (int64_t l = 0; l < c->n_layer && !config_uniform(c); l++)
+    for (int64_t l = 0; l < c->n_layer && !config_uniform(c) && model_is_language(c); l++)
         printf("    layer %ld: %ld/%ld heads, FFN %ld\n", (long)l, (long)c->layer[l].n_head, (long)c->layer[l].n_kv_head,
                (long)c->layer[l].n_ff);
-    printf("  vocabulary %ld, context %ld, %s output head, rope base %g\n", (long)c->vocab, (long)c->context,
+    if (model_is_language(c))
+        printf("  vocabulary %ld, context %ld, %s output head, rope base %g\n", (long)c->vocab, (long)c->context,
            c->tie_embeddings ? "tied" : "own", c->rope_theta);
-    printf("  tokenizer: %s, %.0f tokens\n", json_string(json_get(o, "tokenizer")),
+    else
+        printf("  %ld classes\n", (long)c->vocab);
+    if (json_get(o, "tokenizer"))
+        printf("  tokenizer: %s, %.0f tokens\n", json_string(json_get(o, "tokenizer")),
            json_number(json_get(o, "tokens")));
     printf("  hash %s\n", json_string(json_get(o, "hash")));
     print_types(json_get(o, "types"));
@@ -157,8 +161,10 @@ static int describe(const struct inspect_options *o, const struct opened *m, str
     json_set_string(object, "format", m->is_gguf ? "GGUF" : "Hugging Face");
     add_shape(object, &m->model->config);
     json_set_number(object, "bytes", (double)model_bytes(m->path));
-    json_set_string(object, "tokenizer", path_base(tokenizer_source(m->tokenizer)));
-    json_set_number(object, "tokens", (double)tokenizer_size(m->tokenizer));
+    if (m->tokenizer) {
+        json_set_string(object, "tokenizer", path_base(tokenizer_source(m->tokenizer)));
+        json_set_number(object, "tokens", (double)tokenizer_size(m->tokenizer));
+    }
     json_set(object, "loads", loads_json(&m->model->config, m->is_gguf));
     int status = model_hash(m->path, 0, hash, err);
     json_set_string(object, "hash", hash);

@@ -108,7 +108,11 @@ int forecasts_make(struct forecasts *f, const struct run *run, int measures, str
                                 .has_text = r->data.train.count > 0 || r->data.sample};
         config_copy(&s->in, shape);
         config_copy(&s->out, shape);
-        result = r->stage[i].type->forecast(s, err);
+        if (!model_is_language(parent) && !r->stage[i].type->takes_images)
+            result = error_set(err, "%s: stages[%d]: %s works on language models; this one is a classifier of images (%s)",
+                               r->where, i, r->stage[i].type->name, parent->model_type);
+        else
+            result = r->stage[i].type->forecast(s, err);
         shape = r->stage[i].type->keeps_model ? shape : &s->out;
     }
     if (result == 0) {

@@ -157,6 +157,30 @@ int inputs_open(struct inputs *in, const struct recipe *r, const struct tokenize
     return 0;
 }
 
+#define DEFAULT_IMAGES "/usr/share/datasets/fashion-mnist" // where Debian's package dataset-fashion-mnist puts them
+
+int inputs_open_images(struct inputs *in, const struct recipe *r, struct error *err) {
+    memset(in, 0, sizeof *in);
+    char *folder = r->data.images ? recipe_path(r, r->data.images) : xstrdup(DEFAULT_IMAGES);
+    int status = image_data_read(&in->images, folder, r->data.validation, (uint64_t)r->seed, err);
+    if (status < 0 && !r->data.images)
+        error_prefix(err, "data.images is not given, and the default (apt-get install dataset-fashion-mnist) is not there");
+    struct images *train = &in->images.train;
+    for (size_t i = 0; i < r->data.drop_class.count && status == 0; i++)
+        images_drop_class(train, atoi(r->data.drop_class.item[i]));
+    if (status == 0 && train->n == 0)
+        status = error_set(err, "%s: no training images are left", folder);
+    free(folder);
+    if (status < 0)
+        return -1;
+    in->has_images = 1;
+    char *both = xasprintf("%s %s", train->hash, in->images.validation.hash);
+    hash_text(both, in->train.hash);
+    free(both);
+    memcpy(in->eval.hash, in->images.test.hash, sizeof in->eval.hash);
+    return 0;
+}
+
 #define EVAL_SHARE 8 // drawn documents to measure on: one for so many to learn from
 
 int inputs_draw(struct inputs *in, const struct recipe *r, struct opened *parent, const char *parent_hash,
@@ -172,5 +196,6 @@ int inputs_draw(struct inputs *in, const struct recipe *r, struct opened *parent
 void inputs_release(struct inputs *in) {
     dataset_release(&in->train.data);
     dataset_release(&in->eval.data);
+    image_data_release(&in->images);
     memset(in, 0, sizeof *in);
 }

@@ -4,6 +4,7 @@
 
 #include "common/base/hash.h"
 #include "common/data/dataset.h"
+#include "common/data/images.h"
 #include "recipes/open_model.h"
 #include "recipes/recipe.h"
 
@@ -14,6 +15,8 @@ struct text_input {
 };
 struct inputs { // lifetime: one run
     struct text_input train, eval;
+    struct image_data images;
+    int has_images; // and then there is no text; train.hash and eval.hash are theirs
     int draw_train, draw_eval; // files are absent and the recipe allows drawing
 };
 
@@ -23,6 +26,8 @@ int inputs_open(struct inputs *in, const struct recipe *r, const struct tokenize
 // Draws what is to be drawn. folder: where the tokens are kept, so that a second run need not draw again.
 int inputs_draw(struct inputs *in, const struct recipe *r, struct opened *parent, const char *parent_hash,
                 const char *folder, struct error *err);
+// Images instead of text, for a model of them: data.images, or Debian's Fashion-MNIST.
+int inputs_open_images(struct inputs *in, const struct recipe *r, struct error *err);
 void inputs_release(struct inputs *in);
 
 #endif

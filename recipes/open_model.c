@@ -74,11 +74,12 @@ int opened_look(struct opened *o, const char *path, int has_weights, struct erro
     if (o->is_gguf) {
         o->model = gguf_model_open(path, &o->tokenizer, err);
     } else if (check_folder(path, err) == 0) {
-        o->tokenizer = tokenizer_open(path, err);
-        if (o->tokenizer)
-            o->model = has_weights ? model_load_shape(path, err) : configured(path, 0, err);
+        o->model = has_weights ? model_load_shape(path, err) : configured(path, 0, err);
     }
-    if (!o->model || check_vocabulary(o, err) < 0) {
+    const int is_language = o->model && model_is_language(&o->model->config);
+    if (is_language && !o->is_gguf)
+        o->tokenizer = tokenizer_open(path, err);
+    if (!o->model || (is_language && (!o->tokenizer || check_vocabulary(o, err) < 0))) {
         opened_release(o);
         return -1;
     }
@@ -127,6 +128,16 @@ int opened_widen(struct opened *o, struct error *err) {
 }
 
 int opened_open(struct opened *o, const char *path, struct error *err) {
+    TRY(opened_any(o, path, err));
+    if (model_is_language(&o->model->config))
+        return 0;
+    error_set(err, "%s: a classifier of images (model_type %s); this works on language models", path,
+              o->model->config.model_type);
+    opened_release(o);
+    return -1;
+}
+
+int opened_any(struct opened *o, const char *path, struct error *err) {
     TRY(opened_look(o, path, 1, err));
     if (opened_read(o, err) < 0) {
         opened_release(o);

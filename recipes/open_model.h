@@ -12,12 +12,14 @@ struct opened { // model lifetime
     char *path;
     int is_gguf, borrowed; // borrowed: model and tokenizer are another's
     struct model *model;
-    struct tokenizer *tokenizer;
+    struct tokenizer *tokenizer; // NULL: the model reads no text
 };
 
 int path_is_gguf(const char *path);
 // Fails when there is nothing usable at path, or when the tokenizer does not fit the embedding.
 int opened_open(struct opened *o, const char *path, struct error *err);
+// The same for classifiers, too, which have no tokenizer.
+int opened_any(struct opened *o, const char *path, struct error *err);
 // The same checks, but a folder's weights are not read (nor, without has_weights, need they be there): its model has
 // no storage.
 int opened_look(struct opened *o, const char *path, int has_weights, struct error *err);

@@ -37,6 +37,10 @@ const struct option data_option_table[] = {
     {ROW("eval_tokens", OPTION_INT, eval_tokens), "50000", 1, 1e12, NULL, "N", "tokens to measure on"},
     {ROW("sample", OPTION_JSON, sample), NULL, 0, 0, NULL, NULL,
      "draw the text from the model where files are absent: documents, length"},
+    {ROW("images", OPTION_STRING, images), NULL, 0, 0, NULL, "DIR",
+     "folder of MNIST's four idx files, for a classifier of images (default: Debian's dataset-fashion-mnist)"},
+    {ROW("validation", OPTION_INT, validation), "5000", 1, 1e9, NULL, "N", "training images set aside for validation"},
+    {ROW("drop_class", OPTION_LIST, drop_class), NULL, 0, 0, NULL, "N", "classes to leave out of the training images"},
     {.name = NULL}};
 #undef ROW
 #define ROW(n, t, f) n, t, offsetof(struct sample_options, f)
@@ -48,7 +52,7 @@ const struct option sample_option_table[] = {
 
 // Keys whose values are paths.
 static int is_path_key(const char *key) {
-    static const char *const keys[] = {"model", "output", "train", "eval", "teacher"};
+    static const char *const keys[] = {"model", "output", "train", "eval", "teacher", "images", "data"};
     for (size_t i = 0; key && i < sizeof keys / sizeof *keys; i++)
         if (strcmp(key, keys[i]) == 0)
             return 1;
@@ -325,7 +329,9 @@ static int read_stages(struct recipe *r, struct error *err) {
 static int read_data(struct recipe *r, struct error *err) {
     char *where = xasprintf("%s: data", r->where);
     int result = 0;
-    if (r->data_json)
+    if (json_kind(r->data_json) == JSON_STRING) // a folder of images alone
+        r->data.images = xstrdup(json_string(r->data_json));
+    else if (r->data_json)
         result = options_read_json(data_option_table, &r->data, r->data_json, where, err);
     if (result == 0 && r->data.sample) {
         char *place = xasprintf("%s.sample", where);

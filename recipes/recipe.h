@@ -25,6 +25,9 @@ struct data_options {
     int64_t seq_len; // 0 until the runner knows the model
     int64_t eval_tokens;
     struct json *sample; // {"documents", "length"}; NULL: no sampling
+    char *images;                  // folder of idx files
+    int64_t validation;            // training images set aside
+    struct option_list drop_class; // classes that are left out of the training images
 };
 
 struct sample_options { // text drawn from the model itself, where there is no other

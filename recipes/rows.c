@@ -9,6 +9,7 @@
 #include "common/base/log.h"
 #include "common/base/threads.h"
 #include "common/eval/evaluate.h"
+#include "common/eval/evaluate_images.h"
 #include "common/eval/generate.h"
 #include "common/eval/statistics.h"
 #include "recipes/forecast.h"
@@ -55,9 +56,26 @@ static void add_evaluation(struct json *facts, const struct eval_result *result)
     json_free(o);
 }
 
+static int evaluate_image_row(struct run *run, const struct row_source *s, struct opened *m, struct json *facts,
+                              struct error *err) {
+    struct image_result result;
+    evaluate_images(&result, m->model, &run->inputs->images.test, 0, 0);
+    struct json *o = image_result_json(&result);
+    for (const struct json *v = json_first(o); v; v = json_next(v))
+        json_set(facts, json_key(v), json_copy(v));
+    json_free(o);
+    char *path = kept_path(s, "losses", ".f64");
+    int status = file_write(path, result.image_nll, (size_t)result.n * sizeof *result.image_nll, err);
+    free(path);
+    image_result_release(&result);
+    return status;
+}
+
 static int evaluate_row(struct run *run, const struct recipe *r, const struct row_source *s, struct opened *m,
                         struct json *facts, struct error *err) {
     const struct dataset *text = &run->inputs->eval.data;
+    if (run->inputs->has_images)
+        return evaluate_image_row(run, s, m, facts, err);
     if (text->n_token == 0)
         return 0;
     struct eval_options options = {.protocol = EVAL_WINDOWS,
@@ -148,6 +166,8 @@ static void add_batch_speed(struct json *o, const struct run *run, struct model 
 static struct json *measure_speed(const struct run *run, const struct row_source *s, struct opened *m) {
     struct json *o = json_object();
     struct speed_result speed;
+    if (!model_is_language(&m->model->config))
+        return o;
     int64_t room = m->model->config.context, prefill = SPEED_PREFILL, decode = SPEED_DECODE;
     if (room > 0 && room < prefill + decode) {
         decode = room / 5 > 0 ? room / 5 : 1;

@@ -108,7 +108,7 @@ static int claim_folder(struct run *run, const struct runner_options *options, s
 static int starts_fresh(const struct recipe *r) {
     const struct stage *first = &r->stage[0];
     struct json *options = options_json(first->type->table, first->options);
-    int fresh = first->type == &stage_train && json_bool(json_get(options, "init"));
+    int fresh = json_bool(json_get(options, "init"));
     json_free(options);
     return fresh;
 }
@@ -144,6 +144,10 @@ static int run_needs_text(const struct recipe *r) { return r->variants || recipe
 #define DEFAULT_WINDOW 256
 
 static int settle_window(struct recipe *r, const struct config *c, struct error *err) {
+    if (!model_is_language(c)) { // an image is one token
+        r->data.seq_len = 1;
+        return 0;
+    }
     if (r->data.seq_len == 0)
         r->data.seq_len = c->context > 0 && c->context < DEFAULT_WINDOW ? c->context : DEFAULT_WINDOW;
     if (r->data.seq_len < 2 || (c->context > 0 && r->data.seq_len > c->context))
@@ -171,6 +175,17 @@ static struct json *text_json(const struct text_input *t, const struct option_li
     return o;
 }
 
+static struct json *images_json(const struct image_data *d, const struct data_options *o) {
+    struct json *images = json_object();
+    json_set_string(images, "folder", o->images ? o->images : "Debian's dataset-fashion-mnist");
+    json_set_number(images, "train", (double)d->train.n);
+    json_set_number(images, "validation", (double)d->validation.n);
+    json_set_number(images, "test", (double)d->test.n);
+    json_set_string(images, "train_hash", d->train.hash);
+    json_set_string(images, "test_hash", d->test.hash);
+    return images;
+}
+
 static struct json *report_begin(const struct run *run) {
     const struct recipe *r = run->recipe;
     const char *why;
@@ -186,6 +201,8 @@ static struct json *report_begin(const struct run *run) {
     json_set(inputs, "model", model);
     json_set(inputs, "train", text_json(&run->inputs->train, &r->data.train));
     json_set(inputs, "eval", text_json(&run->inputs->eval, &r->data.eval));
+    if (run->inputs->has_images)
+        json_set(inputs, "images", images_json(&run->inputs->images, &r->data));
     json_set(o, "inputs", inputs);
     return o;
 }
@@ -228,6 +245,9 @@ static int run_plain(struct run *run, const struct runner_options *o, char **las
         struct json *report = report_begin(run), *measured = measured_begin();
         json_set(report, "rows", json_copy(chain.rows));
         json_set(report, "stages", json_copy(chain.stages));
+        for (const struct json *s = json_first(chain.stages); s; s = json_next(s))
+            if (json_get(s, "rounds"))
+                json_set(report, "rounds", json_copy(json_get(s, "rounds")));
         json_set(measured, "rows", json_copy(chain.row_speeds));
         json_set(measured, "stages", json_copy(chain.stage_times));
         json_set(report, "measured", measured);
@@ -273,7 +293,9 @@ static int check_and_run(struct run *run, const struct runner_options *o, char *
     if (status == 0 && o->grid)
         status = sweep_check(run, o->grid, o->seeds, &needs_text, err);
     if (status == 0)
-        status = inputs_open(run->inputs, r, run->parent.tokenizer, needs_text, err);
+        status = model_is_language(&run->parent.model->config)
+                     ? inputs_open(run->inputs, r, run->parent.tokenizer, needs_text, err)
+                     : inputs_open_images(run->inputs, r, err);
     if (status == 0 && o->dry_run)
         status = o->grid ? sweep_forecast(run, o->grid, o->seeds, err) : r->variants ? 0 : print_forecast(&forecasts, r, o->json);
     if (status == 0 && r->variants)

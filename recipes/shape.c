@@ -1,6 +1,8 @@
 // shape.c: see shape.h. What loads where: gathered from the readers' sources, and tried where they can be built (README.md).
 #include "recipes/shape.h"
 
+#include "common/model/model.h"
+
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
@@ -29,6 +31,12 @@ static void range_text(char to[48], const struct config *c, size_t offset) {
 
 void shape_text(char to[SHAPE_TEXT], const struct config *c) {
     char heads[48], groups[48], ff[48];
+    if (!model_is_language(c)) {
+        int n = snprintf(to, SHAPE_TEXT, "%ld inputs, hidden units", (long)c->hidden);
+        for (int64_t l = 0; l < c->n_layer && n < SHAPE_TEXT - 24; l++)
+            n += snprintf(to + n, (size_t)(SHAPE_TEXT - n), " %ld", (long)c->layer[l].n_ff);
+        return;
+    }
     range_text(heads, c, offsetof(struct layer_shape, n_head));
     range_text(groups, c, offsetof(struct layer_shape, n_kv_head));
     range_text(ff, c, offsetof(struct layer_shape, n_ff));
@@ -70,12 +78,14 @@ static const struct loads {
             "yes (nemotron-nas)", "after conversion to GGUF (pdq export)"},
   uneven = {"no: its layers differ (pdq export, padded)", "no: reads per_layer_config, but builds all layers alike",
             "no: its layers differ (pdq export: block_configs or padded)", "after conversion to GGUF (pdq export: deci or padded)"},
-  gguf = {"no (GGUF)", "no (GGUF)", "no (GGUF)", "yes"}, deci = {"no (GGUF)", "no (GGUF)", "no (GGUF)", "yes (architecture deci)"};
+  gguf = {"no (GGUF)", "no (GGUF)", "no (GGUF)", "yes"}, deci = {"no (GGUF)", "no (GGUF)", "no (GGUF)", "yes (architecture deci)"},
+  perceptron = {"no: no such class there (safetensors by name)", "no: no such class there (safetensors by name)", "no", "no"};
 
 struct json *loads_json(const struct config *c, int is_gguf) {
     int plain = config_uniform(c) && c->layer[0].n_head && c->layer[0].n_ff;
     int is_short = strcmp(c->model_type, "qwen2") == 0 && c->layer[0].n_head * c->head_dim != c->hidden;
-    const struct loads *l = is_gguf                      ? (plain ? &gguf : &deci)
+    const struct loads *l = !model_is_language(c)        ? &perceptron
+                            : is_gguf                    ? (plain ? &gguf : &deci)
                             : config_is_block_configs(c) ? &blocks
                             : !plain                     ? &uneven
                             : is_short                   ? &short_qwen

@@ -1,16 +1,18 @@
 // stage.c: the table of stage types and what they share.
 #include "recipes/stage.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/base/file.h"
 #include "common/eval/evaluate.h"
+#include "common/eval/evaluate_images.h"
 #include "common/model/save.h"
 #include "recipes/inputs.h"
 
 const struct stage_type *const stage_types[] = {&stage_prune,    &stage_sparsify, &stage_distill, &stage_train,
-                                                &stage_quantize, &stage_export,   NULL};
+                                                &stage_lottery, &stage_quantize, &stage_export,   NULL};
 
 int forecast_from_parent(const struct forecast *f) {
     for (int i = 0; i < f->index; i++)
@@ -27,7 +29,7 @@ struct model *run_parent(struct run *run, struct error *err) {
 
 int run_borrow(struct run *run, struct opened *o, const char *path, struct error *err) {
     if (run->parent_is_shape || strcmp(path, run->parent.path) != 0)
-        return opened_open(o, path, err);
+        return opened_any(o, path, err);
     if (!run_parent(run, err))
         return -1;
     *o = run->parent;
@@ -43,7 +45,7 @@ int stage_borrow_input(const struct stage_run *s, struct opened *o, struct error
 }
 
 int stage_open_input(const struct stage_run *s, struct opened *o, struct error *err) {
-    if (opened_open(o, s->input, err) < 0)
+    if (opened_any(o, s->input, err) < 0)
         return error_prefix(err, "stage %d (%s)", s->index, s->stage->type->name);
     return 0;
 }
@@ -111,12 +113,21 @@ int stage_save(const struct stage_run *s, const struct model *m, const char *fol
         .provenance = provenance};
     int result = model_save(m, folder, &options, err);
     json_free(provenance);
-    return result < 0 ? -1 : complete_tokenizer(s->run->parent.tokenizer, folder, err);
+    return result < 0 || !s->run->parent.tokenizer ? result : complete_tokenizer(s->run->parent.tokenizer, folder, err);
 }
 
-static int held_out_loss(void *context, double *loss, struct error *err) {
+static int held_out_loss(void *context, double best, double *loss, char note[HELD_OUT_NOTE], struct error *err) {
     const struct held_out *h = context;
     const struct stage_run *s = h->stage;
+    (void)best;
+    if (s->run->inputs->has_images) {
+        struct image_result images;
+        evaluate_images(&images, h->model, &s->run->inputs->images.validation, 0, 0);
+        *loss = images.nll;
+        snprintf(note, HELD_OUT_NOTE, ",\"errors\":%ld", (long)images.errors);
+        image_result_release(&images);
+        return 0;
+    }
     struct eval_options options = {.protocol = EVAL_WINDOWS,
                                    .seq_len = s->recipe->data.seq_len,
                                    .tokens = s->recipe->data.eval_tokens,
@@ -147,10 +158,11 @@ int stage_check_training(const struct recipe *r, const struct train_options *o, 
 void stage_trainer(const struct stage_run *s, struct trainer *t, struct model *m, const struct train_options *options,
                    const char *title, const char *folder, struct held_out *held_out) {
     const struct inputs *in = s->run->inputs;
-    int has_eval = in->eval.data.n_token > 0;
+    int has_eval = in->eval.data.n_token > 0 || (in->has_images && in->images.validation.n > 0);
     *held_out = (struct held_out){.stage = s, .model = m};
     *t = (struct trainer){.model = m,
                           .data = &in->train.data,
+                          .images = in->has_images ? &in->images.train : NULL,
                           .seq_len = s->recipe->data.seq_len,
                           .seed = (uint64_t)s->recipe->seed,
                           .precision = (enum precision)s->recipe->precision,

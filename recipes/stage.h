@@ -67,6 +67,7 @@ struct stage_type {
     const struct option *table;
     size_t size;     // of its options struct
     int keeps_model; // what it writes is for use elsewhere: the next stage starts from this one's input
+    int takes_images; // works on classifiers of images, too
     int (*needs_text)(const struct stage *s);                    // training text; NULL: no
     const char *(*teacher)(const struct stage *s);               // a second model's path, or NULL; NULL: never
     // Checks what one option row cannot; fills defaults that depend on other stages. NULL: nothing. where: for
@@ -76,7 +77,7 @@ struct stage_type {
     int (*run)(struct stage_run *s, struct error *err);
 };
 extern const struct stage_type *const stage_types[]; // ends with NULL
-extern const struct stage_type stage_prune, stage_sparsify, stage_distill, stage_train, stage_quantize, stage_export;
+extern const struct stage_type stage_prune, stage_sparsify, stage_distill, stage_train, stage_lottery, stage_quantize, stage_export;
 
 struct quantize_options {
     char *type;

@@ -65,7 +65,7 @@ int stage_distill_model(struct stage_run *s, const struct distill_options *o, st
     struct held_out held_out;
     if (o->teacher) {
         char *path = recipe_path(s->recipe, o->teacher);
-        int opened = opened_open(&other, path, err);
+        int opened = opened_any(&other, path, err);
         free(path);
         if (opened < 0)
             return error_prefix(err, "the teacher");
@@ -104,6 +104,7 @@ const struct stage_type stage_distill = {.name = "distill",
                                          .table = distill_option_table,
                                          .size = sizeof(struct distill_options),
                                          .needs_text = needs_text,
+                                         .takes_images = 1,
                                          .teacher = teacher_path,
                                          .validate = validate,
                                          .forecast = forecast,

@@ -72,6 +72,7 @@ const struct stage_type stage_train = {.name = "train",
                                        .table = table,
                                        .size = sizeof(struct train_stage_options),
                                        .needs_text = needs_text,
+                                       .takes_images = 1,
                                        .validate = validate,
                                        .forecast = forecast,
                                        .run = run};

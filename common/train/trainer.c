@@ -85,7 +85,7 @@ static void identify(struct run *r)
     char *text = json_text(options, 0);
     hasher_add_text(h, text);
     hasher_add_text(h, t->identity ? t->identity : "");
-    int64_t numbers[4] = {t->seq_len, (int64_t)t->seed, t->precision, t->first_step};
+    int64_t numbers[5] = {t->seq_len, (int64_t)t->seed, t->precision, t->first_step, t->last_step};
     hasher_add(h, numbers, sizeof numbers);
     if (t->images)
         hasher_add_text(h, t->images->hash);
@@ -101,12 +101,37 @@ static void identify(struct run *r)
 static void find_zeros(struct run *r)
 {
     const struct model *m = r->trainer->model;
-    r->is_zero = xcalloc((size_t)m->n_element, 1, "a mask of zeros");
+    if (!r->is_zero)
+        r->is_zero = xcalloc((size_t)m->n_element, 1, "a mask of zeros");
     for (int i = 0; i < m->n_parameter; i++) {
         const struct parameter *p = &m->parameter[i];
         for (int64_t k = p->offset; p->decay && k < p->offset + p->n_stored; k++)
             r->is_zero[k] = m->data[k] == 0;
     }
+}
+
+static void batch_init(struct run *r)
+{
+    const struct trainer *t = r->trainer;
+    const struct train_options *o = &t->options;
+    const size_t n = (size_t)(o->batch * t->seq_len);
+    tape_init(&r->tape, t->precision);
+    r->tape.recording = 1;
+    r->inputs = xmalloc(n * sizeof *r->inputs, "a batch of tokens");
+    r->targets = xmalloc(n * sizeof *r->targets, "a batch of tokens");
+    if (t->images) {
+        const int64_t columns = t->model->config.hidden;
+        r->x = (struct tensor){.name = "images", .n_dim = 2, .dim = {o->batch, columns, 1}};
+        r->x.data = xmalloc((size_t)(o->batch * columns) * sizeof *r->x.data, "a batch of images");
+    }
+}
+
+static void batch_release(struct run *r)
+{
+    tape_release(&r->tape);
+    free(r->inputs);
+    free(r->targets);
+    free(r->x.data);
 }
 
 static void run_init(struct run *r, struct trainer *t)
@@ -125,18 +150,9 @@ static void run_init(struct run *r, struct trainer *t)
     model_want_gradients(t->model);
     memset(t->model->grad, 0, (size_t)t->model->n_element * sizeof *t->model->grad);
     optimizer_init(&r->optimizer, &oo, t->model);
-    if (o->keep_zeros)
+    if (o->keep_zeros || t->remask)
         find_zeros(r);
-    tape_init(&r->tape, t->precision);
-    r->tape.recording = 1;
-    size_t n = (size_t)(o->batch * t->seq_len);
-    r->inputs = xmalloc(n * sizeof *r->inputs, "a batch of tokens");
-    r->targets = xmalloc(n * sizeof *r->targets, "a batch of tokens");
-    if (t->images) {
-        const int64_t columns = t->model->config.hidden;
-        r->x = (struct tensor){.name = "images", .n_dim = 2, .dim = {o->batch, columns, 1}};
-        r->x.data = xmalloc((size_t)(o->batch * columns) * sizeof *r->x.data, "a batch of images");
-    }
+    batch_init(r);
     if (t->folder) {
         r->snapshot_path = path_join(t->folder, "snapshot");
         r->log_path = path_join(t->folder, "run.jsonl");
@@ -149,10 +165,7 @@ static void run_release(struct run *r)
     free(r->is_zero);
     optimizer_release(&r->optimizer);
     snapshot_release(&r->state);
-    tape_release(&r->tape);
-    free(r->inputs);
-    free(r->targets);
-    free(r->x.data);
+    batch_release(r);
     free(r->snapshot_path);
     free(r->log_path);
 }
@@ -171,35 +184,54 @@ static int take_snapshot(struct run *r, struct error *err)
     return write_log(r, err);
 }
 
-// Gradients of all micro-batches of a step; parts become their means.
-static void accumulate_gradients(struct run *r, struct loss_parts *parts)
+// The gradient of micro-batch number `index`, times weight, added to what is there.
+static struct loss_parts add_gradient(struct run *r, int64_t index, double weight)
 {
     const struct trainer *t = r->trainer;
     const struct train_options *o = &t->options;
-    struct dropout dropout = {.input = o->dropout_input, .hidden = o->dropout, .seed = t->seed};
+    const struct dropout dropout = {
+        .input = o->dropout_input, .hidden = o->dropout, .seed = t->seed, .step = (uint64_t)index};
     struct forward forward = {.ids = r->inputs, .B = o->batch, .T = t->seq_len, .checkpoint = o->checkpoint};
-    if (t->images)
-        forward.x = &r->x;
+    struct loss_parts parts = {0};
     if (o->dropout_input > 0 || o->dropout > 0)
         forward.dropout = &dropout;
-    double weight = 1.0 / (double)o->accumulate;
+    if (t->images) {
+        forward.x = &r->x;
+        images_batch(t->images, t->seed, o->jitter, index * o->batch, o->batch, r->x.data, r->targets);
+    } else {
+        dataset_batch(t->data, t->seq_len, t->seed, index * o->batch, o->batch, r->inputs, r->targets);
+    }
+    struct tensor *loss = t->loss(t->context, &r->tape, &forward, r->targets, weight, r->state.step, &parts);
+    tape_backward(&r->tape, loss);
+    tape_reset(&r->tape);
+    return parts;
+}
+
+// Gradients of all micro-batches of a step; parts become their means.
+static void accumulate_gradients(struct run *r, struct loss_parts *parts)
+{
+    const int64_t n = r->trainer->options.accumulate;
+    const double weight = 1.0 / (double)n;
     *parts = (struct loss_parts){0};
-    for (int64_t i = 0; i < o->accumulate; i++) {
-        struct loss_parts p = {0};
-        int64_t first = (r->state.step * o->accumulate + i) * o->batch;
-        dropout.step = (uint64_t)(r->state.step * o->accumulate + i);
-        if (t->images)
-            images_batch(t->images, t->seed, o->jitter, first, o->batch, r->x.data, r->targets);
-        else
-            dataset_batch(t->data, t->seq_len, t->seed, first, o->batch, r->inputs, r->targets);
-        struct tensor *loss = t->loss(t->context, &r->tape, &forward, r->targets, weight, r->state.step, &p);
-        tape_backward(&r->tape, loss);
-        tape_reset(&r->tape);
+    for (int64_t i = 0; i < n; i++) {
+        const struct loss_parts p = add_gradient(r, r->state.step * n + i, weight);
         parts->loss += weight * p.loss;
         parts->ce += weight * p.ce;
         parts->kl += weight * p.kl;
         parts->mse += weight * p.mse;
     }
+}
+
+double trainer_gradient(struct trainer *t, int64_t first, int64_t batches)
+{
+    struct run r = {.trainer = t};
+    batch_init(&r);
+    double loss = 0;
+    memset(t->model->grad, 0, (size_t)t->model->n_element * sizeof *t->model->grad);
+    for (int64_t i = 0; i < batches; i++)
+        loss += add_gradient(&r, first + i, 1.0 / (double)batches).loss / (double)batches;
+    batch_release(&r);
+    return loss;
 }
 
 static void drop_gradients_of_zeros(struct run *r)
@@ -218,6 +250,8 @@ static int train_step(struct run *r, struct error *err)
     double started = timer_now();
     struct loss_parts parts;
     accumulate_gradients(r, &parts);
+    if (t->remask)
+        t->remask(t->remask_context, r->state.step, t->model, r->is_zero, r->optimizer.m, r->optimizer.v);
     drop_gradients_of_zeros(r);
     const int logged = (r->state.step + 1) % o->log_every == 0;
     double norm = o->clip > 0 || logged ? gradient_norm(t->model) : 0;
@@ -245,6 +279,8 @@ static int train_step(struct run *r, struct error *err)
     return 0;
 }
 
+static int64_t last_step(const struct run *r) { return r->trainer->last_step ? r->trainer->last_step : r->steps; }
+
 // Returns 0 also when interrupted; then nothing is noted and the resumed run evaluates again.
 static int evaluate_held_out(struct run *r, struct error *err)
 {
@@ -252,16 +288,17 @@ static int evaluate_held_out(struct run *r, struct error *err)
     const struct train_options *o = &t->options;
     struct snapshot *s = &r->state;
     int due = t->held_out && o->eval_every && s->step > s->evaluated &&
-              (s->step == r->steps || s->step % o->eval_every == 0);
+              (s->step == last_step(r) || s->step % o->eval_every == 0);
     if (!due)
         return 0;
     double loss;
-    if (t->held_out(t->held_out_context, &loss, err) < 0)
+    char note[HELD_OUT_NOTE] = "";
+    if (t->held_out(t->held_out_context, s->best_held_out, &loss, note, err) < 0)
         return interrupted() ? 0 : -1;
     if (!isfinite(loss))
         return error_set(err, "%s: the held-out loss at step %lld is %g; look at the evaluation text", t->title,
                          (long long)s->step, loss);
-    log_line(r, "{\"step\":%lld,\"held_out\":%.9g}\n", (long long)s->step, loss);
+    log_line(r, "{\"step\":%lld,\"held_out\":%.9g%s}\n", (long long)s->step, loss, note);
     s->evaluated = s->step;
     if (!isnan(s->best_held_out) && !(loss < s->best_held_out))
         return 0;
@@ -316,7 +353,7 @@ static int train_to_end(struct run *r, struct error *err)
                              (long long)r->state.step, (long long)r->steps,
                              r->snapshot_path ? "; run the same command again to go on" : "");
         }
-        if (r->state.step == r->steps || out_of_patience(r))
+        if (r->state.step == last_step(r) || out_of_patience(r))
             break;
         if (snapshot_is_due(r))
             TRY(take_snapshot(r, err));
@@ -384,10 +421,12 @@ int trainer_run(struct trainer *t, struct train_result *result, struct error *er
         if (snapshot_read(r.snapshot_path, r.identity, t->model, &r.optimizer, &r.state, err) < 0)
             goto out;
         first = r.state.step;
+        if (t->remask)
+            find_zeros(&r); // those of now: a weight that has grown is not zero after its first step
     }
     if (train_to_end(&r, err) < 0)
         goto out;
-    r.steps = r.state.step; // fewer where patience ended
+    r.steps = r.state.step; // fewer where patience or last_step ended
     result->steps = r.steps;
     result->tokens = r.steps * r.step_tokens;
     result->best_held_out = r.state.best_held_out;

@@ -90,12 +90,16 @@ struct loss_parts { // means over a micro-batch's counted tokens; what the curve
     double loss, ce, kl, mse;
 };
 
+#define HELD_OUT_NOTE 128
+
 struct trainer {
     struct model *model;
     const struct dataset *data; // text, in windows of seq_len
     int64_t seq_len;
     const struct images *images; // instead of text; seq_len is 1 then, and an image counts as a token
-    int64_t first_step; // the schedule and the order of the data begin there: what comes before was another run's
+    // Only a part of the options' steps: from first_step (0: the start) to before last_step (0: the end). Schedule and order
+    // of the data are those of the whole; the optimizer begins with empty moments.
+    int64_t first_step, last_step;
     uint64_t seed;
     enum precision precision;
     struct train_options options;
@@ -107,9 +111,14 @@ struct trainer {
     struct tensor *(*loss)(void *context, struct tape *tape, const struct forward *forward, const int32_t *targets,
                            double weight, int64_t step, struct loss_parts *parts);
     void *context;
-    // Held-out loss in nats per token, for eval_every and keep_best; NULL: none.
-    int (*held_out)(void *held_out_context, double *loss, struct error *err);
+    // Held-out loss in nats per token, for eval_every and keep_best; NULL: none. best: the least so far (NaN: the first).
+    // note: members to add to the log's line, as `,"accuracy":0.98`, or nothing.
+    int (*held_out)(void *held_out_context, double best, double *loss, char note[HELD_OUT_NOTE], struct error *err);
     void *held_out_context;
+    // Dynamic sparse training: called before each step with the gradient of all weights in model->grad; may change the mask
+    // (is_zero [n_element] of matrices), the weights and moments (second may be NULL). NULL: the mask of keep_zeros stays.
+    void (*remask)(void *remask_context, int64_t step, struct model *m, unsigned char *is_zero, float *first, float *second);
+    void *remask_context;
 };
 
 struct train_result {
@@ -128,6 +137,9 @@ int64_t train_steps(const struct train_options *o, int64_t seq_len);
 // folder, so that nothing is lost before the caller has saved the weights; trainer_drop_snapshot then removes it.
 int trainer_run(struct trainer *t, struct train_result *result, struct error *err);
 void trainer_drop_snapshot(const char *folder);
+// The mean gradient of `batches` micro-batches from number `first` on into model->grad (which model_want_gradients made);
+// returns their mean loss. Nothing is trained.
+double trainer_gradient(struct trainer *t, int64_t first, int64_t batches);
 
 // The plain loss: cross-entropy. context: struct model *.
 struct tensor *train_cross_entropy(void *context, struct tape *tape, const struct forward *forward,
