@@ -12,6 +12,6 @@ struct model *model_compact(const struct model *m, const unsigned char *mask, do
 // The weights of a compact model back in the shape of `to`'s flat array; what is not kept becomes 0.
 void model_expand(const struct model *compact, struct model *to);
 
-#define COMPACT_SHARE 0.6 // where the sparse products begin to be faster, about
+#define COMPACT_SHARE 0.5 // where the sparse products begin to be faster, about
 
 #endif

@@ -18,18 +18,46 @@
 #define TILE 8                 // of a transposition
 #define WORTH_THREADS (1 << 16) // kept elements below which one thread does a product alone
 
+// Columns of eight rows, in place: the transposition of an 8 x 8 tile.
+static void transpose_tile(__m256 r[TILE])
+{
+    __m256 a[TILE], b[TILE];
+    for (int i = 0; i < 4; i++) {
+        a[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+        a[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+    }
+    for (int i = 0; i < TILE; i += 4) {
+        b[i] = _mm256_shuffle_ps(a[i], a[i + 2], _MM_SHUFFLE(1, 0, 1, 0));
+        b[i + 1] = _mm256_shuffle_ps(a[i], a[i + 2], _MM_SHUFFLE(3, 2, 3, 2));
+        b[i + 2] = _mm256_shuffle_ps(a[i + 1], a[i + 3], _MM_SHUFFLE(1, 0, 1, 0));
+        b[i + 3] = _mm256_shuffle_ps(a[i + 1], a[i + 3], _MM_SHUFFLE(3, 2, 3, 2));
+    }
+    for (int i = 0; i < 4; i++) {
+        r[i] = _mm256_permute2f128_ps(b[i], b[i + 4], 0x20);
+        r[i + 4] = _mm256_permute2f128_ps(b[i], b[i + 4], 0x31);
+    }
+}
+
 // to[columns, BLOCK] = from[n, columns]^T; missing rows are 0.
 static void transpose_in(const float *from, int64_t n, int64_t columns, float *to)
 {
+    if (n < BLOCK)
+        memset(to, 0, (size_t)(columns * BLOCK) * sizeof *to);
     for (int64_t c0 = 0; c0 < columns; c0 += TILE)
-        for (int64_t r0 = 0; r0 < BLOCK; r0 += TILE) {
+        for (int64_t r0 = 0; r0 < n; r0 += TILE) {
             const int64_t c1 = min_i64(columns, c0 + TILE), r1 = min_i64(n, r0 + TILE);
-            for (int64_t c = c0; c < c1; c++) {
+            if (c1 - c0 == TILE && r1 - r0 == TILE) {
+                __m256 tile[TILE];
+                for (int i = 0; i < TILE; i++)
+                    tile[i] = _mm256_loadu_ps(from + (r0 + i) * columns + c0);
+                transpose_tile(tile);
+                for (int i = 0; i < TILE; i++)
+                    _mm256_storeu_ps(to + (c0 + i) * BLOCK + r0, tile[i]);
+                continue;
+            }
+            for (int64_t c = c0; c < c1; c++)
                 for (int64_t r = r0; r < r1; r++)
                     to[c * BLOCK + r] = from[r * columns + c];
-                for (int64_t r = r1 < r0 ? r0 : r1; r < r0 + TILE; r++)
-                    to[c * BLOCK + r] = 0;
-            }
         }
 }
 
@@ -37,10 +65,21 @@ static void transpose_in(const float *from, int64_t n, int64_t columns, float *t
 static void transpose_out(const float *from, int64_t n, int64_t columns, float beta, float *to)
 {
     for (int64_t r0 = 0; r0 < n; r0 += TILE)
-        for (int64_t c0 = 0; c0 < columns; c0 += TILE)
-            for (int64_t r = r0; r < min_i64(n, r0 + TILE); r++)
-                for (int64_t c = c0; c < min_i64(columns, c0 + TILE); c++)
+        for (int64_t c0 = 0; c0 < columns; c0 += TILE) {
+            const int64_t c1 = min_i64(columns, c0 + TILE), r1 = min_i64(n, r0 + TILE);
+            if (beta == 0.0f && c1 - c0 == TILE && r1 - r0 == TILE) {
+                __m256 tile[TILE];
+                for (int i = 0; i < TILE; i++)
+                    tile[i] = _mm256_loadu_ps(from + (c0 + i) * BLOCK + r0);
+                transpose_tile(tile);
+                for (int i = 0; i < TILE; i++)
+                    _mm256_storeu_ps(to + (r0 + i) * columns + c0, tile[i]);
+                continue;
+            }
+            for (int64_t r = r0; r < r1; r++)
+                for (int64_t c = c0; c < c1; c++)
                     to[r * columns + c] = from[c * BLOCK + r] + (beta == 0.0f ? 0.0f : to[r * columns + c]);
+        }
 }
 
 // y[BLOCK] = sum over a row's kept weights of value times x's row of that column.

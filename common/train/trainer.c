@@ -239,8 +239,7 @@ static void drop_gradients_of_zeros(struct run *r)
     const struct model *m = r->trainer->model;
 #pragma omp parallel for schedule(static) if (r->is_zero != NULL)
     for (int64_t k = 0; k < (r->is_zero ? m->n_element : 0); k++)
-        if (r->is_zero[k])
-            m->grad[k] = 0;
+        m->grad[k] = r->is_zero[k] ? 0.0f : m->grad[k]; // no branch: a mask is as good as random
 }
 
 static int train_step(struct run *r, struct error *err)
