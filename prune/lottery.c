@@ -35,8 +35,8 @@ const struct option lottery_option_table[] = {
     {ROW("control_rounds", OPTION_JSON, control_rounds), NULL, 0, 0, NULL, NULL,
      "list of rounds that get the controls (default: the last)"},
     {ROW("methods", OPTION_JSON, methods), NULL, 0, 0, NULL, NULL,
-     "list of snip, grasp, synflow, magnitude, random (masks before training), rigl, set (dynamic)"},
-    {ROW("levels", OPTION_JSON, levels), NULL, 0, 0, NULL, NULL, "list of Pm, per cent of weights remaining, for the methods"},
+     "lists of Pm, per cent of weights remaining, for snip, grasp, synflow, magnitude, random (masks before training), rigl, set "
+     "(dynamic): {\"snip\": [5, 2]}"},
     {ROW("score_batches", OPTION_INT, score_batches), "1", 1, 1e6, NULL, "N", "batches that snip and grasp score on"},
     {ROW("distribution", OPTION_CHOICE, distribution), "erk", 0, 0, "erk|uniform", NULL,
      "how rigl and set spread the weights over matrices: Erdos-Renyi, or equal shares"},
@@ -106,6 +106,22 @@ static int check_names(const struct json *list, const char *where, const char *k
     return 0;
 }
 
+static int check_methods(const struct json *methods, const char *where, struct error *err)
+{
+    if (methods && json_kind(methods) != JSON_OBJECT)
+        return error_set(err, "%s: \"methods\" is %s; expected lists of Pm by method, as in {\"snip\": [5, 2]}", where,
+                         json_kind_name(json_kind(methods)));
+    for (const struct json *v = json_first(methods); v; v = json_next(v)) {
+        struct json *name = json_array();
+        json_push(name, json_from_string(json_key(v)));
+        int status = check_names(name, where, "methods", method_names(), err);
+        json_free(name);
+        TRY(status);
+        TRY(check_numbers(v, where, json_key(v), 0.01, 100, 0, err));
+    }
+    return 0;
+}
+
 static int read_rewind(const struct lottery_options *o, const char *where, int64_t *step, int *weights, struct error *err)
 {
     const struct json *r = o->rewind, *to = json_get(r, "to");
@@ -145,14 +161,11 @@ int lottery_check(const struct lottery_options *o, const char *where, struct err
         return error_set(err, "%s: \"eval_every\" is missing; expected the steps between looks at the validation data", where);
     TRY(read_rewind(o, where, &step, &weights, err));
     TRY(check_names(o->controls, where, "controls", control_names, err));
-    TRY(check_names(o->methods, where, "methods", method_names(), err));
+    TRY(check_methods(o->methods, where, err));
     TRY(check_numbers(o->control_rounds, where, "control_rounds", 1, (double)o->rounds, 1, err));
-    TRY(check_numbers(o->levels, where, "levels", 0.01, 100, 0, err));
     TRY(check_numbers(o->seeds, where, "seeds", 0, 1e15, 1, err));
     TRY(check_numbers(json_get(o->stability, "at"), where, "stability.at", 0, (double)o->train.steps - 1, 1, err));
     TRY(check_numbers(json_get(o->stability, "rounds"), where, "stability.rounds", 0, (double)o->rounds, 1, err));
-    if (json_count(o->methods) && !json_count(o->levels))
-        return error_set(err, "%s: \"methods\" needs \"levels\", a list of Pm: per cent of weights remaining", where);
     if (json_count(o->methods) && o->granularity == GRAIN_UNITS)
         return error_set(err, "%s: \"methods\" cut weights; give \"granularity\": \"weights\"", where);
     return 0;
@@ -195,13 +208,13 @@ static void add_controls(struct lottery *l, int64_t seed, int64_t round, int nee
 
 static void add_methods(struct lottery *l, int64_t seed)
 {
-    for (const struct json *level = json_first(l->options->levels); level; level = json_next(level))
-        for (const struct json *v = json_first(l->options->methods); v; v = json_next(v)) {
-            const int n = index_of(json_string(v), method_names());
+    for (const struct json *v = json_first(l->options->methods); v; v = json_next(v))
+        for (const struct json *level = json_first(v); level; level = json_next(level)) {
+            const char *name = json_key(v);
             struct unit u = {.seed = seed, .level = json_number(level), .needs = -1};
-            u.kind = !strcmp(json_string(v), "rigl") ? UNIT_RIGL : !strcmp(json_string(v), "set") ? UNIT_SET : UNIT_AT_INIT;
-            u.at_init = u.kind == UNIT_AT_INIT ? &at_init_methods[n] : NULL;
-            u.name = xasprintf("seed-%ld/%s-pm%g", (long)seed, json_string(v), u.level);
+            u.kind = !strcmp(name, "rigl") ? UNIT_RIGL : !strcmp(name, "set") ? UNIT_SET : UNIT_AT_INIT;
+            u.at_init = u.kind == UNIT_AT_INIT ? &at_init_methods[index_of(name, method_names())] : NULL;
+            u.name = xasprintf("seed-%ld/%s-pm%g", (long)seed, name, u.level);
             add_unit(l, u);
         }
 }

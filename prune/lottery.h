@@ -18,7 +18,7 @@ struct lottery_options { // rows in lottery_option_table (which also holds train
     int granularity, scope, score; // enum granularity, mask_scope, ticket_score
     struct json *rewind;           // {"to": "init", a step or "5%"; "weights": true}
     struct json *controls, *control_rounds;
-    struct json *methods, *levels; // at initialisation or dynamic; Pm in per cent
+    struct json *methods; // at initialisation or dynamic: {"snip": [5, 2]}, Pm in per cent
     int64_t score_batches;
     int distribution; // dynamic: 0 Erdos-Renyi, 1 uniform
     int64_t update_every;
@@ -54,7 +54,7 @@ int lottery_check(const struct lottery_options *o, const char *where, struct err
 // How many trainings there are, and their steps together.
 int64_t lottery_count(const struct lottery_options *o, int64_t default_seed, double *steps);
 // Runs what is not done yet. *results: a list of objects, one for each training:
-//   {"kind": "dense" | "ticket" | a control | a method, "seed", "round", "pm", "sparsity", "early_stop", "validation_loss",
+//   {"kind": "dense" | "ticket" | a control | a method, "seed", "round", "rewind" (a step), "pm", "sparsity", "early_stop", "validation_loss",
 //    "test_acc", "test_loss", "final_validation_loss", "final_test_acc", "steps", "folder"}
 // and for stability {"kind": "stability", "seed", "round", "at", "pm", "loss": [11], "error": [11], "barrier", "error_barrier"}.
 // early_stop: the step of least validation loss; test_acc: there. Files under folder: seed-S/initial, rewind, round-RR[-control],

@@ -242,12 +242,13 @@ int training_run(struct lottery *l, const struct training *t, struct training_re
     return status;
 }
 
-static struct json *result_json(const struct unit *u, const char *kind, double pm, const struct training_record *r)
+static struct json *result_json(const struct unit *u, const char *kind, int64_t rewind, double pm, const struct training_record *r)
 {
     struct json *o = json_object();
     json_set_string(o, "kind", kind);
     json_set_number(o, "seed", (double)u->seed);
     json_set_number(o, "round", (double)u->round);
+    json_set_number(o, "rewind", (double)rewind);
     json_set_number(o, "pm", pm);
     json_set_number(o, "sparsity", 100 - pm);
     json_set_number(o, "early_stop", (double)r->early_stop);
@@ -286,7 +287,7 @@ static int train_unit(struct lottery *l, const struct unit *u, const char *kind,
     if (status == 0)
         status = lottery_save(l, m, u->name, DTYPE_F32, err);
     if (status == 0) {
-        struct json *o = result_json(u, kind, pm, &record);
+        struct json *o = result_json(u, kind, first, pm, &record);
         json_set_number(o, "final_test_acc", test.accuracy);
         status = lottery_write_result(l, u->name, o, err);
         json_free(o);

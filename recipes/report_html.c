@@ -6,6 +6,7 @@
 
 #include "common/base/file.h"
 #include "recipes/html.h"
+#include "recipes/lottery_report.h"
 
 static int put_curve(FILE *f, const char *out, const char *folder, const char *curve) {
     char *inside = path_join(folder, curve), *path = path_join(out, inside);
@@ -199,6 +200,8 @@ static void put_page(FILE *f, const struct json *report, const char *out) {
             json_number(json_get(report, "seed")), json_string(json_get(report, "precision")));
     if (rows) {
         put_rows(f, rows, json_get(measured, "rows"));
+        if (json_get(report, "rounds"))
+            missing |= !lottery_html(f, json_get(report, "rounds"));
         missing |= !put_trade(f, rows);
         fputs("<h2>Loss curves</h2>\n", f);
         missing |= put_curves(f, json_get(report, "stages"), out);

@@ -18,6 +18,7 @@
 #include "recipes/command.h"
 #include "recipes/forecast.h"
 #include "recipes/inputs.h"
+#include "recipes/lottery_report.h"
 #include "recipes/report_html.h"
 #include "recipes/sweep.h"
 
@@ -228,11 +229,29 @@ static int report_end(const struct run *run, struct json *report, struct error *
         status = report_html_write(report, run->out, html, err);
     if (status == 0) {
         report_print(report, stdout);
+        if (json_get(report, "rounds"))
+            lottery_print(json_get(report, "rounds"), stdout);
         printf("report: %s\n", html);
     }
     free(path);
     free(html);
     return status;
+}
+
+// The trainings of all lottery stages in one list, with means over the seeds, beside what was published.
+static void add_rounds(struct json *report, const struct json *stages) {
+    struct json *all = json_array();
+    for (const struct json *s = json_first(stages); s; s = json_next(s))
+        for (const struct json *o = json_first(json_get(s, "rounds")); o; o = json_next(o))
+            json_push(all, json_copy(o));
+    if (json_count(all)) {
+        struct json *groups = lottery_groups(all);
+        json_set(report, "published", lottery_published(groups));
+        json_set(report, "groups", groups);
+        json_set(report, "rounds", all);
+    } else {
+        json_free(all);
+    }
 }
 
 static int run_plain(struct run *run, const struct runner_options *o, char **last, struct error *err) {
@@ -245,9 +264,7 @@ static int run_plain(struct run *run, const struct runner_options *o, char **las
         struct json *report = report_begin(run), *measured = measured_begin();
         json_set(report, "rows", json_copy(chain.rows));
         json_set(report, "stages", json_copy(chain.stages));
-        for (const struct json *s = json_first(chain.stages); s; s = json_next(s))
-            if (json_get(s, "rounds"))
-                json_set(report, "rounds", json_copy(json_get(s, "rounds")));
+        add_rounds(report, chain.stages);
         json_set(measured, "rows", json_copy(chain.row_speeds));
         json_set(measured, "stages", json_copy(chain.stage_times));
         json_set(report, "measured", measured);
