@@ -11,6 +11,7 @@ enum target_order { TARGETS_MIXED, TARGETS_HARD_FIRST };
 
 struct distill_options { // rows in distill_option_table (which also holds train_option_table's rows through `train`)
     char *teacher;       // NULL: the recipe's model before pruning
+    char *shape;         // the student is a fresh model of this folder's shape; NULL: the stage's input
     double alpha, temperature;
     int temperature_rule;   // constant; falling: 3 * 0.9^(step/1000), not below 1; rising: from 1 to temperature over
                             // the run

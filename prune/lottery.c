@@ -155,8 +155,11 @@ int lottery_check(const struct lottery_options *o, const char *where, struct err
     int weights;
     if (o->train.steps < 1)
         return error_set(err, "%s: \"steps\" is missing; expected the steps of one training", where);
-    if (o->train.tokens || o->train.patience || o->train.keep_best)
-        return error_set(err, "%s: \"tokens\", \"patience\" and \"keep_best\" have no place in a lottery; give \"steps\"", where);
+    if (o->train.tokens || o->train.patience || o->train.keep_best || o->train.drop_class >= 0)
+        return error_set(err,
+                         "%s: \"tokens\", \"patience\", \"keep_best\" and \"drop_class\" have no place in a lottery; give "
+                         "\"steps\"",
+                         where);
     if (o->train.eval_every < 1)
         return error_set(err, "%s: \"eval_every\" is missing; expected the steps between looks at the validation data", where);
     TRY(read_rewind(o, where, &step, &weights, err));
@@ -330,15 +333,17 @@ static void tell(const struct lottery *l, const struct unit *u, int done)
     struct error ignored;
     char *path = result_path(l, u);
     struct json *o = json_read(path, &ignored);
-    if (json_get(o, "early_stop"))
-        log_info("[%d/%d] %s: Pm %.1f %% (sparsity %.1f %%), least validation loss %.4f at step %.0f%s%.2f%s, %.0f s", done,
-                 l->n_unit, u->name, json_number(json_get(o, "pm")), json_number(json_get(o, "sparsity")),
-                 json_number(json_get(o, "validation_loss")), json_number(json_get(o, "early_stop")),
-                 l->task->has_test ? ", test accuracy there " : ", accuracy ", json_number(json_get(o, "test_acc")),
-                 l->task->has_test ? " %" : "", u->seconds);
-    else if (json_get(o, "barrier"))
+    if (json_get(o, "early_stop")) {
+        char test[64] = "";
+        if (l->task->has_test)
+            snprintf(test, sizeof test, ", test accuracy there %.2f %%", json_number(json_get(o, "test_acc")));
+        log_info("[%d/%d] %s: Pm %.1f %% (sparsity %.1f %%), least validation loss %.4f at step %.0f%s, %.0f s", done, l->n_unit,
+                 u->name, json_number(json_get(o, "pm")), json_number(json_get(o, "sparsity")),
+                 json_number(json_get(o, "validation_loss")), json_number(json_get(o, "early_stop")), test, u->seconds);
+    } else if (json_get(o, "barrier")) {
         log_info("[%d/%d] %s: barrier %.4f nats, %.0f s", done, l->n_unit, u->name, json_number(json_get(o, "barrier")),
                  u->seconds);
+    }
     json_free(o);
     free(path);
 }

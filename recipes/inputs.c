@@ -165,11 +165,7 @@ int inputs_open_images(struct inputs *in, const struct recipe *r, struct error *
     int status = image_data_read(&in->images, folder, r->data.validation, (uint64_t)r->seed, err);
     if (status < 0 && !r->data.images)
         error_prefix(err, "data.images is not given, and the default (apt-get install dataset-fashion-mnist) is not there");
-    struct images *train = &in->images.train;
-    for (size_t i = 0; i < r->data.drop_class.count && status == 0; i++)
-        images_drop_class(train, atoi(r->data.drop_class.item[i]));
-    if (status == 0 && train->n == 0)
-        status = error_set(err, "%s: no training images are left", folder);
+    const struct images *train = &in->images.train;
     free(folder);
     if (status < 0)
         return -1;
@@ -179,6 +175,17 @@ int inputs_open_images(struct inputs *in, const struct recipe *r, struct error *
     free(both);
     memcpy(in->eval.hash, in->images.test.hash, sizeof in->eval.hash);
     return 0;
+}
+
+const struct images *inputs_images_without(struct inputs *in, int64_t label) {
+    if (label < 0)
+        return &in->images.train;
+    if (in->partial.n == 0 || in->left_out != label) {
+        images_release(&in->partial);
+        images_copy_without(&in->partial, &in->images.train, label);
+        in->left_out = label;
+    }
+    return &in->partial;
 }
 
 #define EVAL_SHARE 8 // drawn documents to measure on: one for so many to learn from
@@ -197,5 +204,6 @@ void inputs_release(struct inputs *in) {
     dataset_release(&in->train.data);
     dataset_release(&in->eval.data);
     image_data_release(&in->images);
+    images_release(&in->partial);
     memset(in, 0, sizeof *in);
 }

@@ -16,6 +16,8 @@ struct text_input {
 struct inputs { // lifetime: one run
     struct text_input train, eval;
     struct image_data images;
+    struct images partial; // the training images without one class, where a stage wants that
+    int64_t left_out;
     int has_images; // and then there is no text; train.hash and eval.hash are theirs
     int draw_train, draw_eval; // files are absent and the recipe allows drawing
 };
@@ -28,6 +30,8 @@ int inputs_draw(struct inputs *in, const struct recipe *r, struct opened *parent
                 const char *folder, struct error *err);
 // Images instead of text, for a model of them: data.images, or Debian's Fashion-MNIST.
 int inputs_open_images(struct inputs *in, const struct recipe *r, struct error *err);
+// The training images, without those of one class (-1: with all).
+const struct images *inputs_images_without(struct inputs *in, int64_t label);
 void inputs_release(struct inputs *in);
 
 #endif

@@ -40,7 +40,6 @@ const struct option data_option_table[] = {
     {ROW("images", OPTION_STRING, images), NULL, 0, 0, NULL, "DIR",
      "folder of MNIST's four idx files, for a classifier of images (default: Debian's dataset-fashion-mnist)"},
     {ROW("validation", OPTION_INT, validation), "5000", 1, 1e9, NULL, "N", "training images set aside for validation"},
-    {ROW("drop_class", OPTION_LIST, drop_class), NULL, 0, 0, NULL, "N", "classes to leave out of the training images"},
     {.name = NULL}};
 #undef ROW
 #define ROW(n, t, f) n, t, offsetof(struct sample_options, f)
@@ -52,7 +51,7 @@ const struct option sample_option_table[] = {
 
 // Keys whose values are paths.
 static int is_path_key(const char *key) {
-    static const char *const keys[] = {"model", "output", "train", "eval", "teacher", "images", "data"};
+    static const char *const keys[] = {"model", "output", "train", "eval", "teacher", "shape", "images", "data"};
     for (size_t i = 0; key && i < sizeof keys / sizeof *keys; i++)
         if (strcmp(key, keys[i]) == 0)
             return 1;

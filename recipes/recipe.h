@@ -27,7 +27,6 @@ struct data_options {
     struct json *sample; // {"documents", "length"}; NULL: no sampling
     char *images;                  // folder of idx files
     int64_t validation;            // training images set aside
-    struct option_list drop_class; // classes that are left out of the training images
 };
 
 struct sample_options { // text drawn from the model itself, where there is no other

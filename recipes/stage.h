@@ -61,6 +61,9 @@ struct forecast { // what a stage will do, need and leave
 };
 // Is the stage's input the recipe's model itself?
 int forecast_from_parent(const struct forecast *f);
+// A training stage: options for images are for images only; one that begins with fresh weights of another folder's shape (NULL: it
+// does not) leaves a model of that shape.
+int forecast_fresh(struct forecast *f, const char *shape, const struct train_options *o, struct error *err);
 
 struct stage_type {
     const char *name;
@@ -92,6 +95,8 @@ extern const struct option stage_quantize_table[], stage_export_table[];
 
 // Opens the stage's input; the message says which stage wanted it. borrow: as run_borrow does.
 int stage_open_input(const struct stage_run *s, struct opened *o, struct error *err);
+// A model of fresh random weights: of the named shape (relative to the recipe), or, NULL, of the input's.
+int stage_open_fresh(const struct stage_run *s, const char *shape, struct opened *o, struct error *err);
 int stage_borrow_input(const struct stage_run *s, struct opened *o, struct error *err);
 // Declares a file or folder, relative to the stage's folder ("." is the folder itself), as a product: a row of the
 // report.
@@ -114,9 +119,11 @@ int stage_after_sparsify(const struct recipe *r, int index);
 int stage_check_training(const struct recipe *r, const struct train_options *o, const char *where, struct error *err);
 // What the training left behind, for the report. curve: its run.jsonl, relative to the stage's folder.
 void stage_add_training(struct stage_run *s, const struct train_result *r, const char *curve);
+// Facts about a class that was left out of a training on images; nothing for label -1.
+void stage_add_missing_class(struct stage_run *s, struct model *m, int64_t label);
 struct distill_options;
-// The student learns from the options' teacher, or the parent; weights end in student. folder: snapshots and
-// run.jsonl.
+// The student learns from the options' teacher, or the parent; with a "shape" from the stage's input. Weights end in student. folder:
+// snapshots and run.jsonl.
 int stage_distill_model(struct stage_run *s, const struct distill_options *o, struct model *student,
                         const char *title, const char *folder, struct train_result *result, struct error *err);
 const char *stage_quantize_type(const struct stage *s);

@@ -26,7 +26,8 @@ static int validate(struct recipe *r, int index, const char *where, struct error
 // The teacher's shape: the named one's, or the parent's.
 static int teacher_shape(const struct forecast *f, const char *named, struct config *c, struct error *err) {
     if (!named) {
-        config_copy(c, f->parent);
+        const struct distill_options *o = f->recipe->stage[f->index].options;
+        config_copy(c, o->shape ? &f->in : f->parent);
         return 0;
     }
     char *path = recipe_path(f->recipe, named);
@@ -38,20 +39,21 @@ static int teacher_shape(const struct forecast *f, const char *named, struct con
 static int forecast(struct forecast *f, struct error *err) {
     const struct distill_options *o = f->recipe->stage[f->index].options;
     struct config teacher = {0};
+    TRY(forecast_fresh(f, o->shape, &o->train, err));
     TRY(teacher_shape(f, o->teacher, &teacher, err));
-    int result = distill_check(o, &f->in, &teacher, err);
+    int result = distill_check(o, &f->out, &teacher, err);
     if (result < 0)
         error_prefix(err, "%s: stages[%d].distill", f->recipe->where, f->index);
     int64_t seq_len = f->recipe->data.seq_len, steps = train_steps(&o->train, seq_len);
-    struct step_cost cost = step_cost(&f->in, &teacher, &o->train, seq_len);
+    struct step_cost cost = step_cost(&f->out, &teacher, &o->train, seq_len);
     f->flops = cost.flops * (double)steps;
     f->bytes = cost.bytes * (double)steps;
-    f->memory = cost.memory + (o->teacher ? 4 * config_parameters(&teacher) : 0);
-    f->uses_parent = !o->teacher;
+    f->memory = cost.memory + (o->teacher || o->shape ? 4 * config_parameters(&teacher) : 0);
+    f->uses_parent = !o->teacher && !o->shape;
     f->disk = 4 * config_parameters(&f->out);
-    f->scratch = snapshot_scratch(&f->in, &o->train);
+    f->scratch = snapshot_scratch(&f->out, &o->train);
     snprintf(f->what, sizeof f->what, "learn from %s on %ld tokens in %ld steps",
-             o->teacher ? o->teacher : "the parent", (long)(steps * o->train.batch * o->train.accumulate * seq_len),
+             o->teacher ? o->teacher : o->shape ? "the stage's input" : "the parent", (long)(steps * o->train.batch * o->train.accumulate * seq_len),
              (long)steps);
     config_release(&teacher);
     return result;
@@ -63,8 +65,8 @@ int stage_distill_model(struct stage_run *s, const struct distill_options *o, st
     struct model *teacher = NULL;
     struct trainer trainer;
     struct held_out held_out;
-    if (o->teacher) {
-        char *path = recipe_path(s->recipe, o->teacher);
+    if (o->teacher || o->shape) {
+        char *path = o->teacher ? recipe_path(s->recipe, o->teacher) : xstrdup(s->input);
         int opened = opened_any(&other, path, err);
         free(path);
         if (opened < 0)
@@ -87,14 +89,16 @@ int stage_distill_model(struct stage_run *s, const struct distill_options *o, st
 static int run(struct stage_run *s, struct error *err) {
     struct opened in;
     struct train_result result;
-    TRY(stage_open_input(s, &in, err));
-    int status = stage_distill_model(s, s->stage->options, in.model, "distill", s->folder, &result, err);
+    const struct distill_options *o = s->stage->options;
+    TRY(o->shape ? stage_open_fresh(s, o->shape, &in, err) : stage_open_input(s, &in, err));
+    int status = stage_distill_model(s, o, in.model, "distill", s->folder, &result, err);
     if (status == 0)
         status = stage_save(s, in.model, s->folder, DTYPE_F32, 0, err);
     if (status == 0) {
         trainer_drop_snapshot(s->folder);
         stage_add_training(s, &result, "run.jsonl");
-        stage_add_product(s, "recovered", ".");
+        stage_add_missing_class(s, in.model, o->train.drop_class);
+        stage_add_product(s, o->shape ? "distilled" : "recovered", ".");
     }
     opened_release(&in);
     return status;

@@ -27,6 +27,7 @@ static int forecast(struct forecast *f, struct error *err) {
     const struct lottery_options *o = f->recipe->stage[f->index].options;
     int64_t seq_len = f->recipe->data.seq_len, parameters = config_parameters(&f->in);
     double steps;
+    TRY(forecast_fresh(f, NULL, &o->train, err));
     int64_t n = lottery_count(o, f->recipe->seed, &steps);
     struct step_cost cost = step_cost(&f->in, NULL, &o->train, seq_len);
     int64_t jobs = o->jobs ? o->jobs : model_is_language(&f->in) ? 1 : threads_count();

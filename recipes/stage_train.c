@@ -9,11 +9,14 @@
 struct train_stage_options {
     struct train_options train;
     int init;
+    char *shape;
 };
 static const struct option table[] = {
     TRAIN_OPTION_ROWS(struct train_stage_options, train.),
     {"init", OPTION_BOOL, offsetof(struct train_stage_options, init), "false", 0, 0, NULL, NULL,
      "start from fresh random weights of the model's shape (it needs no weights then)"},
+    {"shape", OPTION_STRING, offsetof(struct train_stage_options, shape), NULL, 0, 0, NULL, "DIR",
+     "start from fresh random weights of this folder's shape instead (its config.json)"},
     {.name = NULL}};
 
 static int needs_text(const struct stage *s) {
@@ -28,17 +31,17 @@ static int validate(struct recipe *r, int index, const char *where, struct error
 }
 
 static int forecast(struct forecast *f, struct error *err) {
-    (void)err;
     const struct train_stage_options *o = f->recipe->stage[f->index].options;
+    TRY(forecast_fresh(f, o->shape, &o->train, err));
     int64_t seq_len = f->recipe->data.seq_len, steps = train_steps(&o->train, seq_len);
-    struct step_cost cost = step_cost(&f->in, NULL, &o->train, seq_len);
+    struct step_cost cost = step_cost(&f->out, NULL, &o->train, seq_len);
     f->flops = cost.flops * (double)steps;
     f->bytes = cost.bytes * (double)steps;
     f->memory = cost.memory;
     f->disk = 4 * config_parameters(&f->out);
-    f->scratch = snapshot_scratch(&f->in, &o->train);
+    f->scratch = snapshot_scratch(&f->out, &o->train);
     snprintf(f->what, sizeof f->what, "cross-entropy%s on %ld tokens in %ld steps",
-             o->init ? " from fresh random weights" : "",
+             o->init || o->shape ? " from fresh random weights" : "",
              (long)(steps * o->train.batch * o->train.accumulate * seq_len), (long)steps);
     return 0;
 }
@@ -50,10 +53,8 @@ static int run(struct stage_run *s, struct error *err) {
     struct held_out held_out;
     struct train_result result;
     int status = -1;
-    if ((o->init ? opened_shape(&in, s->input, err) : stage_open_input(s, &in, err)) < 0)
+    if ((o->init || o->shape ? stage_open_fresh(s, o->shape, &in, err) : stage_open_input(s, &in, err)) < 0)
         return -1;
-    if (o->init)
-        model_initialise(in.model, (uint64_t)s->recipe->seed);
     stage_trainer(s, &trainer, in.model, &o->train, "train", s->folder, &held_out);
     trainer.loss = train_cross_entropy;
     trainer.context = in.model;
@@ -61,6 +62,7 @@ static int run(struct stage_run *s, struct error *err) {
         goto out;
     trainer_drop_snapshot(s->folder);
     stage_add_training(s, &result, "run.jsonl");
+    stage_add_missing_class(s, in.model, o->train.drop_class);
     stage_add_product(s, "trained", ".");
     status = 0;
 out:

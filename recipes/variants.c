@@ -43,6 +43,7 @@ struct outcome { // of one variant
     int64_t n;
     struct json *by_seed, *seeds, *runs;
     double parameters;
+    double errors; // sum over the seeds, of classifiers of images; NaN: there are none
 };
 
 static int read_variant(const struct recipe *r, int index, const struct json *o, struct variant_options *v,
@@ -208,6 +209,7 @@ static int run_seed(struct run *run, struct outcome *out, int64_t seed, int64_t 
         json_set(one, "rows", json_copy(chain.rows));
         json_push(out->runs, one);
         out->parameters = json_number(json_get(row, "parameters"));
+        out->errors += json_get(row, "errors") ? json_number(json_get(row, "errors")) : (double)NAN;
         chain_release(&chain);
     }
     recipe_release(&r);
@@ -237,6 +239,8 @@ static struct json *outcome_json(const struct outcome *out) {
     json_set_number(o, "tokens", (double)out->n);
     json_set_number(o, "nll", mean);
     json_set_number(o, "ppl", exp(mean));
+    if (!isnan(out->errors))
+        json_set_number(o, "errors", out->errors / (double)json_count(out->seeds));
     json_set(o, "nll_by_seed", json_copy(out->by_seed));
     json_set(o, "runs", json_copy(out->runs));
     return o;

@@ -148,10 +148,11 @@ int image_data_read(struct image_data *d, const char *folder, int64_t validation
     return status;
 }
 
-static void images_release(struct images *images)
+void images_release(struct images *images)
 {
     free(images->pixel);
     free(images->label);
+    *images = (struct images){0};
 }
 
 void image_data_release(struct image_data *d)
@@ -162,18 +163,20 @@ void image_data_release(struct image_data *d)
     *d = (struct image_data){0};
 }
 
-void images_drop_class(struct images *images, int64_t label)
+void images_copy_without(struct images *to, const struct images *from, int64_t label)
 {
-    const int64_t size = images->height * images->width;
-    int64_t n = 0;
-    for (int64_t i = 0; i < images->n; i++) {
-        if (images->label[i] == label)
+    const int64_t size = from->height * from->width;
+    *to = *from;
+    to->n = 0;
+    to->pixel = xmalloc((size_t)(from->n * size) + 1, "images");
+    to->label = xmalloc((size_t)(from->n + 1) * sizeof *to->label, "labels");
+    for (int64_t i = 0; i < from->n; i++) {
+        if (from->label[i] == label)
             continue;
-        memmove(images->pixel + n * size, images->pixel + i * size, (size_t)size);
-        images->label[n++] = images->label[i];
+        memcpy(to->pixel + to->n * size, from->pixel + i * size, (size_t)size);
+        to->label[to->n++] = from->label[i];
     }
-    images->n = n;
-    add_hash(images);
+    add_hash(to);
 }
 
 void image_read(const struct images *images, int64_t i, int64_t dx, int64_t dy, float *to)

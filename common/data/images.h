@@ -26,8 +26,9 @@ struct image_data { // process lifetime
 // expected.
 int image_data_read(struct image_data *d, const char *folder, int64_t validation, uint64_t seed, struct error *err);
 void image_data_release(struct image_data *d); // fine on a zeroed one
-// Leaves out every image of one class (Hinton et al. 2015, section 3: a transfer set without the digit 3).
-void images_drop_class(struct images *images, int64_t label);
+// A copy without the images of one class (Hinton et al. 2015, section 3: a transfer set without the digit 3).
+void images_copy_without(struct images *to, const struct images *from, int64_t label);
+void images_release(struct images *images); // fine on a zeroed one
 
 // Pixels of image i as f32 in [0, 1]: to[height * width], moved by dx, dy pixels (what moves in is 0).
 void image_read(const struct images *images, int64_t i, int64_t dx, int64_t dy, float *to);

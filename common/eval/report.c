@@ -22,7 +22,26 @@ static void print_cell(FILE *to, const struct json *v, int width, int digits, do
         fprintf(to, " %*.*f", width, digits, json_number(v) * scale);
 }
 
+// Of classifiers of images.
+static void print_image_rows(const struct json *rows, FILE *to) {
+    fprintf(to, "%-12s %9s %9s %9s %8s %8s %10s\n", "", "params M", "MFLOP", "MB", "loss", "errors", "accuracy %");
+    for (const struct json *r = json_first(rows); r; r = json_next(r)) {
+        fprintf(to, "%-12s", json_string(json_get(r, "name")));
+        print_cell(to, json_get(r, "parameters"), 9, 3, 1e-6);
+        print_cell(to, json_get(r, "flops_per_token"), 9, 2, 1e-6);
+        print_cell(to, json_get(r, "bytes"), 9, 2, 1e-6);
+        print_cell(to, json_get(r, "nll"), 8, 4, 1);
+        print_cell(to, json_get(r, "errors"), 8, 0, 1);
+        print_cell(to, json_get(r, "accuracy"), 10, 2, 1);
+        fputc('\n', to);
+    }
+}
+
 static void print_rows(const struct json *rows, const struct json *speeds, FILE *to) {
+    if (json_get(json_first(rows), "errors")) {
+        print_image_rows(rows, to);
+        return;
+    }
     int has_gzip = json_get(json_first(rows), "gzip_bytes") != NULL;
     fprintf(to, "%-12s %9s %9s %9s%s %8s %9s %8s %7s %9s %9s\n", "", "params M", "MFLOP/tok", "MB", has_gzip ? "   gzip MB" : "",
             "loss", "ppl", "KLD", "top-1", "prefill/s", "decode/s");
@@ -59,18 +78,37 @@ static void print_missed_speed(const struct json *rows, const struct json *speed
     }
 }
 
+// Of a variant's trainings that left a class out.
+static void print_missing_classes(const struct json *variant, FILE *to) {
+    for (const struct json *run = json_first(json_get(variant, "runs")); run; run = json_next(run))
+        for (const struct json *s = json_first(json_get(run, "stages")); s; s = json_next(s)) {
+            const struct json *m = json_get(s, "missing_class");
+            if (m)
+                fprintf(to,
+                        "  without class %.0f: %.0f errors, %.0f on its %.0f images; with its bias raised by %g: %.0f errors, %.0f "
+                        "on them\n",
+                        json_number(json_get(m, "class")), json_number(json_get(m, "errors")),
+                        json_number(json_get(m, "errors_of_class")), json_number(json_get(m, "images_of_class")),
+                        json_number(json_get(m, "bias_shift")), json_number(json_get(m, "corrected_errors")),
+                        json_number(json_get(m, "corrected_errors_of_class")));
+        }
+}
+
 static void print_variants(const struct json *variants, const struct json *comparisons, FILE *to) {
-    fprintf(to, "%-20s %5s %9s %9s %9s  %s\n", "variant", "seeds", "params M", "loss", "ppl", "loss by seed");
+    const int is_images = json_get(json_first(variants), "errors") != NULL;
+    fprintf(to, "%-20s %5s %9s %9s %9s  %s\n", "variant", "seeds", "params M", "loss", is_images ? "errors" : "ppl",
+            "loss by seed");
     for (const struct json *v = json_first(variants); v; v = json_next(v)) {
         fprintf(to, "%-20s", json_string(json_get(v, "name")));
         fprintf(to, " %5ld", (long)json_count(json_get(v, "seeds")));
         print_cell(to, json_get(v, "parameters"), 9, 3, 1e-6);
         print_cell(to, json_get(v, "nll"), 9, 4, 1);
-        print_cell(to, json_get(v, "ppl"), 9, 3, 1);
+        print_cell(to, json_get(v, is_images ? "errors" : "ppl"), 9, is_images ? 1 : 3, 1);
         fputc(' ', to);
         for (const struct json *n = json_first(json_get(v, "nll_by_seed")); n; n = json_next(n))
             fprintf(to, " %.4f", json_number(n));
         fputc('\n', to);
+        print_missing_classes(v, to);
     }
     for (const struct json *c = json_first(comparisons); c; c = json_next(c))
         fprintf(to, "%s - %s: %+.4f nats per token, 95 %% interval %+.4f to %+.4f\n",

@@ -31,6 +31,7 @@ struct train_options {         // one option table row each: train_option_table
     int64_t log_every;      // steps between lines of run.jsonl
     double dropout_input, dropout; // of the inputs and of hidden units (images only)
     int64_t jitter;                // pixels that an image is moved by, at most
+    int64_t drop_class;            // of images that are left out; -1: none. The caller leaves them out
 };
 
 extern const struct option train_option_table[]; // rows for struct train_options
@@ -83,7 +84,9 @@ extern const struct option train_option_table[]; // rows for struct train_option
     {"dropout", OPTION_DOUBLE, offsetof(S, prefix dropout), "0", 0, 0.99, NULL, "R",                                 \
      "images: share of the hidden units that a step sets to zero"},                                                  \
     {"jitter", OPTION_INT, offsetof(S, prefix jitter), "0", 0, 64, NULL, "N",                                        \
-     "images: pixels by which each is moved at random, at most"}
+     "images: pixels by which each is moved at random, at most"},                                                    \
+    {"drop_class", OPTION_INT, offsetof(S, prefix drop_class), "-1", -1, 1e6, NULL, "N",                             \
+     "images: a class to leave out of the training; -1: none"}
 // clang-format on
 
 struct loss_parts { // means over a micro-batch's counted tokens; what the curves show
