@@ -42,7 +42,7 @@ static double norm_of(const float *x, int64_t n)
     return sqrt(sum);
 }
 
-#define STEP_SHARE 1e-2 // of the weights' norm, by which they are moved for a finite difference
+#define STEP_SHARE 3e-4 // of the weights' norm, by which they are moved for a finite difference: few units cross zero, rounding stays small
 
 // w H g: what removing w does to the gradient's flow, to first order (Wang, Zhang and Grosse 2020, equation 8, with the sign by
 // which more is kept). H g is a central difference of gradients along g; vectors are left where they are.
