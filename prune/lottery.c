@@ -376,6 +376,8 @@ static void work(struct pool_state *s)
         struct error err = {0};
         const double start = timer_now();
         const int status = unit_run(l, &l->unit[i], &err);
+        if (status == 0)
+            unit_drop_snapshots(l, &l->unit[i]);
 #pragma omp critical(lottery)
         {
             l->unit[i].seconds = timer_now() - start;
@@ -397,6 +399,8 @@ static int run_all(struct lottery *l, int jobs, struct error *err)
         char *path = result_path(l, &l->unit[i]);
         l->unit[i].status = file_exists(path) ? 2 : 0;
         s.done += l->unit[i].status == 2;
+        if (l->unit[i].status == 2)
+            unit_drop_snapshots(l, &l->unit[i]); // killed between the result and this
         free(path);
     }
     if (s.done)

@@ -292,8 +292,6 @@ static int train_unit(struct lottery *l, const struct unit *u, const char *kind,
         status = lottery_write_result(l, u->name, o, err);
         json_free(o);
     }
-    if (status == 0)
-        trainer_drop_snapshot(folder);
     free(folder);
     return status;
 }
@@ -320,7 +318,6 @@ static int run_rewind(struct lottery *l, struct unit *u, struct error *err)
         json_set_number(o, "step", (double)l->rewind_step);
         status = lottery_write_result(l, u->name, o, err);
         json_free(o);
-        trainer_drop_snapshot(folder);
     }
     free(initial);
     free(folder);
@@ -441,6 +438,17 @@ static int run_dynamic(struct lottery *l, struct unit *u, struct error *err)
     free(mask);
     model_free(m);
     return status;
+}
+
+void unit_drop_snapshots(const struct lottery *l, const struct unit *u)
+{
+    static const char *const parts[] = {"", "start", "a", "b"}; // the last three: of a test of stability
+    for (int i = 0; i < 4; i++) {
+        char *inner = path_join(u->name, parts[i]), *folder = path_join(l->folder, inner);
+        trainer_drop_snapshot(folder);
+        free(inner);
+        free(folder);
+    }
 }
 
 int unit_run(struct lottery *l, struct unit *u, struct error *err)

@@ -61,6 +61,8 @@ unsigned char *lottery_mask(struct lottery *l, int64_t seed, int64_t round, stru
 int lottery_save(struct lottery *l, struct model *m, const char *name, enum dtype dtype, struct error *err);
 int lottery_write_result(struct lottery *l, const char *name, const struct json *result, struct error *err);
 
+// Of the trainings in a unit's folder, once its result is written.
+void unit_drop_snapshots(const struct lottery *l, const struct unit *u);
 int unit_run(struct lottery *l, struct unit *u, struct error *err);
 int stability_run(struct lottery *l, struct unit *u, struct error *err); // stability.c
 
