@@ -37,7 +37,8 @@ static const struct {
 } benches[] = {{"gemm", bench_gemm, "products of the two distillation cases, GFLOP/s"},
                {"ops", bench_ops, "every op, forward and backward, against what memory allows"},
                {"step", bench_step, "the distillation step: tokens/s, share of products, peak memory"},
-               {"quantize", bench_quant, "block formats: encode, decode, dot"}};
+               {"quantize", bench_quant, "block formats: encode, decode, dot"},
+               {"lenet", bench_lenet, "a training step of LeNet-300-100, dense and sparse"}};
 #define BENCHES (sizeof benches / sizeof *benches)
 
 void table_open(struct table *t, const char *folder, const char *name, const char *title, const char *columns) {

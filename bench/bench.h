@@ -30,6 +30,7 @@ void bench_gemm(const struct bench_options *o);
 void bench_ops(const struct bench_options *o);
 void bench_step(const struct bench_options *o);
 void bench_quant(const struct bench_options *o);
+void bench_lenet(const struct bench_options *o);
 
 // A table on stdout and in CSV. Cells are given in order; a row ends with its last column.
 struct table {

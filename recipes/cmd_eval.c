@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "common/eval/evaluate.h"
+#include "common/eval/evaluate_images.h"
 #include "recipes/command.h"
 #include "recipes/open_model.h"
 
@@ -15,7 +16,7 @@ struct eval_command_options {
 #define ROW(name, kind, field) name, kind, offsetof(struct eval_command_options, field)
 static const struct option table[] = {
     {ROW("data", OPTION_LIST, data), NULL, 0, 0, NULL, "FILE",
-     "text: .txt or .jsonl, may be gzipped (may be repeated)"},
+     "text: .txt or .jsonl, may be gzipped (may be repeated); for a classifier the folder of idx files, whose test images count"},
     {ROW("protocol", OPTION_CHOICE, protocol), "windows", 0, 0, "windows|llama.cpp", NULL,
      "windows: every token but a window's first; llama.cpp: as llama-perplexity counts"},
     {ROW("seq_len", OPTION_INT, seq_len), "0", 0, 1 << 20, NULL, "N",
@@ -76,6 +77,36 @@ static int measure(const struct eval_command_options *o, struct opened *m, struc
     return 0;
 }
 
+static int measure_images(const struct eval_command_options *o, struct opened *m, struct error *err) {
+    struct image_data data;
+    struct image_result r;
+    if (o->data.count != 1 || o->against)
+        return error_set(err, "%s: a classifier of images; expected one --data, the folder of the idx files, and no --against", m->path);
+    TRY(image_data_read(&data, o->data.item[0], 1, 1, err));
+    const struct images *test = &data.test;
+    int status = 0;
+    if (test->height * test->width != m->model->config.hidden || test->classes > m->model->config.vocab)
+        status = error_set(err, "%s: images of %ld x %ld pixels in %ld classes; the model has %ld inputs and %ld classes",
+                           o->data.item[0], (long)test->height, (long)test->width, (long)test->classes,
+                           (long)m->model->config.hidden, (long)m->model->config.vocab);
+    if (status == 0) {
+        evaluate_images(&r, m->model, test, 0, 0);
+        struct json *object = image_result_json(&r);
+        char *text = json_text(object, 0);
+        if (o->json)
+            puts(text);
+        else
+            printf("test images    %ld\nloss           %.9g nats per image (standard error %.3g)\nerrors         %ld\n"
+                   "accuracy       %.2f %%\n",
+                   (long)r.n, r.nll, r.nll_se, (long)r.errors, 100 * (1 - (double)r.errors / (double)r.n));
+        free(text);
+        json_free(object);
+        image_result_release(&r);
+    }
+    image_data_release(&data);
+    return status;
+}
+
 static int run(struct call *call, struct error *err) {
     const struct eval_command_options *o = call->options;
     struct opened m = {0}, parent = {0};
@@ -84,10 +115,13 @@ static int run(struct call *call, struct error *err) {
         return EXIT_USAGE;
     }
     header_print(o->precision);
-    int status = opened_open(&m, call->words[0], err);
-    if (status == 0 && o->against && opened_open(&parent, o->against, err) < 0)
+    int status = opened_any(&m, call->words[0], err);
+    const int is_language = status == 0 && model_is_language(&m.model->config);
+    if (status == 0 && is_language && o->against && opened_open(&parent, o->against, err) < 0)
         status = error_prefix(err, "--against");
-    if (status == 0)
+    if (status == 0 && !is_language)
+        status = measure_images(o, &m, err);
+    else if (status == 0)
         status = measure(o, &m, &parent, err);
     opened_release(&m);
     opened_release(&parent);

@@ -2,7 +2,7 @@
 //
 // The tensor keeps its shape [rows, columns]; its data and grad are [kept], row by row (compressed sparse rows). On one core
 // with AVX2 this is as fast as the dense product when about half of the weights are left, and faster below
-// (bench_sparse.c).
+// (bench_lenet.c).
 #ifndef PDQ_SPARSE_WEIGHT_H
 #define PDQ_SPARSE_WEIGHT_H
 

@@ -35,6 +35,9 @@ for file in seed-1/initial seed-1/rewind seed-1/round-06 seed-1/round-06/mask se
 done
 grep -q 'lottery' quick/report.html && grep -q 'Pm' quick/report.html || fail "the page says nothing of tickets"
 "$PDQ" inspect quick/01-lottery/ticket > inspect.out 2>&1 && grep -q '784 inputs, hidden units 300 100' inspect.out || fail "inspect: $(cat inspect.out)"
+"$PDQ" eval quick/01-lottery/ticket --data "$data" > eval.out 2>&1 || fail "eval: $(cat eval.out)"
+accuracy=$(python3 -c 'import json; print("%.2f" % json.load(open("quick/report.json"))["rows"][-1]["accuracy"])')
+grep -q "accuracy *$accuracy %" eval.out || fail "eval says $(tail -1 eval.out), the report $accuracy"
 
 # ---- killed at any moment ----
 
@@ -101,7 +104,8 @@ refused 1 'prune works on language models; this one is a classifier of images' \
     "$PDQ" run "$PDQ_SOURCE_DIR/recipes/lottery-quick.json" -o bad --set model="$work/quick/01-lottery/dense" --set data="$data" \
     --set 'stages=[{"prune":{"ffn":0.5}}]'
 refused 1 'are for classifiers of images; this is a language model' "$PDQ" run text.json -o bad --set lottery.dropout=0.5
-refused 1 'a classifier of images .model_type lenet.; this works on language models' "$PDQ" eval quick/01-lottery/ticket --data text
+refused 1 'a classifier of images .model_type lenet.; this works on language models' "$PDQ" generate quick/01-lottery/ticket --prompt x
+refused 1 'expected one --data, the folder of the idx files' "$PDQ" eval quick/01-lottery/ticket --data "$data" --data "$data"
 mkdir cut && cp "$data"/* cut/ 2> /dev/null && chmod u+w cut/* && gunzip cut/t10k-labels* 2> /dev/null
 truncate -s 5000 cut/t10k-labels-idx1-ubyte
 refused 1 't10k-labels-idx1-ubyte: 4992 values after the header, which announces 10000' "$PDQ" run "$PDQ_SOURCE_DIR/recipes/lottery-quick.json" -o bad --set data="$work/cut"
