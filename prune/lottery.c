@@ -15,6 +15,7 @@
 #include "common/base/log.h"
 #include "common/base/threads.h"
 #include "common/base/timer.h"
+#include "common/model/compact.h"
 #include "prune/lottery_units.h"
 
 #define ROW(n, t, f) n, t, offsetof(struct lottery_options, f)
@@ -286,7 +287,16 @@ static void release(struct lottery *l)
     free(l->unit);
 }
 
-int64_t lottery_count(const struct lottery_options *o, int64_t default_seed, double *steps)
+// Of a dense training's products, what one under this training's mask has.
+static double work_share(const struct lottery_options *o, const struct unit *u)
+{
+    double kept = u->kind == UNIT_AT_INIT ? u->level / 100 : pow(1 - o->rate, (double)u->round);
+    if (u->kind == UNIT_RIGL || u->kind == UNIT_SET)
+        kept = 1;
+    return kept <= COMPACT_SHARE ? kept : 1;
+}
+
+int64_t lottery_count(const struct lottery_options *o, int64_t default_seed, int weighted, double *steps)
 {
     struct lottery l = {.options = o};
     struct error ignored;
@@ -298,9 +308,10 @@ int64_t lottery_count(const struct lottery_options *o, int64_t default_seed, dou
         const struct unit *u = &l.unit[i];
         const int64_t whole = o->train.steps, tail = whole - l.rewind_step;
         n += u->kind == UNIT_REWIND ? l.rewind_step > 0 : u->kind == UNIT_STABILITY ? 2 : 1;
-        *steps += u->kind == UNIT_REWIND      ? (double)l.rewind_step
-                  : u->kind == UNIT_STABILITY ? (double)(2 * whole - u->at)
-                  : u->kind == UNIT_TICKET || u->kind == UNIT_RANDOM_MASK ? (double)tail : (double)whole;
+        const double its = u->kind == UNIT_REWIND      ? (double)l.rewind_step
+                           : u->kind == UNIT_STABILITY ? (double)(2 * whole - u->at)
+                           : u->kind == UNIT_TICKET || u->kind == UNIT_RANDOM_MASK ? (double)tail : (double)whole;
+        *steps += its * (weighted ? work_share(o, u) : 1);
     }
     release(&l);
     return n;

@@ -51,8 +51,8 @@ struct lottery_task {
 
 // What no option row can check. where: for messages.
 int lottery_check(const struct lottery_options *o, const char *where, struct error *err);
-// How many trainings there are, and their steps together.
-int64_t lottery_count(const struct lottery_options *o, int64_t default_seed, double *steps);
+// How many trainings there are, and their steps together; weighted: each counts as much as its mask leaves to be multiplied.
+int64_t lottery_count(const struct lottery_options *o, int64_t default_seed, int weighted, double *steps);
 // Runs what is not done yet. *results: a list of objects, one for each training:
 //   {"kind": "dense" | "ticket" | a control | a method, "seed", "round", "rewind" (a step), "pm", "sparsity", "early_stop", "validation_loss",
 //    "test_acc", "test_loss", "final_validation_loss", "final_test_acc", "steps", "folder"}

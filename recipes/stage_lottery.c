@@ -28,16 +28,19 @@ static int forecast(struct forecast *f, struct error *err) {
     int64_t seq_len = f->recipe->data.seq_len, parameters = config_parameters(&f->in);
     double steps;
     TRY(forecast_fresh(f, NULL, &o->train, err));
-    int64_t n = lottery_count(o, f->recipe->seed, &steps);
+    const int is_language = model_is_language(&f->in);
+    int64_t n = lottery_count(o, f->recipe->seed, !is_language, &steps);
+    double looks = steps / (double)o->train.eval_every;
+    looks *= (double)(is_language ? f->recipe->data.eval_tokens : f->recipe->data.validation);
     struct step_cost cost = step_cost(&f->in, NULL, &o->train, seq_len);
-    int64_t jobs = o->jobs ? o->jobs : model_is_language(&f->in) ? 1 : threads_count();
-    if (model_is_language(&f->in) && f->recipe->data.eval.count == 0 && !f->recipe->data.sample)
+    int64_t jobs = o->jobs ? o->jobs : is_language ? 1 : threads_count();
+    if (is_language && f->recipe->data.eval.count == 0 && !f->recipe->data.sample)
         return error_set(err, "%s: stages[%d].lottery: tickets are judged by held-out text: give data.eval", f->recipe->where,
                          f->index);
     if (jobs > 1 && f->recipe->precision == PRECISION_BF16)
         return error_set(err, "%s: stages[%d].lottery: trainings side by side are f32; set \"jobs\": 1 or \"precision\": \"f32\"",
                          f->recipe->where, f->index);
-    f->flops = cost.flops * steps; // as if nothing were sparse
+    f->flops = cost.flops * steps + model_flops_per_token(&f->in, seq_len) * looks;
     f->bytes = cost.bytes * steps;
     f->memory = cost.memory * jobs;
     f->disk = n * parameters * (4 + MASK_BYTES);
