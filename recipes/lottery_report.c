@@ -106,9 +106,9 @@ static const struct published {
     double value;
     const char *words;
 } published[] = {
-    {"ticket", "dense", 21.1, NAN, 1, 0.62, "ticket at Pm 21.1 %: early stop, as a share of dense"},
-    {"ticket", "dense", 13.5, NAN, 0, 0.3, "ticket at Pm 13.5 %: test accuracy above dense, points (published: more than)"},
-    {"ticket", "dense", 3.6, NAN, 0, 0, "ticket at Pm 3.6 %: test accuracy above dense, points (published: about)"},
+    {"ticket", "dense", 21.1, (double)NAN, 1, 0.62, "ticket at Pm 21.1 %: early stop, as a share of dense"},
+    {"ticket", "dense", 13.5, (double)NAN, 0, 0.3, "ticket at Pm 13.5 %: test accuracy above dense, points (published: more than)"},
+    {"ticket", "dense", 3.6, (double)NAN, 0, 0, "ticket at Pm 3.6 %: test accuracy above dense, points (published: about)"},
     {"reinit", "ticket", 21.1, 21.1, 1, 2.51, "reinit at Pm 21 %: early stop, as a multiple of the ticket's"},
     {"reinit", "ticket", 21.1, 21.1, 0, -0.5, "reinit at Pm 21 %: test accuracy above the ticket's, points"},
 };

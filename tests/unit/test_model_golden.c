@@ -138,7 +138,7 @@ static void gradients_of(struct model *m, enum precision precision, struct setti
     tape_init(&tape, precision);
     tape.recording = 1;
     struct forward f = {.ids = ids, .B = B, .T = T, .checkpoint = setting.checkpoint};
-    struct head_spec spec = {ids + 1, NULL, NULL, 0, 1, 1};
+    struct head_spec spec = {.targets = ids + 1, .temperature = 1, .weight = 1};
     struct head_result result;
     struct tensor *x = model_forward(m, &tape, &f);
     struct tensor *loss = op_head_loss(&tape, x, model_head(m), &spec, &result);
@@ -228,7 +228,7 @@ struct whole {
 static double whole_loss(void *context, struct tape *tape, struct tensor **root) {
     struct whole *w = context;
     struct forward f = {.ids = w->ids, .B = 2, .T = 9};
-    struct head_spec spec = {w->targets, NULL, NULL, 0, 1, 1};
+    struct head_spec spec = {.targets = w->targets, .temperature = 1, .weight = 1};
     struct head_result result;
     struct tensor *x = model_forward(w->m, tape, &f);
     *root = op_head_loss(tape, x, model_head(w->m), &spec, &result);

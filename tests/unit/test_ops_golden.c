@@ -160,7 +160,8 @@ Test(ops_golden, head_loss) {
         struct tensor teacher = {
             .name = "teacher", .n_dim = 2, .dim = {tw->dim[0], tw->dim[1], 0}, .data = teacher_w};
         int32_t *targets = golden_ids(&g, names[i], "targets");
-        struct head_spec spec = {targets, teacher_x, &teacher, number(&r, "alpha"), number(&r, "temperature"), 1};
+        struct head_spec spec = {.targets = targets, .teacher_x = teacher_x, .teacher_w = &teacher, .alpha = number(&r, "alpha"),
+                                 .temperature = number(&r, "temperature"), .weight = 1};
         struct head_result result;
         struct tensor *loss = op_head_loss(&r.tape, x, w, &spec, &result);
         cr_expect(fabs(result.ce / number(&r, "ce") - 1) < 1e-6, "ce %.9g, PyTorch %.9g", result.ce,

@@ -134,7 +134,7 @@ static void distill_step(struct fixture *f, struct optimizer *o, int step, doubl
     tape_init(&tape, PRECISION_F32);
     tape.recording = 0;
     const struct tensor *guide = model_forward(f->teacher, &tape, &forward);
-    struct head_spec spec = {ids + 1, guide->data, model_head(f->teacher), 0.7, 2, 1};
+    struct head_spec spec = {.targets = ids + 1, .teacher_x = guide->data, .teacher_w = model_head(f->teacher), .alpha = 0.7, .temperature = 2, .weight = 1};
     struct head_result result;
     tape.recording = 1;
     struct tensor *x = model_forward(f->model, &tape, &forward);
