@@ -159,13 +159,16 @@ int inputs_open(struct inputs *in, const struct recipe *r, const struct tokenize
 
 #define DEFAULT_IMAGES "/usr/share/datasets/fashion-mnist" // where Debian's package dataset-fashion-mnist puts them
 
-int inputs_open_images(struct inputs *in, const struct recipe *r, struct error *err) {
+int inputs_open_images(struct inputs *in, const struct recipe *r, const struct config *c, struct error *err) {
     memset(in, 0, sizeof *in);
     char *folder = r->data.images ? recipe_path(r, r->data.images) : xstrdup(DEFAULT_IMAGES);
     int status = image_data_read(&in->images, folder, r->data.validation, (uint64_t)r->seed, err);
     if (status < 0 && !r->data.images)
         error_prefix(err, "data.images is not given, and the default (apt-get install dataset-fashion-mnist) is not there");
     const struct images *train = &in->images.train;
+    if (status == 0 && (train->height * train->width != c->hidden || train->classes > c->vocab))
+        status = error_set(err, "%s: images of %ld x %ld pixels in %ld classes; the model has %ld inputs and %ld classes", folder,
+                           (long)train->height, (long)train->width, (long)train->classes, (long)c->hidden, (long)c->vocab);
     free(folder);
     if (status < 0)
         return -1;

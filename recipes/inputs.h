@@ -29,7 +29,7 @@ int inputs_open(struct inputs *in, const struct recipe *r, const struct tokenize
 int inputs_draw(struct inputs *in, const struct recipe *r, struct opened *parent, const char *parent_hash,
                 const char *folder, struct error *err);
 // Images instead of text, for a model of them: data.images, or Debian's Fashion-MNIST.
-int inputs_open_images(struct inputs *in, const struct recipe *r, struct error *err);
+int inputs_open_images(struct inputs *in, const struct recipe *r, const struct config *c, struct error *err);
 // The training images, without those of one class (-1: with all).
 const struct images *inputs_images_without(struct inputs *in, int64_t label);
 void inputs_release(struct inputs *in);

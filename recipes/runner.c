@@ -312,7 +312,7 @@ static int check_and_run(struct run *run, const struct runner_options *o, char *
     if (status == 0)
         status = model_is_language(&run->parent.model->config)
                      ? inputs_open(run->inputs, r, run->parent.tokenizer, needs_text, err)
-                     : inputs_open_images(run->inputs, r, err);
+                     : inputs_open_images(run->inputs, r, &run->parent.model->config, err);
     if (status == 0 && o->dry_run)
         status = o->grid ? sweep_forecast(run, o->grid, o->seeds, err) : r->variants ? 0 : print_forecast(&forecasts, r, o->json);
     if (status == 0 && r->variants)

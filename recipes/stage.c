@@ -33,7 +33,15 @@ int forecast_fresh(struct forecast *f, const char *shape, const struct train_opt
     config_release(&f->out);
     int status = shape_read(&f->out, path, err);
     free(path);
-    return status < 0 ? error_prefix(err, "%s: stages[%d].shape", f->recipe->where, f->index) : 0;
+    if (status < 0)
+        return error_prefix(err, "%s: stages[%d].shape", f->recipe->where, f->index);
+    const struct config *c = &f->out, *p = f->parent;
+    const int is_language = model_is_language(p);
+    if (c->vocab != p->vocab || model_is_language(c) != is_language || (!is_language && c->hidden != p->hidden))
+        return error_set(err, "%s: stages[%d].shape: a %s of %ld inputs and %ld %s; the recipe's model is a %s of %ld and %ld",
+                         f->recipe->where, f->index, c->model_type, (long)c->hidden, (long)c->vocab,
+                         is_language ? "vocabulary entries" : "classes", p->model_type, (long)p->hidden, (long)p->vocab);
+    return 0;
 }
 
 struct model *run_parent(struct run *run, struct error *err) {
@@ -71,13 +79,6 @@ int stage_open_fresh(const struct stage_run *s, const char *shape, struct opened
     free(path);
     if (status < 0)
         return error_prefix(err, "stage %d (%s)", s->index, s->stage->type->name);
-    if (o->model->config.vocab != s->run->parent.model->config.vocab) {
-        status = error_set(err, "stage %d (%s): shape: %ld entries of the vocabulary (or classes), the recipe's model has %ld",
-                           s->index, s->stage->type->name, (long)o->model->config.vocab,
-                           (long)s->run->parent.model->config.vocab);
-        opened_release(o);
-        return status;
-    }
     model_initialise(o->model, (uint64_t)s->recipe->seed);
     return 0;
 }
