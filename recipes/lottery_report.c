@@ -225,7 +225,7 @@ static int put_plot(FILE *page, const struct json *groups, const struct measure 
         }
     const int has_published = put_published_data(p.script, groups, m->key);
     fprintf(p.script,
-            "set logscale x\nset xrange [110:*] reverse\nset xlabel 'Pm: per cent of weights remaining (100 - sparsity)'\nset "
+            "set logscale x\nset xrange [*:110] reverse\nset xlabel 'Pm: per cent of weights remaining (100 - sparsity)'\nset "
             "ylabel '%s'\nset xtics (100, 51.2, 26.2, 13.4, 6.9, 3.5, 2)\nset style fill transparent solid 0.15 noborder\n",
             m->title);
     for (int i = 0; i < n; i++)
@@ -243,6 +243,9 @@ static int put_plot(FILE *page, const struct json *groups, const struct measure 
                 fprintf(p.script, " title '%s'", json_string(json_get(line[i], "kind")));
             any = 1;
         }
+    const double dense = mean_of_group(groups, "dense", (double)NAN, m->key);
+    if (any && !isnan(dense))
+        fprintf(p.script, ", \\\n%.17g with lines dt 2 lc rgb '#777777' notitle", dense);
     if (any && has_published)
         fputs(", \\\n$published using 1:2 with points pt 6 ps 1.6 lw 2 lc rgb 'black' title 'published (MNIST)'", p.script);
     fputc('\n', p.script);

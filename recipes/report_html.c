@@ -67,7 +67,30 @@ static int put_channels(FILE *f, const struct json *plan) {
 
 // ---- parts of the page ----
 
+static void put_image_rows(FILE *f, const struct json *rows) {
+    fputs("<table><tr><th></th><th>parameters, M</th><th>MFLOP</th><th>MB on disk</th><th>loss</th><th>&plusmn;</th><th>errors</th>"
+          "<th>accuracy, %</th></tr>\n",
+          f);
+    for (const struct json *r = json_first(rows); r; r = json_next(r)) {
+        fputs("<tr>", f);
+        html_text(f, "th", json_string(json_get(r, "name")));
+        html_number(f, json_get(r, "parameters"), 3, 1e-6);
+        html_number(f, json_get(r, "flops_per_token"), 2, 1e-6);
+        html_number(f, json_get(r, "bytes"), 2, 1e-6);
+        html_number(f, json_get(r, "nll"), 4, 1);
+        html_number(f, json_get(r, "nll_se"), 4, 1);
+        html_number(f, json_get(r, "errors"), 0, 1);
+        html_number(f, json_get(r, "accuracy"), 2, 1);
+        fputs("</tr>\n", f);
+    }
+    fputs("</table>\n<p>On the test images; loss in nats per image, with its standard error.</p>\n", f);
+}
+
 static void put_rows(FILE *f, const struct json *rows, const struct json *speeds) {
+    if (json_get(json_first(rows), "errors")) {
+        put_image_rows(f, rows);
+        return;
+    }
     fputs("<table><tr><th></th><th>parameters, M</th><th>MFLOP/token</th><th>MB on "
           "disk</th><th>loss</th><th>&plusmn;</th>"
           "<th>perplexity</th><th>KLD</th><th>top-1</th><th>prefill, tok/s</th><th>decode, tok/s</th>"
@@ -159,16 +182,17 @@ static int put_plans(FILE *f, const struct json *stages, const struct json *rows
 }
 
 static void put_variants(FILE *f, const struct json *report) {
-    fputs("<table><tr><th>variant</th><th>seeds</th><th>parameters, M</th><th>loss</th><th>perplexity</th><th>loss "
-          "by seed</th></tr>\n",
-          f);
+    const int is_images = json_get(json_first(json_get(report, "variants")), "errors") != NULL;
+    fprintf(f,
+            "<table><tr><th>variant</th><th>seeds</th><th>parameters, M</th><th>loss</th><th>%s</th><th>loss by seed</th></tr>\n",
+            is_images ? "errors" : "perplexity");
     for (const struct json *v = json_first(json_get(report, "variants")); v; v = json_next(v)) {
         fputs("<tr>", f);
         html_text(f, "th", json_string(json_get(v, "name")));
         fprintf(f, "<td>%ld</td>", (long)json_count(json_get(v, "seeds")));
         html_number(f, json_get(v, "parameters"), 3, 1e-6);
         html_number(f, json_get(v, "nll"), 4, 1);
-        html_number(f, json_get(v, "ppl"), 3, 1);
+        html_number(f, json_get(v, is_images ? "errors" : "ppl"), is_images ? 1 : 3, 1);
         fputs("<td>", f);
         for (const struct json *n = json_first(json_get(v, "nll_by_seed")); n; n = json_next(n))
             fprintf(f, "%.4f ", json_number(n));
@@ -202,7 +226,8 @@ static void put_page(FILE *f, const struct json *report, const char *out) {
         put_rows(f, rows, json_get(measured, "rows"));
         if (json_get(report, "rounds"))
             missing |= !lottery_html(f, json_get(report, "rounds"));
-        missing |= !put_trade(f, rows);
+        if (!json_get(json_first(rows), "errors"))
+            missing |= !put_trade(f, rows);
         fputs("<h2>Loss curves</h2>\n", f);
         missing |= put_curves(f, json_get(report, "stages"), out);
         missing |= put_plans(f, json_get(report, "stages"), rows);

@@ -212,7 +212,8 @@ int row_make(struct run *run, const struct recipe *r, const struct row_source *s
         if (measured)
             json_free(*measured);
     } else if (json_get(*facts, "nll")) {
-        log_info("%s: loss %.4f nats per token", s->name, json_number(json_get(*facts, "nll")));
+        log_info("%s: loss %.4f nats per %s", s->name, json_number(json_get(*facts, "nll")),
+                 run->inputs->has_images ? "image" : "token");
     }
     opened_release(&m);
     free(key);

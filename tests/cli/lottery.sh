@@ -33,6 +33,9 @@ python3 check.py swapped.json 2> /dev/null && fail "the check passes when ticket
 for file in seed-1/initial seed-1/rewind seed-1/round-06 seed-1/round-06/mask seed-1/round-06-reinit ticket dense; do
     [ -s "quick/01-lottery/$file/model.safetensors" ] || fail "no $file"
 done
+if command -v gnuplot > /dev/null; then
+    [ "$(grep -c '<svg' quick/report.html)" -ge 5 ] || fail "the page has $(grep -c '<svg' quick/report.html) plots"
+fi
 grep -q 'lottery' quick/report.html && grep -q 'Pm' quick/report.html || fail "the page says nothing of tickets"
 "$PDQ" inspect quick/01-lottery/ticket > inspect.out 2>&1 && grep -q '784 inputs, hidden units 300 100' inspect.out || fail "inspect: $(cat inspect.out)"
 "$PDQ" eval quick/01-lottery/ticket --data "$data" > eval.out 2>&1 || fail "eval: $(cat eval.out)"
