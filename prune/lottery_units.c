@@ -261,6 +261,16 @@ static struct json *result_json(const struct unit *u, const char *kind, int64_t 
     return o;
 }
 
+// Where a dynamic mask has ended.
+static void mask_of_zeros(const struct model *m, unsigned char *mask)
+{
+    for (int i = 0; i < m->n_parameter; i++) {
+        const struct parameter *p = &m->parameter[i];
+        for (int64_t k = p->offset; mask_is_cut(m, p) && k < p->offset + tensor_count(&p->t); k++)
+            mask[k] = m->data[k] != 0;
+    }
+}
+
 // Trains m under mask in the unit's folder; leaves weights, mask and result there.
 static int train_unit(struct lottery *l, const struct unit *u, const char *kind, struct model *m, unsigned char *mask,
                       int64_t first, const struct dynamic *dynamic, struct error *err)
@@ -280,8 +290,8 @@ static int train_unit(struct lottery *l, const struct unit *u, const char *kind,
     int status = training_run(l, &t, &record, err);
     if (status == 0 && l->task->has_test)
         status = l->task->measure(l->task->context, m, 1, &test, err);
-    for (int64_t i = 0; dynamic && i < m->n_element; i++)
-        mask[i] = mask[i] && m->data[i] == 0 ? 0 : mask[i] || m->data[i] != 0;
+    if (dynamic)
+        mask_of_zeros(m, mask);
     if (status == 0)
         status = save_mask(l, m, mask, u->name, err);
     if (status == 0)
