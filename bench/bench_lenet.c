@@ -59,7 +59,7 @@ static void images_make(struct images *images) {
 
 void bench_lenet(const struct bench_options *o) {
     struct layer_shape layer[] = {{.n_ff = 300}, {.n_ff = 100}};
-    const struct config c = {.model_type = "lenet", .n_layer = 2, .hidden = 784, .vocab = 10, .layer = layer, .bos_id = -1, .eos_id = -1};
+    const struct config c = {.model_type = "lenet", .n_layer = 2, .hidden = 784, .vocab = 10, .layer = layer, .image_std = 1, .bos_id = -1, .eos_id = -1};
     const struct mask_options cut = {.granularity = GRAIN_WEIGHTS, .scope = MASK_LAYER, .output_factor = 0.5};
     static const int rounds[] = {0, 1, 2, 3, 4, 5, 7, 9, 12, 15};
     const double speed = product_speed();

@@ -29,6 +29,8 @@ struct config {
     int qkv_bias;       // q, k, v have biases (qwen2; llama's attention_bias)
     int out_bias;       // o has one (llama's attention_bias)
     int mlp_bias;
+    double image_mean, image_std; // lenet: inputs are (pixel / 255 - image_mean) / image_std
+    int lecun_init;               // lenet: fresh weights by LeCun's rule instead of Glorot's
     int64_t bos_id, eos_id;  // -1: not given
     struct json *source;     // config.json as read (owned; NULL when the model did not come from one)
 };
@@ -52,7 +54,8 @@ void config_layers_write(const struct config *c, struct json *o);
 int config_to_block_configs(struct config *c, struct error *err);
 int config_is_block_configs(const struct config *c);
 // A multi-layer perceptron's config.json (config_lenet.c): {"model_type": "lenet", "layer_sizes": [784, 300, 100, 10],
-// "hidden_act": "relu"}. Inputs are c->hidden, hidden units layer[].n_ff, classes c->vocab.
+// "hidden_act": "relu", "image_mean": 0, "image_std": 1, "initializer": "glorot_normal" | "lecun_normal"}; the last three may be
+// absent. Inputs are c->hidden, hidden units layer[].n_ff, classes c->vocab.
 int config_is_lenet(const struct config *c);
 int config_lenet_read(struct config *c, const struct json *o, const char *where, struct error *err);
 struct json *config_lenet_json(const struct config *c);

@@ -31,11 +31,17 @@ static int read_sizes(const struct json *list, const char *where, int64_t size[S
 
 int config_lenet_read(struct config *c, const struct json *o, const char *where, struct error *err)
 {
-    const char *activation;
+    const char *activation, *initializer;
     int64_t size[SIZES_MAX], n;
     TRY(json_get_string(o, where, "hidden_act", "relu", &activation, err));
     if (strcmp(activation, "relu") != 0)
         return error_set(err, "%s: hidden_act \"%s\" is not supported for lenet; expected relu", where, activation);
+    TRY(json_get_string(o, where, "initializer", "glorot_normal", &initializer, err));
+    c->lecun_init = strcmp(initializer, "lecun_normal") == 0;
+    if (!c->lecun_init && strcmp(initializer, "glorot_normal") != 0)
+        return error_set(err, "%s: initializer \"%s\" is not supported; expected glorot_normal or lecun_normal", where, initializer);
+    TRY(json_get_double(o, where, "image_mean", 0, -1e6, 1e6, &c->image_mean, err));
+    TRY(json_get_double(o, where, "image_std", 1, 1e-6, 1e6, &c->image_std, err));
     TRY(read_sizes(json_get(o, "layer_sizes"), where, size, &n, err));
     c->n_layer = n - 2;
     c->hidden = size[0];
@@ -57,5 +63,8 @@ struct json *config_lenet_json(const struct config *c)
     json_set_string(o, "model_type", c->model_type);
     json_set(o, "layer_sizes", list);
     json_set_string(o, "hidden_act", "relu");
+    json_set_number(o, "image_mean", c->image_mean);
+    json_set_number(o, "image_std", c->image_std);
+    json_set_string(o, "initializer", c->lecun_init ? "lecun_normal" : "glorot_normal");
     return o;
 }

@@ -9,7 +9,7 @@ cd "$work" || exit 1
 cp -r "$PDQ_SOURCE_DIR/recipes/mnist-teacher" "$PDQ_SOURCE_DIR/recipes/mnist-student" .
 sed -i 's/1200/160/g' mnist-teacher/config.json
 sed -i 's/800/60/g' mnist-student/config.json
-sed 's/33000/400/; s/33000/400/g; s/16500/300/g; s/"log_every": 100/"log_every": 10/; s/"dropout": 0.5/"dropout": 0.1/' \
+sed 's/22000/400/g; s/11000/300/g; s/"log_every": 100/"log_every": 10/; s/"dropout": 0.5/"dropout": 0.1/' \
     "$PDQ_SOURCE_DIR/recipes/hinton-mnist.json" > hinton.json
 OMP_NUM_THREADS=2 "$PDQ" run hinton.json -o out --set data="$data" > out.txt 2> log.txt || fail "the recipe: $(tail -1 log.txt)"
 OMP_NUM_THREADS=1 "$PDQ" run hinton.json -o one --set data="$data" > one.txt 2> log.txt || fail "on one thread: $(tail -1 log.txt)"

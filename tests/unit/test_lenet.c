@@ -22,7 +22,7 @@ static struct model *model_of(const int64_t *size, int n)
     for (int l = 0; l < n - 2; l++)
         layer[l].n_ff = size[l + 1];
     const struct config c = {
-        .model_type = "lenet", .n_layer = n - 2, .hidden = size[0], .vocab = size[n - 1], .layer = layer, .bos_id = -1, .eos_id = -1};
+        .model_type = "lenet", .n_layer = n - 2, .hidden = size[0], .vocab = size[n - 1], .layer = layer, .image_std = 1, .bos_id = -1, .eos_id = -1};
     return model_new(&c, 1);
 }
 
@@ -287,6 +287,23 @@ Test(lenet, dropout_keeps_its_share_and_its_draw)
     tape_release(&tape);
 }
 
+// What the config says of the inputs is done before the first matrix.
+Test(lenet, inputs_are_standardised)
+{
+    struct batch b;
+    struct head_result plain, r;
+    gemm_init();
+    batch_init(&b);
+    backward(&b, 0, &plain);
+    for (int64_t i = 0; i < tensor_count(&b.x); i++)
+        b.x.data[i] = b.x.data[i] * 0.25f + 0.5f;
+    b.student->config.image_mean = 0.5;
+    b.student->config.image_std = 0.25;
+    backward(&b, 0, &r);
+    cr_expect_float_eq(r.ce, plain.ce, 1e-6);
+    batch_release(&b);
+}
+
 Test(lenet, goes_to_a_folder_and_back)
 {
     static const int64_t size[] = {6, 4, 3};
@@ -294,12 +311,16 @@ Test(lenet, goes_to_a_folder_and_back)
     struct error err;
     cr_assert_not_null(mkdtemp(folder));
     struct model *m = model_of(size, 3);
+    m->config.image_mean = 0.1307;
+    m->config.image_std = 0.3081;
+    m->config.lecun_init = 1;
     model_initialise(m, 1);
     const struct save_options options = {.dtype = DTYPE_F32};
     cr_assert_eq(model_save(m, folder, &options, &err), 0, "%s", err.text);
     struct model *back = model_load(folder, &err);
     cr_assert_not_null(back, "%s", err.text);
     cr_assert_arr_eq(back->data, m->data, (size_t)m->n_element * sizeof(float));
+    cr_assert(back->config.image_mean == 0.1307 && back->config.image_std == 0.3081 && back->config.lecun_init);
     cr_assert_eq(config_parameters(&back->config), 6 * 4 + 4 + 4 * 3 + 3);
     cr_assert_float_eq(model_flops_per_token(&back->config, 1), 2.0 * (6 * 4 + 4 * 3), 1e-9);
     model_free(m);

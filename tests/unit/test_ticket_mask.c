@@ -9,7 +9,7 @@ static struct model *perceptron(void)
 {
     struct layer_shape layer[] = {{.n_ff = 300}, {.n_ff = 100}};
     const struct config c = {
-        .model_type = "lenet", .n_layer = 2, .hidden = 784, .vocab = 10, .layer = layer, .bos_id = -1, .eos_id = -1};
+        .model_type = "lenet", .n_layer = 2, .hidden = 784, .vocab = 10, .layer = layer, .image_std = 1, .bos_id = -1, .eos_id = -1};
     struct model *m = model_new(&c, 1);
     model_initialise(m, 1);
     return m;
