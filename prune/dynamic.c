@@ -1,14 +1,16 @@
 // dynamic.c: dynamic sparse training: every so many steps the smallest weights of each matrix go and as many others grow, from
 // zero: where the gradient is largest (RigL; Evci et al. 2020, algorithm 1), or at random (SET; Mocanu et al. 2018).
 //
-// A weight that grows is trained in the very step in which it appears, so that no kept weight is zero between steps and a mask can be
-// read off the weights when a run is resumed.
+// A weight that grows begins at a value that is as good as zero but not zero, so that a mask can be read off the weights when a run is
+// resumed, even where a weight's gradient is zero (an input that is always zero).
 #include <math.h>
 #include <stdlib.h>
 
 #include "common/base/error.h"
 #include "common/base/random.h"
 #include "prune/lottery.h"
+
+#define SEED_VALUE 1e-30f
 
 struct candidate {
     int64_t at;
@@ -35,7 +37,7 @@ struct exchange {
 static void set_weight(const struct exchange *e, int64_t at, int is_zero)
 {
     e->is_zero[at] = (unsigned char)is_zero;
-    e->m->data[at] = 0;
+    e->m->data[at] = is_zero ? 0.0f : SEED_VALUE;
     e->first[at] = 0;
     if (e->second)
         e->second[at] = 0;

@@ -9,6 +9,8 @@
 #include "common/base/file.h"
 #include "recipes/stage.h"
 
+#define DEFAULT_VALIDATION 5000
+
 #define ROW(n, t, f) n, t, offsetof(struct recipe, f)
 const struct option recipe_option_table[] = {
     {ROW("name", OPTION_STRING, name), NULL, 0, 0, NULL, "NAME",
@@ -91,6 +93,10 @@ static struct json *copy_absolute(const struct json *v, const char *key, const c
 struct json *recipe_json(const struct recipe *r, int absolute) {
     struct json *o = options_json(recipe_option_table, r), *data = options_json(data_option_table, &r->data);
     json_remove(o, "output"); // where a run lies is no part of what it is
+    if (!r->data.images)
+        json_remove(data, "images"); // names of folders that exist are hashes of this
+    if (r->data.validation == DEFAULT_VALIDATION)
+        json_remove(data, "validation");
     if (json_kind(r->data.sample) == JSON_OBJECT)
         json_set(data, "sample", options_json(sample_option_table, &r->sample));
     json_set(o, "data", data);
