@@ -84,11 +84,7 @@ static int measure_images(const struct eval_command_options *o, struct opened *m
         return error_set(err, "%s: a classifier of images; expected one --data, the folder of the idx files, and no --against", m->path);
     TRY(image_data_read(&data, o->data.item[0], 1, 1, err));
     const struct images *test = &data.test;
-    int status = 0;
-    if (test->height * test->width != m->model->config.hidden || test->classes > m->model->config.vocab)
-        status = error_set(err, "%s: images of %ld x %ld pixels in %ld classes; the model has %ld inputs and %ld classes",
-                           o->data.item[0], (long)test->height, (long)test->width, (long)test->classes,
-                           (long)m->model->config.hidden, (long)m->model->config.vocab);
+    int status = images_check(test, m->model->config.hidden, m->model->config.vocab, o->data.item[0], err);
     if (status == 0) {
         evaluate_images(&r, m->model, test, 0, 0);
         struct json *object = image_result_json(&r);

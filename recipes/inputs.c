@@ -165,15 +165,16 @@ int inputs_open_images(struct inputs *in, const struct recipe *r, const struct c
     int status = image_data_read(&in->images, folder, r->data.validation, (uint64_t)r->seed, err);
     if (status < 0 && !r->data.images)
         error_prefix(err, "data.images is not given, and the default (apt-get install dataset-fashion-mnist) is not there");
-    const struct images *train = &in->images.train;
-    if (status == 0 && (train->height * train->width != c->hidden || train->classes > c->vocab))
-        status = error_set(err, "%s: images of %ld x %ld pixels in %ld classes; the model has %ld inputs and %ld classes", folder,
-                           (long)train->height, (long)train->width, (long)train->classes, (long)c->hidden, (long)c->vocab);
+    const struct images *parts[] = {&in->images.train, &in->images.validation, &in->images.test};
+    for (int i = 0; i < 3 && status == 0; i++)
+        status = images_check(parts[i], c->hidden, c->vocab, folder, err);
     free(folder);
-    if (status < 0)
+    if (status < 0) {
+        image_data_release(&in->images);
         return -1;
+    }
     in->has_images = 1;
-    char *both = xasprintf("%s %s", train->hash, in->images.validation.hash);
+    char *both = xasprintf("%s %s", in->images.train.hash, in->images.validation.hash);
     hash_text(both, in->train.hash);
     free(both);
     memcpy(in->eval.hash, in->images.test.hash, sizeof in->eval.hash);

@@ -67,57 +67,57 @@ static int put_channels(FILE *f, const struct json *plan) {
 
 // ---- parts of the page ----
 
-static void put_image_rows(FILE *f, const struct json *rows) {
-    fputs("<table><tr><th></th><th>parameters, M</th><th>MFLOP</th><th>MB on disk</th><th>loss</th><th>&plusmn;</th><th>errors</th>"
-          "<th>accuracy, %</th></tr>\n",
-          f);
-    for (const struct json *r = json_first(rows); r; r = json_next(r)) {
-        fputs("<tr>", f);
-        html_text(f, "th", json_string(json_get(r, "name")));
-        html_number(f, json_get(r, "parameters"), 3, 1e-6);
-        html_number(f, json_get(r, "flops_per_token"), 2, 1e-6);
-        html_number(f, json_get(r, "bytes"), 2, 1e-6);
-        html_number(f, json_get(r, "nll"), 4, 1);
-        html_number(f, json_get(r, "nll_se"), 4, 1);
-        html_number(f, json_get(r, "errors"), 0, 1);
-        html_number(f, json_get(r, "accuracy"), 2, 1);
-        fputs("</tr>\n", f);
-    }
-    fputs("</table>\n<p>On the test images; loss in nats per image, with its standard error.</p>\n", f);
-}
+struct column {
+    const char *title, *key;
+    int digits;
+    double scale;
+    int is_speed; // from what was measured on this machine
+};
+static const struct column text_columns[] = {
+    {"parameters, M", "parameters", 3, 1e-6, 0},
+    {"MFLOP/token", "flops_per_token", 2, 1e-6, 0},
+    {"MB on disk", "bytes", 2, 1e-6, 0},
+    {"loss", "nll", 4, 1, 0},
+    {"&plusmn;", "nll_se", 4, 1, 0},
+    {"perplexity", "ppl", 3, 1, 0},
+    {"KLD", "kld", 4, 1, 0},
+    {"top-1", "top1", 4, 1, 0},
+    {"prefill, tok/s", "prefill_tokens_per_second", 0, 1, 1},
+    {"decode, tok/s", "decode_tokens_per_second", 0, 1, 1},
+    {"llama-bench prefill", "llama_bench_prefill", 0, 1, 1},
+    {"llama-bench decode", "llama_bench_decode", 0, 1, 1},
+    {NULL, NULL, 0, 0, 0},
+}, image_columns[] = {
+    {"parameters, M", "parameters", 3, 1e-6, 0},
+    {"MFLOP", "flops_per_token", 2, 1e-6, 0},
+    {"MB on disk", "bytes", 2, 1e-6, 0},
+    {"loss", "nll", 4, 1, 0},
+    {"&plusmn;", "nll_se", 4, 1, 0},
+    {"errors", "errors", 0, 1, 0},
+    {"accuracy, %", "accuracy", 2, 1, 0},
+    {NULL, NULL, 0, 0, 0},
+};
+
+static int of_images(const struct json *rows) { return json_get(json_first(rows), "errors") != NULL; }
 
 static void put_rows(FILE *f, const struct json *rows, const struct json *speeds) {
-    if (json_get(json_first(rows), "errors")) {
-        put_image_rows(f, rows);
-        return;
-    }
-    fputs("<table><tr><th></th><th>parameters, M</th><th>MFLOP/token</th><th>MB on "
-          "disk</th><th>loss</th><th>&plusmn;</th>"
-          "<th>perplexity</th><th>KLD</th><th>top-1</th><th>prefill, tok/s</th><th>decode, tok/s</th>"
-          "<th>llama-bench prefill</th><th>llama-bench decode</th></tr>\n",
-          f);
+    const struct column *columns = of_images(rows) ? image_columns : text_columns;
     const struct json *speed = json_first(speeds);
+    fputs("<table><tr><th></th>", f);
+    for (const struct column *c = columns; c->title; c++)
+        fprintf(f, "<th>%s</th>", c->title);
+    fputs("</tr>\n", f);
     for (const struct json *r = json_first(rows); r; r = json_next(r)) {
         fputs("<tr>", f);
         html_text(f, "th", json_string(json_get(r, "name")));
-        html_number(f, json_get(r, "parameters"), 3, 1e-6);
-        html_number(f, json_get(r, "flops_per_token"), 2, 1e-6);
-        html_number(f, json_get(r, "bytes"), 2, 1e-6);
-        html_number(f, json_get(r, "nll"), 4, 1);
-        html_number(f, json_get(r, "nll_se"), 4, 1);
-        html_number(f, json_get(r, "ppl"), 3, 1);
-        html_number(f, json_get(r, "kld"), 4, 1);
-        html_number(f, json_get(r, "top1"), 4, 1);
-        html_number(f, json_get(speed, "prefill_tokens_per_second"), 0, 1);
-        html_number(f, json_get(speed, "decode_tokens_per_second"), 0, 1);
-        html_number(f, json_get(speed, "llama_bench_prefill"), 0, 1);
-        html_number(f, json_get(speed, "llama_bench_decode"), 0, 1);
+        for (const struct column *c = columns; c->title; c++)
+            html_number(f, json_get(c->is_speed ? speed : r, c->key), c->digits, c->scale);
         fputs("</tr>\n", f);
         speed = speed ? json_next(speed) : NULL;
     }
-    fputs("</table>\n<p>Loss in nats per token on the held-out text, with its standard error; KLD and top-1 "
-          "agreement against the "
-          "parent on the same tokens.</p>\n",
+    fputs(of_images(rows) ? "</table>\n<p>On the test images; loss in nats per image, with its standard error.</p>\n"
+                          : "</table>\n<p>Loss in nats per token on the held-out text, with its standard error; KLD and top-1 "
+                            "agreement against the parent on the same tokens.</p>\n",
           f);
 }
 
@@ -182,7 +182,7 @@ static int put_plans(FILE *f, const struct json *stages, const struct json *rows
 }
 
 static void put_variants(FILE *f, const struct json *report) {
-    const int is_images = json_get(json_first(json_get(report, "variants")), "errors") != NULL;
+    const int is_images = of_images(json_get(report, "variants"));
     fprintf(f,
             "<table><tr><th>variant</th><th>seeds</th><th>parameters, M</th><th>loss</th><th>%s</th><th>loss by seed</th></tr>\n",
             is_images ? "errors" : "perplexity");
@@ -198,9 +198,9 @@ static void put_variants(FILE *f, const struct json *report) {
             fprintf(f, "%.4f ", json_number(n));
         fputs("</td></tr>\n", f);
     }
-    fputs("</table><h2>Paired differences</h2><table><tr><th></th><th>nats per token</th><th>95 % "
-          "from</th><th>to</th></tr>\n",
-          f);
+    fprintf(f,
+            "</table><h2>Paired differences</h2><table><tr><th></th><th>nats per %s</th><th>95 %% from</th><th>to</th></tr>\n",
+            is_images ? "image" : "token");
     for (const struct json *c = json_first(json_get(report, "comparisons")); c; c = json_next(c)) {
         fputs("<tr><th>", f);
         html_escaped(f, json_string(json_get(c, "variant")));
@@ -226,7 +226,7 @@ static void put_page(FILE *f, const struct json *report, const char *out) {
         put_rows(f, rows, json_get(measured, "rows"));
         if (json_get(report, "rounds"))
             missing |= !lottery_html(f, json_get(report, "rounds"));
-        if (!json_get(json_first(rows), "errors"))
+        if (!of_images(rows))
             missing |= !put_trade(f, rows);
         fputs("<h2>Loss curves</h2>\n", f);
         missing |= put_curves(f, json_get(report, "stages"), out);

@@ -1,6 +1,7 @@
 // stage.c: the table of stage types and what they share.
 #include "recipes/stage.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,12 +22,16 @@ int forecast_from_parent(const struct forecast *f) {
     return 1;
 }
 
-int forecast_fresh(struct forecast *f, const char *shape, const struct train_options *o, struct error *err) {
+int forecast_check_images(const struct forecast *f, const struct train_options *o, struct error *err) {
     if (model_is_language(&f->in) && (o->dropout > 0 || o->dropout_input > 0 || o->jitter > 0 || o->drop_class >= 0))
         return error_set(err,
                          "%s: stages[%d]: \"dropout\", \"dropout_input\", \"jitter\" and \"drop_class\" are for classifiers of "
                          "images; this is a language model",
                          f->recipe->where, f->index);
+    return 0;
+}
+
+int forecast_fresh(struct forecast *f, const char *shape, struct error *err) {
     if (!shape)
         return 0;
     char *path = recipe_path(f->recipe, shape);
@@ -149,15 +154,14 @@ int stage_save(const struct stage_run *s, const struct model *m, const char *fol
     return result < 0 || !s->run->parent.tokenizer ? result : complete_tokenizer(s->run->parent.tokenizer, folder, err);
 }
 
-static int held_out_loss(void *context, double best, double *loss, char note[HELD_OUT_NOTE], struct error *err) {
-    const struct held_out *h = context;
-    const struct stage_run *s = h->stage;
-    (void)best;
+int stage_measure(const struct stage_run *s, struct model *m, int is_test, double *loss, double *accuracy, struct error *err) {
+    *accuracy = (double)NAN;
     if (s->run->inputs->has_images) {
+        const struct image_data *d = &s->run->inputs->images;
         struct image_result images;
-        evaluate_images(&images, h->model, &s->run->inputs->images.validation, 0, 0);
+        evaluate_images(&images, m, is_test ? &d->test : &d->validation, 0, 0);
         *loss = images.nll;
-        snprintf(note, HELD_OUT_NOTE, ",\"errors\":%ld", (long)images.errors);
+        *accuracy = 100 * (1 - (double)images.errors / (double)images.n);
         image_result_release(&images);
         return 0;
     }
@@ -167,9 +171,19 @@ static int held_out_loss(void *context, double best, double *loss, char note[HEL
                                    .precision = PRECISION_F32,
                                    .quiet = 1};
     struct eval_result r;
-    TRY(evaluate(&r, h->model, NULL, &s->run->inputs->eval.data, s->run->parent.tokenizer, &options, err));
+    TRY(evaluate(&r, m, NULL, &s->run->inputs->eval.data, s->run->parent.tokenizer, &options, err));
     *loss = r.nll;
     eval_result_release(&r);
+    return 0;
+}
+
+static int held_out_loss(void *context, double best, double *loss, char note[HELD_OUT_NOTE], struct error *err) {
+    const struct held_out *h = context;
+    double accuracy;
+    (void)best;
+    TRY(stage_measure(h->stage, h->model, 0, loss, &accuracy, err));
+    if (!isnan(accuracy))
+        snprintf(note, HELD_OUT_NOTE, ",\"accuracy\":%.9g", accuracy);
     return 0;
 }
 

@@ -61,9 +61,10 @@ struct forecast { // what a stage will do, need and leave
 };
 // Is the stage's input the recipe's model itself?
 int forecast_from_parent(const struct forecast *f);
-// A training stage: options for images are for images only; one that begins with fresh weights of another folder's shape (NULL: it
-// does not) leaves a model of that shape.
-int forecast_fresh(struct forecast *f, const char *shape, const struct train_options *o, struct error *err);
+// Options of a training that are for images alone.
+int forecast_check_images(const struct forecast *f, const struct train_options *o, struct error *err);
+// A stage that begins with fresh weights of another folder's shape (NULL: it does not) leaves a model of that shape.
+int forecast_fresh(struct forecast *f, const char *shape, struct error *err);
 
 struct stage_type {
     const char *name;
@@ -111,6 +112,8 @@ struct held_out {
     const struct stage_run *stage;
     struct model *model;
 };
+// Loss (nats per token or image) on the held-out text, or on the validation or test images; accuracy in per cent, NaN for text.
+int stage_measure(const struct stage_run *s, struct model *m, int is_test, double *loss, double *accuracy, struct error *err);
 void stage_trainer(const struct stage_run *s, struct trainer *t, struct model *m, const struct train_options *options,
                    const char *title, const char *folder, struct held_out *held_out);
 // train_check, and that there is held-out text where the options want some.

@@ -6,7 +6,6 @@
 
 #include "common/base/file.h"
 #include "common/base/threads.h"
-#include "common/eval/evaluate_images.h"
 #include "common/model/load.h"
 #include "prune/lottery.h"
 #include "recipes/inputs.h"
@@ -27,7 +26,7 @@ static int forecast(struct forecast *f, struct error *err) {
     const struct lottery_options *o = f->recipe->stage[f->index].options;
     int64_t seq_len = f->recipe->data.seq_len, parameters = config_parameters(&f->in);
     double steps;
-    TRY(forecast_fresh(f, NULL, &o->train, err));
+    TRY(forecast_check_images(f, &o->train, err));
     const int is_language = model_is_language(&f->in);
     int64_t n = lottery_count(o, f->recipe->seed, !is_language, &steps);
     double looks = steps / (double)o->train.eval_every;
@@ -65,30 +64,8 @@ static void attach(void *context, struct trainer *t, struct model *m) {
     t->context = m;
 }
 
-static int measure_images(void *context, struct model *m, int is_test, struct lottery_measure *out, struct error *err) {
-    const struct stage_run *s = context;
-    const struct image_data *d = &s->run->inputs->images;
-    struct image_result r;
-    (void)err;
-    evaluate_images(&r, m, is_test ? &d->test : &d->validation, 0, 0);
-    *out = (struct lottery_measure){r.nll, 100 * (1 - (double)r.errors / (double)r.n)};
-    image_result_release(&r);
-    return 0;
-}
-
-static int measure_text(void *context, struct model *m, int is_test, struct lottery_measure *out, struct error *err) {
-    const struct stage_run *s = context;
-    const struct eval_options options = {.protocol = EVAL_WINDOWS,
-                                         .seq_len = s->recipe->data.seq_len,
-                                         .tokens = s->recipe->data.eval_tokens,
-                                         .precision = PRECISION_F32,
-                                         .quiet = 1};
-    struct eval_result r;
-    (void)is_test;
-    TRY(evaluate(&r, m, NULL, &s->run->inputs->eval.data, s->run->parent.tokenizer, &options, err));
-    *out = (struct lottery_measure){r.nll, (double)NAN};
-    eval_result_release(&r);
-    return 0;
+static int measure(void *context, struct model *m, int is_test, struct lottery_measure *out, struct error *err) {
+    return stage_measure(context, m, is_test, &out->loss, &out->accuracy, err);
 }
 
 static int fill(void *context, struct model *m, uint64_t seed, struct error *err) {
@@ -144,7 +121,7 @@ static int run(struct stage_run *s, struct error *err) {
                                       .is_language = !has_images,
                                       .config = config,
                                       .attach = attach,
-                                      .measure = has_images ? measure_images : measure_text,
+                                      .measure = measure,
                                       .fill = fill,
                                       .has_test = has_images};
     struct json *results = NULL, *seconds = NULL;

@@ -179,6 +179,15 @@ void images_copy_without(struct images *to, const struct images *from, int64_t l
     add_hash(to);
 }
 
+int images_check(const struct images *images, int64_t inputs, int64_t classes, const char *where, struct error *err)
+{
+    if (images->height * images->width == inputs && images->classes <= classes)
+        return 0;
+    return error_set(err, "%s: images of %lld x %lld pixels in %lld classes; the model has %lld inputs and %lld classes", where,
+                     (long long)images->height, (long long)images->width, (long long)images->classes, (long long)inputs,
+                     (long long)classes);
+}
+
 void image_read(const struct images *images, int64_t i, int64_t dx, int64_t dy, float *to)
 {
     const int64_t H = images->height, W = images->width;

@@ -30,6 +30,9 @@ void image_data_release(struct image_data *d); // fine on a zeroed one
 void images_copy_without(struct images *to, const struct images *from, int64_t label);
 void images_release(struct images *images); // fine on a zeroed one
 
+// Do images have as many pixels as a model has inputs, and labels below its classes? where: for messages.
+int images_check(const struct images *images, int64_t inputs, int64_t classes, const char *where, struct error *err);
+
 // Pixels of image i as f32 in [0, 1]: to[height * width], moved by dx, dy pixels (what moves in is 0).
 void image_read(const struct images *images, int64_t i, int64_t dx, int64_t dy, float *to);
 // Images number first .. first+B-1 of an endless sequence of shuffled passes: x [B, height * width], labels [B]; a pure

@@ -111,9 +111,9 @@ static void print_variants(const struct json *variants, const struct json *compa
         print_missing_classes(v, to);
     }
     for (const struct json *c = json_first(comparisons); c; c = json_next(c))
-        fprintf(to, "%s - %s: %+.4f nats per token, 95 %% interval %+.4f to %+.4f\n",
+        fprintf(to, "%s - %s: %+.4f nats per %s, 95 %% interval %+.4f to %+.4f\n",
                 json_string(json_get(c, "variant")), json_string(json_get(c, "versus")),
-                json_number(json_get(c, "difference")), json_number(json_get(c, "difference_low")),
+                json_number(json_get(c, "difference")), is_images ? "image" : "token", json_number(json_get(c, "difference_low")),
                 json_number(json_get(c, "difference_high")));
 }
 

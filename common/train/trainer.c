@@ -397,13 +397,9 @@ static int check_inputs(const struct trainer *t, struct error *err)
     TRY(train_check(&t->options, t->title, err));
     if (!t->model->data)
         return error_set(err, "%s: the model's weights are quantized; train the unquantized model", t->title);
-    if (t->images && t->images->height * t->images->width != t->model->config.hidden)
-        return error_set(err, "%s: images of %lld x %lld pixels, but the model has %lld inputs", t->title,
-                         (long long)t->images->height, (long long)t->images->width, (long long)t->model->config.hidden);
-    if (t->images && t->images->classes > t->model->config.vocab)
-        return error_set(err, "%s: labels up to %lld, but the model has %lld classes", t->title,
-                         (long long)t->images->classes - 1, (long long)t->model->config.vocab);
-    return t->images ? 0 : dataset_check(t->data, t->model->config.vocab, t->title, err);
+    if (t->images)
+        return images_check(t->images, t->model->config.hidden, t->model->config.vocab, t->title, err);
+    return dataset_check(t->data, t->model->config.vocab, t->title, err);
 }
 
 int trainer_run(struct trainer *t, struct train_result *result, struct error *err)

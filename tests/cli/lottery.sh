@@ -72,6 +72,22 @@ before=$(stat -c %Y.%s killed/01-lottery/seed-1/round-02/result.json)
 OMP_NUM_THREADS=1 $short -o killed > again.out 2> again.log || fail "running again: $(tail -1 again.log)"
 [ "$before" = "$(stat -c %Y.%s killed/01-lottery/seed-1/round-02/result.json)" ] || fail "a training that was done is done again"
 
+# ---- ^C, and files that were damaged ----
+
+OMP_NUM_THREADS=2 $short -o stopped --set lottery.steps=100000 --set lottery.snapshot_every=0 > stopped.out 2> stopped.log &
+child=$!
+for _ in $(seq 100); do [ -d stopped/01-lottery/seed-1/rewind ] && break; sleep 0.1; done
+sleep 1
+kill -INT $child
+wait $child
+code=$?
+[ $code = 1 ] || fail "interrupted: exit $code"
+tail -1 stopped.log | grep -q 'interrupted.*run the same command again to go on' || fail "interrupted: $(tail -1 stopped.log)"
+[ -s stopped/01-lottery/seed-1/rewind/snapshot ] || fail "^C leaves no snapshot"
+truncate -s 100 killed/01-lottery/seed-1/round-01/mask/model.safetensors
+rm killed/01-lottery/DONE killed/01-lottery/seed-1/round-02/result.json
+refused 1 'seed-1/round-01/mask.*model.safetensors' env OMP_NUM_THREADS=1 $short -o killed --log quiet
+
 # ---- a language model ----
 
 make_model model

@@ -117,6 +117,18 @@ Test(images, moving_an_image_keeps_its_middle)
     image_data_release(&d);
 }
 
+Test(images, labels_and_pixels_are_held_against_a_model)
+{
+    struct image_data d;
+    struct error err;
+    cr_assert_eq(image_data_read(&d, folder, 8, 1, &err), 0);
+    cr_assert_eq(images_check(&d.test, 12, 10, "here", &err), 0);
+    cr_assert_eq(images_check(&d.test, 12, 9, "here", &err), -1);
+    cr_assert_not_null(strstr(err.text, "here: images of 4 x 3 pixels in 10 classes; the model has 12 inputs and 9 classes"));
+    cr_assert_eq(images_check(&d.test, 13, 10, "here", &err), -1);
+    image_data_release(&d);
+}
+
 Test(images, a_class_can_be_left_out)
 {
     struct image_data d;

@@ -109,7 +109,7 @@ Test(lenet, losses_and_gradients_are_pytorchs)
     expect_gradients(&b, "ce");
     backward(&b, 1, &r);
     cr_expect_float_eq(r.kl, golden_number(&b.golden, NULL, "kl"), 1e-6);
-    cr_expect_float_eq(r.loss, golden_number(&b.golden, NULL, "kd"), 4e-6);
+    cr_expect_float_eq(r.loss, golden_number(&b.golden, NULL, "kd"), 4e-6); // T^2 times the KL's error
     expect_gradients(&b, "kd");
     batch_release(&b);
 }
@@ -211,12 +211,13 @@ Test(lenet, sparse_storage_computes_the_same)
             struct head_result a, b;
             backward(&d, 0, &a);
             backward(&s, 0, &b);
-            cr_expect_float_eq(a.ce, b.ce, 1e-5);
+            cr_expect_float_eq(a.ce, b.ce, 1e-5); // sums of up to 37 products of f32 in another order
             model_expand(sparse, back);
             cr_assert_arr_eq(back->data, m->data, (size_t)m->n_element * sizeof(float));
             memcpy(sparse->data, sparse->grad, (size_t)sparse->n_element * sizeof(float)); // gradients go back the same way
             model_expand(sparse, back);
             for (int64_t i = 0; i < m->n_element; i++)
+                // the same, over up to 192 rows
                 cr_assert_float_eq(back->data[i], mask[i] ? m->grad[i] : 0.0f, 2e-5, "B %ld, %ld: %g and %g", (long)B, (long)i,
                                    (double)back->data[i], (double)m->grad[i]);
             model_free(m);
@@ -261,6 +262,7 @@ Test(lenet, relu_and_dropout_by_finite_differences)
                                     .directions = 4, .element = 15, .seed = 2};
         struct gradcheck_result r;
         gradcheck_run(&g, &r);
+        // rounding of f32 over the small step: 6e-8 * 256 * a few
         cr_expect_lt(r.worst, 2e-3, "%s: expected %g, found %g", r.where, r.expected, r.found);
     }
 }
@@ -282,6 +284,7 @@ Test(lenet, dropout_keeps_its_share_and_its_draw)
         same += (a->data[i] != 0.0f) == (c->data[i] != 0.0f);
         cr_assert(a->data[i] == b->data[i] && (a->data[i] == 0.0f || fabsf(a->data[i] - 1 / 0.7f) < 1e-6f));
     }
+    // 300 is more than four standard deviations of a binomial, here and below
     cr_expect(abs(kept - 14000) < 300, "%d of %d kept", kept, N);
     cr_expect(abs(same - 11600) < 300, "%d alike in the next step", same); // 0.7^2 + 0.3^2
     tape_release(&tape);
