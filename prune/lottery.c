@@ -39,6 +39,8 @@ const struct option lottery_option_table[] = {
      "lists of Pm, per cent of weights remaining, for snip, grasp, synflow, magnitude, random (masks before training), rigl, set "
      "(dynamic): {\"snip\": [5, 2]}"},
     {ROW("score_batches", OPTION_INT, score_batches), "1", 1, 1e6, NULL, "N", "batches that snip and grasp score on"},
+    {ROW("fresh_weights", OPTION_BOOL, fresh_weights), "false", 0, 0, NULL, NULL,
+     "masks before training: train other random weights than those that were scored, as SNIP's authors do"},
     {ROW("distribution", OPTION_CHOICE, distribution), "erk", 0, 0, "erk|uniform", NULL,
      "how rigl and set spread the weights over matrices: Erdos-Renyi, or equal shares"},
     {ROW("update_every", OPTION_INT, update_every), "100", 1, 1e9, NULL, "N", "rigl, set: steps between exchanges"},

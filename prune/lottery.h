@@ -20,6 +20,7 @@ struct lottery_options { // rows in lottery_option_table (which also holds train
     struct json *controls, *control_rounds;
     struct json *methods; // at initialisation or dynamic: {"snip": [5, 2]}, Pm in per cent
     int64_t score_batches;
+    int fresh_weights; // at initialisation: train other random weights than those that were scored
     int distribution; // dynamic: 0 Erdos-Renyi, 1 uniform
     int64_t update_every;
     double update_share, update_end;

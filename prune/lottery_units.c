@@ -90,6 +90,41 @@ struct model *lottery_rewound(struct lottery *l, int64_t seed, struct error *err
     return m;
 }
 
+void moments_new(const struct config *c, struct model *moment[2])
+{
+    for (int k = 0; k < 2; k++)
+        moment[k] = model_new(c, 1);
+}
+
+void moments_free(struct model *moment[2])
+{
+    for (int k = 0; k < 2; k++) {
+        model_free(moment[k]);
+        moment[k] = NULL;
+    }
+}
+
+static char *moment_name(int64_t seed, int which) { return xasprintf("seed-%ld/rewind/moment-%d", (long)seed, which + 1); }
+
+int lottery_moments(struct lottery *l, int64_t seed, struct model *moment[2], struct error *err)
+{
+    if (!l->rewind_step) {
+        moments_new(&l->task->config, moment);
+        return 0;
+    }
+    int status = 0;
+    moment[0] = moment[1] = NULL;
+    for (int k = 0; k < 2 && status == 0; k++) {
+        char *name = moment_name(seed, k);
+        moment[k] = read_model(l, name, err);
+        status = moment[k] ? 0 : -1;
+        free(name);
+    }
+    if (status < 0)
+        moments_free(moment);
+    return status;
+}
+
 static char *round_name(int64_t seed, int64_t round) { return xasprintf("seed-%ld/round-%02ld", (long)seed, (long)round); }
 
 static void score_weights(const struct lottery *l, const struct model *trained, const struct model *rewound, uint64_t seed,
@@ -206,15 +241,36 @@ static int read_record(const char *folder, struct training_record *out, struct e
 // Sparse products are worth their while with few rows; a language model's steps have thousands, and the dense ones are faster.
 static double compact_share(const struct lottery *l) { return l->task->is_language ? 0 : COMPACT_SHARE; }
 
+// Moments in the layout of the model that is trained, and back. A weight that is masked has none, or it would move.
+static void moments_to_work(const struct lottery *l, const struct training *t, struct model *work_moment[2], float *moment[2])
+{
+    for (int k = 0; k < 2 && t->moment; k++) {
+        if (t->mask)
+            mask_zero(t->moment[k], t->mask);
+        work_moment[k] = t->mask && !t->dynamic ? model_compact(t->moment[k], t->mask, compact_share(l)) : t->moment[k];
+        moment[k] = work_moment[k]->data;
+    }
+}
+
+static void moments_from_work(const struct training *t, struct model *work_moment[2])
+{
+    for (int k = 0; k < 2 && t->moment; k++)
+        if (work_moment[k] != t->moment[k]) {
+            model_expand(work_moment[k], t->moment[k]);
+            model_free(work_moment[k]);
+        }
+}
+
 int training_run(struct lottery *l, const struct training *t, struct training_record *out, struct error *err)
 {
     const struct lottery_task *task = l->task;
     // What a dynamic mask grows must have a place, so such a model stays dense.
-    struct model *work = t->mask && !t->dynamic ? model_compact(t->model, t->mask, compact_share(l)) : t->model;
+    struct model *work = t->mask && !t->dynamic ? model_compact(t->model, t->mask, compact_share(l)) : t->model, *moment[2];
     struct watch watch = {l, work};
     struct trainer trainer = {.model = work};
     struct train_result result;
     task->attach(task->context, &trainer, work);
+    moments_to_work(l, t, moment, trainer.moment);
     trainer.options = l->options->train;
     trainer.options.keep_zeros = t->mask != NULL;
     trainer.seed = t->data_seed;
@@ -233,6 +289,7 @@ int training_run(struct lottery *l, const struct training *t, struct training_re
     int status = trainer_run(&trainer, &result, err);
     if (status == 0)
         status = read_record(t->folder, out, err);
+    moments_from_work(t, moment);
     if (work != t->model) {
         model_expand(work, t->model);
         model_free(work);
@@ -273,7 +330,7 @@ static void mask_of_zeros(const struct model *m, unsigned char *mask)
 
 // Trains m under mask in the unit's folder; leaves weights, mask and result there.
 static int train_unit(struct lottery *l, const struct unit *u, const char *kind, struct model *m, unsigned char *mask,
-                      int64_t first, const struct dynamic *dynamic, struct error *err)
+                      int64_t first, struct model **moment, const struct dynamic *dynamic, struct error *err)
 {
     char *folder = path_join(l->folder, u->name);
     struct training_record record;
@@ -284,6 +341,7 @@ static int train_unit(struct lottery *l, const struct unit *u, const char *kind,
                                .mask = u->kind == UNIT_TICKET && u->round == 0 ? NULL : mask,
                                .data_seed = (uint64_t)u->seed,
                                .first = first,
+                               .moment = moment,
                                .dynamic = dynamic};
     mask_zero(m, mask);
     const double pm = mask_pm(m, mask); // dynamic masks change, not how much of a matrix they keep
@@ -312,9 +370,10 @@ static int run_rewind(struct lottery *l, struct unit *u, struct error *err)
 {
     char *folder = path_join(l->folder, u->name);
     struct training_record record;
-    struct model *m = lottery_fresh(l, (uint64_t)u->seed, err);
+    struct model *m = lottery_fresh(l, (uint64_t)u->seed, err), *moment[2];
+    moments_new(&l->task->config, moment);
     const struct training t = {.folder = folder, .title = u->name, .model = m, .data_seed = (uint64_t)u->seed,
-                               .last = l->rewind_step};
+                               .last = l->rewind_step, .moment = moment};
     int status = m ? 0 : -1;
     char *initial = xasprintf("seed-%ld/initial", (long)u->seed);
     if (status == 0)
@@ -323,6 +382,11 @@ static int run_rewind(struct lottery *l, struct unit *u, struct error *err)
         status = training_run(l, &t, &record, err);
     if (status == 0)
         status = lottery_save(l, m, u->name, DTYPE_F32, err);
+    for (int k = 0; k < 2 && l->rewind_step && status == 0; k++) {
+        char *name = moment_name(u->seed, k);
+        status = lottery_save(l, moment[k], name, DTYPE_F32, err);
+        free(name);
+    }
     if (status == 0) {
         struct json *o = json_object();
         json_set_number(o, "step", (double)l->rewind_step);
@@ -331,24 +395,32 @@ static int run_rewind(struct lottery *l, struct unit *u, struct error *err)
     }
     free(initial);
     free(folder);
+    moments_free(moment);
     model_free(m);
     return status;
 }
 
 static int run_ticket(struct lottery *l, struct unit *u, struct error *err)
 {
-    struct model *trained = NULL, *m;
+    struct model *trained = NULL, *m, *moment[2] = {NULL, NULL};
     unsigned char *mask = lottery_mask(l, u->seed, u->round, &trained, err);
     if (!mask)
         return -1;
-    if (l->rewind_weights || u->round == 0) {
+    // Where the rate alone goes back, the moments of that step are not those of the weights: they begin empty.
+    const int rewinds = l->rewind_weights || u->round == 0;
+    if (rewinds) {
         m = lottery_rewound(l, u->seed, err);
         model_free(trained);
     } else {
         m = trained;
     }
-    int status = m ? train_unit(l, u, u->round ? "ticket" : "dense", m, mask, l->rewind_step, NULL, err) : -1;
+    int status = m ? 0 : -1;
+    if (status == 0 && rewinds)
+        status = lottery_moments(l, u->seed, moment, err);
+    if (status == 0)
+        status = train_unit(l, u, u->round ? "ticket" : "dense", m, mask, l->rewind_step, rewinds ? moment : NULL, NULL, err);
     free(mask);
+    moments_free(moment);
     model_free(m);
     return status;
 }
@@ -358,22 +430,20 @@ static int run_control(struct lottery *l, struct unit *u, struct error *err)
     static const char *const names[] = {
         [UNIT_REINIT] = "reinit", [UNIT_RANDOM_MASK] = "random_mask", [UNIT_MAGNITUDE_AT_INIT] = "magnitude_at_init"};
     unsigned char *mask = lottery_mask(l, u->seed, u->round, NULL, err);
-    struct model *m = NULL;
+    struct model *m = NULL, *moment[2] = {NULL, NULL};
     const uint64_t seed = (uint64_t)u->seed;
-    int64_t first = 0;
-    if (mask && u->kind == UNIT_RANDOM_MASK) {
-        m = lottery_rewound(l, u->seed, err);
-        first = l->rewind_step;
-    } else if (mask) {
-        m = lottery_fresh(l, u->kind == UNIT_REINIT ? seed + REINIT_SEED : seed, err);
-    }
+    const int rewinds = u->kind == UNIT_RANDOM_MASK;
+    if (mask)
+        m = rewinds ? lottery_rewound(l, u->seed, err) : lottery_fresh(l, u->kind == UNIT_REINIT ? seed + REINIT_SEED : seed, err);
     int status = m ? 0 : -1;
+    if (status == 0 && rewinds)
+        status = lottery_moments(l, u->seed, moment, err);
     if (status == 0 && u->kind != UNIT_REINIT) {
         float *score = xmalloc((size_t)m->n_element * sizeof *score, "scores");
         unsigned char *other = mask_ones(m);
-        if (u->kind == UNIT_RANDOM_MASK)
+        if (rewinds)
             mask_random_scores(m, seed, u->name, score);
-        for (int64_t i = 0; u->kind != UNIT_RANDOM_MASK && i < m->n_element; i++)
+        for (int64_t i = 0; !rewinds && i < m->n_element; i++)
             score[i] = fabsf(m->data[i]);
         mask_like(m, mask, score, (enum granularity)l->options->granularity, other);
         memcpy(mask, other, (size_t)m->n_element);
@@ -381,8 +451,9 @@ static int run_control(struct lottery *l, struct unit *u, struct error *err)
         free(score);
     }
     if (status == 0)
-        status = train_unit(l, u, names[u->kind], m, mask, first, NULL, err);
+        status = train_unit(l, u, names[u->kind], m, mask, rewinds ? l->rewind_step : 0, rewinds ? moment : NULL, NULL, err);
     free(mask);
+    moments_free(moment);
     model_free(m);
     return status;
 }
@@ -421,8 +492,13 @@ static int run_at_init(struct lottery *l, struct unit *u, struct error *err)
     struct model *m = lottery_fresh(l, (uint64_t)u->seed, err);
     unsigned char *mask = m ? mask_ones(m) : NULL;
     int status = m ? mask_at_init(l, u, m, mask, err) : -1;
+    if (status == 0 && l->options->fresh_weights) {
+        model_free(m);
+        m = lottery_fresh(l, (uint64_t)u->seed + REINIT_SEED, err);
+        status = m ? 0 : -1;
+    }
     if (status == 0)
-        status = train_unit(l, u, u->at_init->name, m, mask, 0, NULL, err);
+        status = train_unit(l, u, u->at_init->name, m, mask, 0, NULL, NULL, err);
     free(mask);
     model_free(m);
     return status;
@@ -444,7 +520,7 @@ static int run_dynamic(struct lottery *l, struct unit *u, struct error *err)
     mask_random_scores(m, (uint64_t)u->seed, "a dynamic mask", score);
     mask_distribute(m, u->level / 100, o->distribution == 0, score, mask);
     free(score);
-    int status = train_unit(l, u, u->kind == UNIT_RIGL ? "rigl" : "set", m, mask, 0, &dynamic, err);
+    int status = train_unit(l, u, u->kind == UNIT_RIGL ? "rigl" : "set", m, mask, 0, NULL, &dynamic, err);
     free(mask);
     model_free(m);
     return status;

@@ -41,6 +41,7 @@ struct training { // what one training needs beside the lottery's options
     const unsigned char *mask; // NULL: dense
     uint64_t data_seed;
     int64_t first, last; // steps; last 0: all
+    struct model **moment; // [2] the optimizer's at step `first`, and at the end, in the model's shape; NULL: they begin empty
     const struct dynamic *dynamic; // NULL: the mask stays
 };
 struct training_record { // of its log
@@ -54,6 +55,10 @@ int training_run(struct lottery *l, const struct training *t, struct training_re
 struct model *lottery_fresh(struct lottery *l, uint64_t seed, struct error *err);
 // The weights that a seed's runs are rewound to, from its files.
 struct model *lottery_rewound(struct lottery *l, int64_t seed, struct error *err);
+// The optimizer's moments [2] at that step; the caller frees each. Without a step they are empty.
+int lottery_moments(struct lottery *l, int64_t seed, struct model *moment[2], struct error *err);
+void moments_new(const struct config *c, struct model *moment[2]);
+void moments_free(struct model *moment[2]);
 // The mask of a seed's ticket in a round (0: ones), from the files of the round before. trained: NULL, or gets that round's
 // weights. The caller frees both.
 unsigned char *lottery_mask(struct lottery *l, int64_t seed, int64_t round, struct model **trained, struct error *err);

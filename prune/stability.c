@@ -10,14 +10,15 @@
 #define POINTS 11 // on the line, both ends among them
 #define OTHER_ORDER 500000003u
 
-// The state from which both go on: the dense weights at step u->at, under the mask of u->round.
-static struct model *common_start(struct lottery *l, const struct unit *u, struct error *err)
+// The state from which both go on: the dense weights at step u->at and the optimizer's moments [2] there.
+static struct model *common_start(struct lottery *l, const struct unit *u, struct model *moment[2], struct error *err)
 {
     char *name = path_join(u->name, "start"), *folder = path_join(l->folder, name);
     struct training_record record;
     struct model *m = lottery_fresh(l, (uint64_t)u->seed, err);
     const struct training t = {
-        .folder = folder, .title = name, .model = m, .data_seed = (uint64_t)u->seed, .last = u->at};
+        .folder = folder, .title = name, .model = m, .data_seed = (uint64_t)u->seed, .last = u->at, .moment = moment};
+    moments_new(&l->task->config, moment);
     if (m && u->at && training_run(l, &t, &record, err) < 0) {
         model_free(m);
         m = NULL;
@@ -28,24 +29,30 @@ static struct model *common_start(struct lottery *l, const struct unit *u, struc
 }
 
 static int train_copy(struct lottery *l, const struct unit *u, const char *name, const struct model *start,
-                      const unsigned char *mask, uint64_t seed, struct model **out, struct error *err)
+                      struct model *const start_moment[2], const unsigned char *mask, uint64_t seed, struct model **out, struct error *err)
 {
     char *inner = path_join(u->name, name), *folder = path_join(l->folder, inner);
     struct training_record record;
-    struct model *m = model_new(&start->config, 1);
-    memcpy(m->data, start->data, (size_t)m->n_element * sizeof *m->data);
+    struct model *m = model_new(&start->config, 1), *moment[2];
+    const size_t bytes = (size_t)m->n_element * sizeof *m->data;
+    moments_new(&start->config, moment);
+    memcpy(m->data, start->data, bytes);
+    for (int k = 0; k < 2; k++)
+        memcpy(moment[k]->data, start_moment[k]->data, bytes);
     mask_zero(m, mask);
     const struct training t = {.folder = folder,
                                .title = inner,
                                .model = m,
                                .mask = u->round ? mask : NULL,
                                .data_seed = seed,
-                               .first = u->at};
+                               .first = u->at,
+                               .moment = moment};
     int status = directory_make(folder, err);
     if (status == 0)
         status = training_run(l, &t, &record, err);
     free(inner);
     free(folder);
+    moments_free(moment);
     *out = m;
     return status;
 }
@@ -92,15 +99,15 @@ static struct json *list_of(const double *value)
 
 int stability_run(struct lottery *l, struct unit *u, struct error *err)
 {
-    struct model *start = common_start(l, u, err), *copy[2] = {NULL, NULL};
+    struct model *moment[2], *start = common_start(l, u, moment, err), *copy[2] = {NULL, NULL};
     unsigned char *mask = start ? lottery_mask(l, u->seed, u->round, NULL, err) : NULL;
     const uint64_t seed = (uint64_t)u->seed + OTHER_ORDER;
     int status = mask ? 0 : -1;
     struct line line;
     if (status == 0)
-        status = train_copy(l, u, "a", start, mask, seed, &copy[0], err);
+        status = train_copy(l, u, "a", start, moment, mask, seed, &copy[0], err);
     if (status == 0)
-        status = train_copy(l, u, "b", start, mask, seed + 1, &copy[1], err);
+        status = train_copy(l, u, "b", start, moment, mask, seed + 1, &copy[1], err);
     if (status == 0)
         status = walk_line(l, copy[0], copy[1], &line, err);
     if (status == 0) {
@@ -121,6 +128,7 @@ int stability_run(struct lottery *l, struct unit *u, struct error *err)
         json_free(o);
     }
     free(mask);
+    moments_free(moment);
     model_free(start);
     model_free(copy[0]);
     model_free(copy[1]);

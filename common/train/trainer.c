@@ -92,6 +92,9 @@ static void identify(struct run *r)
     else
         hasher_add(h, t->data->token, (size_t)t->data->n_token * sizeof *t->data->token);
     hasher_add(h, t->model->data, (size_t)t->model->n_element * sizeof *t->model->data);
+    for (int k = 0; k < 2 && t->first_step; k++)
+        if (t->moment[k])
+            hasher_add(h, t->moment[k], (size_t)t->model->n_element * sizeof *t->moment[k]);
     hasher_end(h, r->identity);
     free(text);
     json_free(options);
@@ -134,6 +137,16 @@ static void batch_release(struct run *r)
     free(r->x.data);
 }
 
+// Copies the caller's moments into the optimizer (to_caller 0), or back.
+static void copy_moments(struct run *r, int to_caller)
+{
+    float *own[2] = {r->optimizer.m, r->optimizer.v}, *const *given = r->trainer->moment;
+    for (int k = 0; k < 2; k++)
+        if (own[k] && given[k])
+            memcpy(to_caller ? given[k] : own[k], to_caller ? own[k] : given[k],
+                   (size_t)r->trainer->model->n_element * sizeof(float));
+}
+
 static void run_init(struct run *r, struct trainer *t)
 {
     const struct train_options *o = &t->options;
@@ -150,6 +163,9 @@ static void run_init(struct run *r, struct trainer *t)
     model_want_gradients(t->model);
     memset(t->model->grad, 0, (size_t)t->model->n_element * sizeof *t->model->grad);
     optimizer_init(&r->optimizer, &oo, t->model);
+    copy_moments(r, 0);
+    if (t->moment[0])
+        r->optimizer.step = t->first_step;
     if (o->keep_zeros || t->remask)
         find_zeros(r);
     batch_init(r);
@@ -429,6 +445,7 @@ int trainer_run(struct trainer *t, struct train_result *result, struct error *er
     if (r.train_seconds > 0)
         result->tokens_per_second = (double)((r.steps - first) * r.step_tokens) / r.train_seconds;
     read_curve(&r, result);
+    copy_moments(&r, 1);
     status = 0;
 out:
     run_release(&r);

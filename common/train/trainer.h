@@ -101,8 +101,11 @@ struct trainer {
     int64_t seq_len;
     const struct images *images; // instead of text; seq_len is 1 then, and an image counts as a token
     // Only a part of the options' steps: from first_step (0: the start) to before last_step (0: the end). Schedule and order
-    // of the data are those of the whole; the optimizer begins with empty moments.
+    // of the data are those of the whole.
     int64_t first_step, last_step;
+    // The optimizer's moments [n_element] at the start, and after trainer_run those at the end (the second one is AdamW's); NULL:
+    // they begin empty.
+    float *moment[2];
     uint64_t seed;
     enum precision precision;
     struct train_options options;

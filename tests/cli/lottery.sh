@@ -112,11 +112,14 @@ for grain, pm in (("weights", 25), ("units", None)):
 PY
 
 "$PDQ" run text.json -o rates --set 'lottery.rewind={"to":4,"weights":false}' > text.out 2> text.log || fail "the rate alone rewound: $(tail -1 text.log)"
+"$PDQ" run text.json -o start --set 'lottery.rewind={"to":"init"}' > text.out 2> text.log || fail "rewound to the start: $(tail -1 text.log)"
 "$PDQ" run text.json -o own --set lottery.init=false --set lottery.scope=global > text.out 2> text.log || fail "from own weights: $(tail -1 text.log)"
 python3 - << 'PY' || fail "rewinding the rate alone, own weights"
 import json
 of = lambda folder: {(r["kind"], r["round"]): r for r in json.load(open(f"{folder}/report.json"))["rounds"]}
-plain, rates, own = of("weights"), of("rates"), of("own")
+plain, rates, own, start = of("weights"), of("rates"), of("own"), of("start")
+# From step 4 on with that step's weights and moments is the same training as one from the start.
+assert rates["dense", 0]["final_validation_loss"] == start["dense", 0]["final_validation_loss"], "moments are rewound with the weights"
 assert rates["dense", 0] == plain["dense", 0], "the dense training is the same"
 assert rates["ticket", 1]["validation_loss"] < plain["ticket", 1]["validation_loss"], "kept weights are ahead of rewound ones"
 assert own["dense", 0]["validation_loss"] != plain["dense", 0]["validation_loss"] and abs(own["ticket", 2]["pm"] - 25) < 0.1
