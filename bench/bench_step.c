@@ -76,7 +76,7 @@ static struct model *make_model(const struct bench_shape *s, int64_t heads, int6
                        .head_dim = s->hidden / s->heads,
                        .vocab = s->vocab,
                        .context = s->seq_len,
-                       .rms_eps = 1e-5,
+                       .norm_eps = 1e-5,
                        .rope_theta = 1e4,
                        .tie_embeddings = 1,
                        .bos_id = -1,

@@ -60,7 +60,7 @@ struct model *mask_hidden(const struct model *m, const struct plan *p)
     struct config c;
     config_copy(&c, &m->config);
     const double share = (double)p->n_hidden / (double)c.hidden;
-    c.rms_eps *= share; // sum / D + eps share = share (sum / kept + eps)
+    c.norm_eps *= share; // sum / D + eps share = share (sum / kept + eps)
     struct model *out = model_new(&c, 1);
     config_release(&c);
     memcpy(out->data, m->data, (size_t)m->n_element * sizeof *out->data);
@@ -71,7 +71,7 @@ struct model *mask_hidden(const struct model *m, const struct plan *p)
         const struct parameter *q = &out->parameter[i];
         const int64_t C = tensor_columns(&q->t), n = tensor_count(&q->t);
         const int along_rows = q->spec->rows == AXIS_HIDDEN, along_columns = q->spec->columns == AXIS_HIDDEN;
-        const int is_norm = q->t.n_dim == 1 && along_columns && strstr(q->name, "norm");
+        const int is_norm = along_columns && parameter_is_norm(q);
         for (int64_t k = 0; k < n; k++) {
             if ((along_rows && !kept[k / C]) || (along_columns && !kept[k % C]))
                 q->t.data[k] = 0;

@@ -259,8 +259,8 @@ static int read_config(struct config *c, const struct gguf *g, const struct gguf
     TRY(read_size(g, a, "context_length", 0, MAX_CONTEXT, &c->context, err));
     TRY(read_layers(c, g, a, err));
     TRY(read_head_dim(c, g, a, err));
-    TRY(gguf_get_float(g, arch_key(&key, a, "attention.layer_norm_rms_epsilon"), -1, 0, 1, &c->rms_eps, err));
-    if (c->rms_eps < 0)
+    TRY(gguf_get_float(g, arch_key(&key, a, "attention.layer_norm_rms_epsilon"), -1, 0, 1, &c->norm_eps, err));
+    if (c->norm_eps < 0)
         return error_set(err, "%s: key %s is missing; expected a number from 0 to 1", g->map.path, key.text);
     TRY(read_rope(c, g, a, err));
     const struct gguf_tensor *embedding = gguf_find_tensor(g, "token_embd.weight");

@@ -304,7 +304,7 @@ static void put_model_keys(struct gguf_plan *plan)
     put_number(w, a, "attention.value_length", c->head_dim);
     put_number(w, a, "rope.dimension_count", c->head_dim);
     put_float(w, a, "rope.freq_base", c->rope_theta);
-    put_float(w, a, "attention.layer_norm_rms_epsilon", c->rms_eps);
+    put_float(w, a, "attention.layer_norm_rms_epsilon", c->norm_eps);
     put_number(w, a, "vocab_size", c->vocab);
     if (c->rope.type == ROPE_LINEAR) {
         char key[96];
@@ -365,7 +365,7 @@ static int put_tokenizer_keys(struct gguf_plan *plan, const struct tokenizer *t,
 {
     struct vocab v = {0};
     const int64_t rows = plan->model->config.vocab;
-    if (!t) {
+    if (!t || tokenizer_is_numbers(t)) {
         gguf_put_string(&plan->writer, "tokenizer.ggml.model", "no_vocab");
         return 0;
     }

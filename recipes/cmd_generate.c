@@ -116,7 +116,7 @@ static int write_text(const struct generate_command_options *o, const struct ope
     int status = 0;
     if (o->ids)
         status = read_ids(o->ids, c->vocab, &prompt, err);
-    else
+    else if ((status = tokenizer_check_text(m->tokenizer, o->prompt, strlen(o->prompt), "--prompt", err)) == 0)
         tokenizer_encode(m->tokenizer, o->prompt, strlen(o->prompt), TOKENIZE_SPECIAL, &prompt, NULL);
     if (status == 0 && !o->ids && tokenizer_adds_eos(m->tokenizer) && prompt.count > 1)
         prompt.count--; // the text goes on: it has no end yet

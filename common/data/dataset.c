@@ -70,11 +70,17 @@ struct encoding {
     const struct tokenizer *tokenizer;
     struct token_list list;
     struct dataset *dataset;
+    const char *where;
+    struct error *err;
+    int failed;
 };
 
 static void encode_document(void *context, const char *text, size_t len)
 {
     struct encoding *e = context;
+    e->failed = e->failed || tokenizer_check_text(e->tokenizer, text, len, e->where, e->err) < 0;
+    if (e->failed)
+        return;
     tokenizer_encode(e->tokenizer, text, len, TOKENIZE_SPECIAL, &e->list, &e->dataset->invalid_bytes);
     e->dataset->text_bytes += (int64_t)len;
 }
@@ -83,8 +89,8 @@ int dataset_read(struct dataset *d, const struct tokenizer *t, const char *const
                  const char *where, struct error *err)
 {
     *d = (struct dataset){0};
-    struct encoding e = {.tokenizer = t, .dataset = d};
-    if (dataset_documents(paths, n_paths, where, encode_document, &e, err) < 0) {
+    struct encoding e = {.tokenizer = t, .dataset = d, .where = where, .err = err};
+    if (dataset_documents(paths, n_paths, where, encode_document, &e, err) < 0 || e.failed) {
         token_list_free(&e.list);
         return -1;
     }

@@ -10,30 +10,29 @@
 #include "common/model/config.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/base/file.h"
 #include "common/base/log.h"
-
-// Far above any model of this family, and small enough for bytes of the whole model to fit 2^60.
-#define MAX_LAYERS 1024
-#define MAX_WIDTH ((int64_t)1 << 20) // hidden, heads * head_dim
-#define MAX_FF ((int64_t)1 << 22)
-#define MAX_VOCAB ((int64_t)1 << 24)
-#define MAX_CONTEXT ((int64_t)1 << 30)
+#include "common/model/config_limits.h"
 
 struct family {
     const char *type, *architecture;
     int64_t context, sliding_window; // what transformers takes when the key is absent; window 0: never one
+    // Of a config.json with keys of its own; NULL: those of the Llama family.
+    int (*read)(struct config *c, const struct json *o, const char *where, struct error *err);
+    struct json *(*json)(const struct config *c);
 };
 
 static const struct family families[] = {
-    {"llama", "LlamaForCausalLM", 2048, 0},
-    {"mistral", "MistralForCausalLM", 131072, 4096},
-    {"qwen2", "Qwen2ForCausalLM", 32768, 0}, // has a window only with use_sliding_window, which is refused
-    {"nemotron-nas", "DeciLMForCausalLM", 131072, 0}, // Llama's layers, each with its own widths
-    {"lenet", "LeNet", 0, 0}, // a multi-layer perceptron (config_lenet.c)
+    {"llama", "LlamaForCausalLM", 2048, 0, NULL, NULL},
+    {"mistral", "MistralForCausalLM", 131072, 4096, NULL, NULL},
+    {"qwen2", "Qwen2ForCausalLM", 32768, 0, NULL, NULL}, // has a window only with use_sliding_window, which is refused
+    {"nemotron-nas", "DeciLMForCausalLM", 131072, 0, NULL, NULL}, // Llama's layers, each with its own widths
+    {"gpt2", "GPT2LMHeadModel", 1024, 0, config_gpt2_read, config_gpt2_json},
+    {"lenet", "LeNet", 0, 0, config_lenet_read, config_lenet_json}, // a multi-layer perceptron
 };
 
 static const struct family *family_find(const char *type) {
@@ -43,8 +42,16 @@ static const struct family *family_find(const char *type) {
     return NULL;
 }
 
-static int read_size(const struct json *o, const char *where, const char *key, int64_t max, int64_t *out,
-                     struct error *err) {
+// "a, b or c": all of them.
+static const char *family_names(char to[128]) {
+    const size_t n = sizeof families / sizeof families[0];
+    to[0] = 0;
+    for (size_t i = 0; i < n; i++)
+        snprintf(to + strlen(to), 128 - strlen(to), "%s%s", families[i].type, i + 2 < n ? ", " : i + 2 == n ? " or " : "");
+    return to;
+}
+
+int config_read_size(const struct json *o, const char *where, const char *key, int64_t max, int64_t *out, struct error *err) {
     TRY(json_get_int(o, where, key, 0, 1, max, out, err));
     if (*out == 0)
         return error_set(err, "%s: %s is missing; expected a whole number from 1 to %lld", where, key,
@@ -56,14 +63,14 @@ static int read_size(const struct json *o, const char *where, const char *key, i
 static int read_shape(struct config *c, const struct json *o, const char *where, struct error *err) {
     struct layer_shape s = {0};
     int has_blocks = config_is_block_configs(c); // these say what the global keys leave out
-    TRY(read_size(o, where, "num_hidden_layers", MAX_LAYERS, &c->n_layer, err));
-    TRY(read_size(o, where, "hidden_size", MAX_WIDTH, &c->hidden, err));
-    TRY(read_size(o, where, "vocab_size", MAX_VOCAB, &c->vocab, err));
+    TRY(config_read_size(o, where, "num_hidden_layers", MAX_LAYERS, &c->n_layer, err));
+    TRY(config_read_size(o, where, "hidden_size", MAX_WIDTH, &c->hidden, err));
+    TRY(config_read_size(o, where, "vocab_size", MAX_VOCAB, &c->vocab, err));
     if (has_blocks)
         TRY(json_get_int(o, where, "intermediate_size", 1, 1, MAX_FF, &s.n_ff, err));
     else
-        TRY(read_size(o, where, "intermediate_size", MAX_FF, &s.n_ff, err));
-    TRY(read_size(o, where, "num_attention_heads", MAX_WIDTH, &s.n_head, err));
+        TRY(config_read_size(o, where, "intermediate_size", MAX_FF, &s.n_ff, err));
+    TRY(config_read_size(o, where, "num_attention_heads", MAX_WIDTH, &s.n_head, err));
     TRY(json_get_int(o, where, "num_key_value_heads", s.n_head, 1, s.n_head, &s.n_kv_head, err));
     if (s.n_head % s.n_kv_head)
         return error_set(err,
@@ -83,10 +90,7 @@ static int read_shape(struct config *c, const struct json *o, const char *where,
     if (s.n_head * c->head_dim > MAX_WIDTH)
         return error_set(err, "%s: num_attention_heads * head_dim is %lld * %lld; expected at most %lld", where,
                          (long long)s.n_head, (long long)c->head_dim, (long long)MAX_WIDTH);
-    c->layer = xcalloc((size_t)c->n_layer, sizeof *c->layer, "layer shapes");
-    for (int64_t l = 0; l < c->n_layer; l++)
-        c->layer[l] = s;
-    return config_layers_read(c, o, where, err);
+    return config_layers_fill(c, &s, o, where, err);
 }
 
 static int read_rope_scaling(struct config *c, const struct json *s, const char *where, struct error *err) {
@@ -193,10 +197,7 @@ static int read_biases(struct config *c, const struct json *o, const char *where
     return 0;
 }
 
-// A number, a list (the first counts), null or absent. An id outside the vocabulary cannot be embedded: as if not
-// given.
-static int read_token_id(const struct config *c, const struct json *o, const char *where, const char *key,
-                         int64_t *id, struct error *err) {
+int config_token_id(const struct config *c, const struct json *o, const char *where, const char *key, int64_t *id, struct error *err) {
     const struct json *v = json_get(o, key);
     *id = -1;
     if (v && json_kind(v) == JSON_ARRAY)
@@ -216,33 +217,34 @@ static int read_token_id(const struct config *c, const struct json *o, const cha
 }
 
 static int read_all(struct config *c, const struct json *o, const char *where, struct error *err) {
-    const char *type, *activation;
+    const char *type;
+    char names[128];
     if (json_kind(o) != JSON_OBJECT)
         return error_set(err, "%s: found %s; expected an object", where, json_kind_name(json_kind(o)));
     TRY(json_get_string(o, where, "model_type", NULL, &type, err));
     if (!type)
-        return error_set(err, "%s: model_type is missing; expected llama, mistral, qwen2, nemotron-nas or lenet", where);
+        return error_set(err, "%s: model_type is missing; expected %s", where, family_names(names));
     const struct family *family = family_find(type);
     if (!family)
-        return error_set(err, "%s: model_type \"%s\" is not supported; expected llama, mistral, qwen2, nemotron-nas or lenet",
-                         where, type);
+        return error_set(err, "%s: model_type \"%s\" is not supported; expected %s", where, type, family_names(names));
     strcpy(c->model_type, family->type);
-    if (config_is_lenet(c)) {
+    if (family->read) {
         c->source = json_copy(o);
-        return config_lenet_read(c, o, where, err);
+        return family->read(c, o, where, err);
     }
-    TRY(json_get_string(o, where, "hidden_act", "silu", &activation, err));
-    if (strcmp(activation, "silu") != 0)
-        return error_set(err, "%s: hidden_act \"%s\" is not supported; expected silu", where, activation);
+    TRY(config_activation_read(c, o, where, "hidden_act", "silu", err));
+    if (c->activation != ACTIVATION_SILU)
+        return error_set(err, "%s: hidden_act \"%s\" is not supported for %s; expected silu", where,
+                         json_string(json_get(o, "hidden_act")), c->model_type);
     TRY(read_shape(c, o, where, err));
     TRY(json_get_int(o, where, "max_position_embeddings", family->context, 1, MAX_CONTEXT, &c->context, err));
-    TRY(json_get_double(o, where, "rms_norm_eps", 1e-6, 0, 1, &c->rms_eps, err));
+    TRY(json_get_double(o, where, "rms_norm_eps", 1e-6, 0, 1, &c->norm_eps, err));
     TRY(json_get_bool(o, where, "tie_word_embeddings", 0, &c->tie_embeddings, err));
     TRY(read_rope(c, o, where, err));
     TRY(check_window(c, family, o, where, err));
     TRY(read_biases(c, o, where, err));
-    TRY(read_token_id(c, o, where, "bos_token_id", &c->bos_id, err));
-    TRY(read_token_id(c, o, where, "eos_token_id", &c->eos_id, err));
+    TRY(config_token_id(c, o, where, "bos_token_id", &c->bos_id, err));
+    TRY(config_token_id(c, o, where, "eos_token_id", &c->eos_id, err));
     c->source = json_copy(o);
     return 0;
 }
@@ -302,6 +304,39 @@ static void set_rope(struct json *o, const struct config *c) {
     json_set(o, "rope_scaling", s);
 }
 
+static const struct {
+    const char *name;
+    enum activation activation;
+} activations[] = {
+    {"silu", ACTIVATION_SILU}, {"swish", ACTIVATION_SILU},
+    {"gelu_new", ACTIVATION_GELU_TANH}, {"gelu_pytorch_tanh", ACTIVATION_GELU_TANH}, {"gelu_fast", ACTIVATION_GELU_TANH},
+    {"gelu", ACTIVATION_GELU_ERF}, {"gelu_python", ACTIVATION_GELU_ERF}, {"relu", ACTIVATION_RELU},
+};
+
+int config_activation_read(struct config *c, const struct json *o, const char *where, const char *key, const char *absent,
+                           struct error *err) {
+    const char *name;
+    TRY(json_get_string(o, where, key, absent, &name, err));
+    for (size_t i = 0; i < sizeof activations / sizeof *activations; i++)
+        if (strcmp(activations[i].name, name) == 0) {
+            c->activation = activations[i].activation;
+            return 0;
+        }
+    return error_set(err, "%s: %s \"%s\" is not supported; expected silu, gelu, gelu_new or relu", where, key, name);
+}
+
+const char *config_activation_name(const struct config *c, const struct json *given) {
+    const char *first = NULL;
+    for (size_t i = 0; i < sizeof activations / sizeof *activations; i++) {
+        if (activations[i].activation != c->activation)
+            continue;
+        first = first ? first : activations[i].name;
+        if (json_string(given) && strcmp(json_string(given), activations[i].name) == 0)
+            return activations[i].name;
+    }
+    return first;
+}
+
 // What a source would have said: only for a model that did not come from a config.json.
 static struct json *new_source(const struct config *c) {
     const struct family *family = family_find(c->model_type);
@@ -325,9 +360,7 @@ static struct json *new_source(const struct config *c) {
     return o;
 }
 
-struct json *config_to_json(const struct config *c, const char *torch_dtype) {
-    if (config_is_lenet(c))
-        return config_lenet_json(c);
+static struct json *llama_json(const struct config *c) {
     struct json *o = c->source ? json_copy(c->source) : new_source(c);
     // The weights are written unquantized, custom code is not carried along, and a list of layer types would have to
     // be as long as the layers; full attention is its default.
@@ -340,12 +373,19 @@ struct json *config_to_json(const struct config *c, const char *torch_dtype) {
     json_set_number(o, "head_dim", (double)c->head_dim);
     json_set_number(o, "vocab_size", (double)c->vocab);
     json_set_number(o, "max_position_embeddings", (double)c->context);
-    json_set_number(o, "rms_norm_eps", c->rms_eps);
+    json_set_number(o, "rms_norm_eps", c->norm_eps);
     json_set_bool(o, "tie_word_embeddings", c->tie_embeddings);
     if (strcmp(c->model_type, "llama") == 0)
         json_set_bool(o, "mlp_bias", c->mlp_bias); // pruning may have added some
     set_rope(o, c);
-    json_set_string(o, "torch_dtype", torch_dtype);
+    return o;
+}
+
+struct json *config_to_json(const struct config *c, const char *torch_dtype) {
+    const struct family *family = family_find(c->model_type);
+    struct json *o = family && family->json ? family->json(c) : llama_json(c);
+    if (!config_is_lenet(c))
+        json_set_string(o, "torch_dtype", torch_dtype);
     if (json_get(o, "dtype")) // the name that transformers 5 writes
         json_set_string(o, "dtype", torch_dtype);
     return o;
@@ -385,7 +425,7 @@ static double scale_llama3(const struct rope_scaling *r, double frequency) {
 
 void config_rope_frequencies(const struct config *c, double *inverse_frequency) {
     for (int64_t i = 0; i < c->head_dim / 2; i++) {
-        double f = pow(c->rope_theta, -2.0 * (double)i / (double)c->head_dim);
+        double f = c->rope_theta <= 0 ? 0 : pow(c->rope_theta, -2.0 * (double)i / (double)c->head_dim);
         if (c->rope.type == ROPE_LINEAR)
             f /= c->rope.factor;
         else if (c->rope.type == ROPE_LLAMA3)

@@ -11,6 +11,8 @@ struct layer_shape {
     int64_t n_head, n_kv_head, n_ff; // query heads, key/value heads (groups), feed-forward width; 0: no such block
 };
 
+enum activation { ACTIVATION_SILU, ACTIVATION_GELU_TANH, ACTIVATION_GELU_ERF, ACTIVATION_RELU };
+
 enum rope_scaling_type { ROPE_PLAIN, ROPE_LINEAR, ROPE_LLAMA3 };
 
 struct rope_scaling {
@@ -20,15 +22,17 @@ struct rope_scaling {
 };
 
 struct config {
-    char model_type[32]; // "llama", "mistral", "qwen2", "nemotron-nas": as in config.json
+    char model_type[32]; // "llama", "gpt2", ...: as in config.json
     int64_t n_layer, hidden, head_dim, vocab, context;
     struct layer_shape *layer; // [n_layer], owned
-    double rms_eps, rope_theta;
+    double norm_eps, rope_theta; // rope_theta 0: no rotary embedding
     struct rope_scaling rope;
     int tie_embeddings; // the output head is the embedding table
     int qkv_bias;       // q, k, v have biases (qwen2; llama's attention_bias)
     int out_bias;       // o has one (llama's attention_bias)
     int mlp_bias;
+    enum activation activation; // of the feed-forward blocks
+    int bare_names;             // the checkpoint's tensors have no prefix of the base model (stored.h)
     double image_mean, image_std; // lenet: inputs are (pixel / 255 - image_mean) / image_std
     int lecun_init;               // lenet: fresh weights by LeCun's rule instead of Glorot's
     int64_t bos_id, eos_id;  // -1: not given
@@ -59,6 +63,10 @@ int config_is_block_configs(const struct config *c);
 int config_is_lenet(const struct config *c);
 int config_lenet_read(struct config *c, const struct json *o, const char *where, struct error *err);
 struct json *config_lenet_json(const struct config *c);
+// GPT-2's config.json (config_gpt2.c), whose keys have names of their own. Heads that are missing are written as transformers 4's
+// pruned_heads.
+int config_gpt2_read(struct config *c, const struct json *o, const char *where, struct error *err);
+struct json *config_gpt2_json(const struct config *c);
 int64_t config_parameters(const struct config *c); // tied head counted once (model.c: it asks the architecture's table)
 // Inverse rope frequencies [head_dim / 2], scaled as config.rope says (Llama 3: its piecewise rule).
 void config_rope_frequencies(const struct config *c, double *inverse_frequency);

@@ -1,17 +1,18 @@
-// config_layers.c: widths that differ from layer to layer, in the two notations that config.json has for them.
+// config_layers.c: widths that differ from layer to layer, in the notations that config.json has for them.
 //
 //   per_layer_config  {"3": {"intermediate_size": 512, "num_key_value_heads": 2, "skip": ["mlp"]}, ...}: transformers 5's notation
 //                     for any family; layers that are not in it have the global values. Not yet a loader there.
 //   block_configs     [{"attention": {"no_op", "n_heads_in_group"}, "ffn": {"no_op", "intermediate_size"}}, ...]: nemotron-nas
 //                     (DeciLM); query heads are the same number in every layer. vLLM loads it.
+//   pruned_heads      {"1": [0, 2], ...}: transformers 4's, of families whose config.json says the full number of heads (GPT-2, BERT):
+//                     which of them are missing.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/model/config.h"
+#include "common/model/config_limits.h"
 
-#define MAX_HEADS ((int64_t)1 << 20)
-#define MAX_FF ((int64_t)1 << 22)
+#define MAX_HEADS MAX_WIDTH
 #define ATTENTION "attention"
 #define MLP "mlp"
 
@@ -119,6 +120,32 @@ int config_layers_read(struct config *c, const struct json *o, const char *where
     return 0;
 }
 
+static int read_pruned_heads(struct config *c, const struct json *list, const char *where, struct error *err) {
+    if (json_kind(list) != JSON_OBJECT)
+        return error_set(err, "%s: pruned_heads is %s; expected an object of layers", where, json_kind_name(json_kind(list)));
+    for (const struct json *v = json_first(list); v; v = json_next(v)) {
+        char *end;
+        const long l = strtol(json_key(v), &end, 10);
+        if (*end || end == json_key(v) || l < 0 || l >= c->n_layer || json_kind(v) != JSON_ARRAY ||
+            json_count(v) > c->layer[l].n_head)
+            return error_set(err, "%s: pruned_heads has \"%s\"; expected lists of heads named 0 to %ld", where, json_key(v),
+                             (long)c->n_layer - 1);
+        c->layer[l].n_head -= json_count(v);
+        c->layer[l].n_kv_head = c->layer[l].n_head;
+    }
+    return 0;
+}
+
+int config_layers_fill(struct config *c, const struct layer_shape *s, const struct json *o, const char *where, struct error *err) {
+    const struct json *pruned = json_get(o, "pruned_heads");
+    c->layer = xcalloc((size_t)c->n_layer, sizeof *c->layer, "layer shapes");
+    for (int64_t l = 0; l < c->n_layer; l++)
+        c->layer[l] = *s;
+    if (pruned && json_kind(pruned) != JSON_NULL)
+        TRY(read_pruned_heads(c, pruned, where, err));
+    return config_layers_read(c, o, where, err);
+}
+
 // ---- writing ----
 
 static struct json *block_json(const struct layer_shape *s) {
@@ -154,6 +181,27 @@ static struct json *layer_json(const struct layer_shape *s, const struct layer_s
     return o;
 }
 
+// The layers that differ from `global`; nothing where none does.
+static void write_per_layer(const struct config *c, const struct layer_shape *global, int with_heads, struct json *o) {
+    struct json *list = json_object();
+    for (int64_t l = 0; l < c->n_layer; l++) {
+        struct layer_shape s = c->layer[l];
+        if (!with_heads) {
+            s.n_head = global->n_head;
+            s.n_kv_head = global->n_kv_head;
+        }
+        if (memcmp(&s, global, sizeof s) != 0) {
+            char name[24];
+            snprintf(name, sizeof name, "%ld", (long)l);
+            json_set(list, name, layer_json(&s, global));
+        }
+    }
+    if (json_count(list))
+        json_set(o, "per_layer_config", list);
+    else
+        json_free(list);
+}
+
 struct layer_shape config_widest(const struct config *c) {
     struct layer_shape s = {0};
     for (int64_t l = 0; l < c->n_layer; l++) {
@@ -181,16 +229,31 @@ void config_layers_write(const struct config *c, struct json *o) {
         json_set(o, "block_configs", list);
         return;
     }
-    if (config_uniform(c))
-        return;
-    struct json *list = json_object();
-    for (int64_t l = 0; l < c->n_layer; l++)
-        if (memcmp(&c->layer[l], &global, sizeof global) != 0) {
-            char name[24];
-            snprintf(name, sizeof name, "%ld", (long)l);
-            json_set(list, name, layer_json(&c->layer[l], &global));
-        }
-    json_set(o, "per_layer_config", list);
+    write_per_layer(c, &global, 1, o);
+}
+
+void config_pruned_heads_write(const struct config *c, struct json *o) {
+    const struct layer_shape global = config_widest(c);
+    const int64_t full = c->hidden / c->head_dim;
+    struct json *pruned = json_object();
+    for (int64_t l = 0; l < c->n_layer; l++) {
+        char name[24];
+        struct json *list = json_array();
+        snprintf(name, sizeof name, "%ld", (long)l);
+        for (int64_t h = c->layer[l].n_head; h < full; h++) // what is left has moved together: the last ones are gone
+            json_push(list, json_from_number((double)h));
+        if (json_count(list))
+            json_set(pruned, name, list);
+        else
+            json_free(list);
+    }
+    json_remove(o, "pruned_heads");
+    json_remove(o, "per_layer_config");
+    if (json_count(pruned))
+        json_set(o, "pruned_heads", pruned);
+    else
+        json_free(pruned);
+    write_per_layer(c, &global, 0, o);
 }
 
 int config_to_block_configs(struct config *c, struct error *err) {

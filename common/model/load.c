@@ -12,10 +12,8 @@
 #include "common/base/file.h"
 #include "common/base/log.h"
 #include "common/base/threads.h"
-#include "common/model/safetensors.h"
+#include "common/model/stored.h"
 
-#define EMBEDDING "model.embed_tokens.weight"
-#define HEAD "lm_head.weight"
 #define SHAPE_TEXT 128
 
 static const char *shape_text(char text[SHAPE_TEXT], int n_dim, const int64_t *dim) {
@@ -35,15 +33,20 @@ static const struct safetensor *find_stored(const struct safetensors *s, const c
 }
 
 // With a tied head the one table may be stored under either name.
-static const struct safetensor *find_source(const struct safetensors *s, const struct config *c, const char *name) {
+static const struct safetensor *find_source(const struct safetensors *s, const struct model *m, const struct parameter *p) {
+    char name[STORED_NAME];
+    stored_name(m, p, name);
     const struct safetensor *t = find_stored(s, name);
-    return !t && c->tie_embeddings && strcmp(name, EMBEDDING) == 0 ? find_stored(s, HEAD) : t;
+    const int is_table = m->arch->embed >= 0 && p->spec == &m->arch->specs[m->arch->embed];
+    return !t && m->config.tie_embeddings && is_table ? find_stored(s, m->arch->specs[m->arch->head].name) : t;
 }
 
 static int check_parameter(const struct parameter *p, const struct safetensor *t, const struct config *c,
                            const char *folder, struct error *err) {
     char found[SHAPE_TEXT], expected[SHAPE_TEXT];
-    shape_text(expected, p->t.n_dim, p->t.dim);
+    int64_t dim[2];
+    const int n_dim = stored_shape(p, dim);
+    shape_text(expected, n_dim, dim);
     if (!t)
         return error_set(err,
                          "%s: tensor %s is missing from the safetensors; config.json (model_type %s, %lld layers%s) "
@@ -54,29 +57,32 @@ static int check_parameter(const struct parameter *p, const struct safetensor *t
         return error_set(err,
                          "%s: tensor %s has dtype %s; expected F32, F16 or BF16 (give the unquantized checkpoint)",
                          folder, p->name, t->dtype_name);
-    if (t->n_dim != p->t.n_dim || memcmp(t->dim, p->t.dim, (size_t)t->n_dim * sizeof t->dim[0]) != 0)
+    if (t->n_dim != n_dim || memcmp(t->dim, dim, (size_t)t->n_dim * sizeof t->dim[0]) != 0)
         return error_set(err, "%s: tensor %s has shape %s; config.json says %s", folder, t->name,
                          shape_text(found, t->n_dim, t->dim), expected);
     return 0;
 }
 
-// Buffers that old checkpoints carry: rotary frequencies are computed, and integers (position ids, masks) hold no
+// Buffers that old checkpoints carry: rotary frequencies are computed, causal masks are known, and integers (position ids) hold no
 // weights.
 static int is_buffer(const struct safetensor *t) {
-    return !t->is_float || path_ends_with(t->name, "rotary_emb.inv_freq");
+    return !t->is_float || path_ends_with(t->name, "rotary_emb.inv_freq") || path_ends_with(t->name, ".attn.bias") ||
+           path_ends_with(t->name, ".attn.masked_bias");
 }
 
-static int check_leftover(const struct safetensor *t, const struct safetensors *s, const struct config *c,
+static int check_leftover(const struct safetensor *t, const struct safetensors *s, const struct model *m,
                           const char *folder, struct error *err) {
+    const struct config *c = &m->config;
+    const struct weight_spec *head = &m->arch->specs[m->arch->head];
     char shape[SHAPE_TEXT];
     if (is_buffer(t))
         return 0;
-    if (c->tie_embeddings && strcmp(t->name, HEAD) == 0) {
-        const struct safetensor *e = safetensors_find(s, EMBEDDING);
+    if (c->tie_embeddings && strcmp(t->name, head->name) == 0) {
+        const struct safetensor *e = find_source(s, m, m->slot[m->arch->embed]);
         if (e && (e->bytes != t->bytes || e->dtype != t->dtype || memcmp(e->data, t->data, (size_t)e->bytes) != 0))
             log_warn(
                 "%s: %s differs from %s although tie_word_embeddings is true; it is ignored, as transformers does",
-                folder, HEAD, EMBEDDING);
+                folder, head->name, e->name);
         return 0;
     }
     return error_set(err,
@@ -93,13 +99,13 @@ static int match_tensors(const struct model *shape, const struct safetensors *s,
     unsigned char *used = xcalloc((size_t)s->n_tensor + 1, 1, "tensors used");
     for (int i = 0; i < shape->n_parameter; i++) {
         const struct parameter *p = &shape->parameter[i];
-        source[i] = find_source(s, &shape->config, p->name);
+        source[i] = find_source(s, shape, p);
         if (check_parameter(p, source[i], &shape->config, folder, err) < 0)
             goto out;
         used[source[i] - s->tensor] = 1;
     }
     for (int64_t i = 0; i < s->n_tensor; i++)
-        if (!used[i] && check_leftover(&s->tensor[i], s, &shape->config, folder, err) < 0)
+        if (!used[i] && check_leftover(&s->tensor[i], s, shape, folder, err) < 0)
             goto out;
     rc = 0;
 out:
@@ -107,22 +113,12 @@ out:
     return rc;
 }
 
-// Offsets in a file need not be multiples of the element's size.
-static void copy_values(const struct safetensor *t, float *to, int64_t n) {
-    if ((uintptr_t)t->data % dtype_size(t->dtype) == 0) {
-        dtype_to_f32(t->dtype, t->data, to, n);
-        return;
-    }
-    void *aligned = xmalloc((size_t)t->bytes, t->name);
-    memcpy(aligned, t->data, (size_t)t->bytes);
-    dtype_to_f32(t->dtype, aligned, to, n);
-    free(aligned);
-}
-
 static void read_values(struct model *m, const struct safetensor *const *source) {
     for (int i = 0; i < m->n_parameter; i++) {
-        copy_values(source[i], m->parameter[i].t.data, tensor_count(&m->parameter[i].t));
-        file_map_drop(source[i]->data, (size_t)source[i]->bytes); // else the model is there twice at the end
+        const struct parameter *p = &m->parameter[i];
+        stored_rows(source[i], p, 0, tensor_rows(&p->t), p->t.data);
+        if (stored_is_last(p))
+            file_map_drop(source[i]->data, (size_t)source[i]->bytes); // else the model is there twice at the end
     }
 }
 
@@ -130,6 +126,7 @@ static void read_values(struct model *m, const struct safetensor *const *source)
 struct mapped_weight {
     struct weight_hook hook; // its context is this struct
     const struct safetensor *source;
+    const struct parameter *parameter;
     struct mapped_owner *owner;
 };
 
@@ -162,12 +159,13 @@ static void move_on(struct mapped_owner *owner, const struct safetensor *whole, 
 static void mapped_rows(void *context, const struct tensor *w, int64_t row0, int64_t n, float *to) {
     const struct mapped_weight *m = context;
     int64_t columns = tensor_columns(w), size = (int64_t)dtype_size(m->source->dtype);
+    if (!stored_plainly(m->parameter)) { // its rows lie all over the file
+        stored_rows(m->source, m->parameter, row0, n, to);
+        return;
+    }
     for (int64_t r = 0; r < n; r++) {
-        struct safetensor row = *m->source;
-        row.data = (const char *)row.data + (row0 + r) * columns * size;
-        row.bytes = columns * size;
-        copy_values(&row, to + r * columns, columns);
-        move_on(m->owner, m->source, row.data);
+        stored_rows(m->source, m->parameter, row0 + r, 1, to + r * columns);
+        move_on(m->owner, m->source, (const char *)m->source->data + (row0 + r) * columns * size);
     }
 }
 
@@ -194,15 +192,18 @@ static void attach(struct model *m, const struct safetensors *files, const struc
         struct mapped_weight *w = &owner->weight[i];
         if (t->n_dim == 1) {
             t->data = owner->vector[i] = xmalloc((size_t)tensor_count(t) * sizeof *t->data, t->name);
-            copy_values(source[i], t->data, tensor_count(t));
+            stored_rows(source[i], &m->parameter[i], 0, 1, t->data);
             continue;
         }
-        *w = (struct mapped_weight){.hook = {.context = w, .rows = mapped_rows}, .source = source[i], .owner = owner};
+        *w = (struct mapped_weight){.hook = {.context = w, .rows = mapped_rows}, .source = source[i],
+                                   .parameter = &m->parameter[i], .owner = owner};
         t->hook = &w->hook;
     }
     m->owner_context = owner;
     m->owner_release = mapped_release;
 }
+
+static int has_tensor(const void *files, const char *name) { return find_stored(files, name) != NULL; }
 
 enum load_kind { LOAD_SHAPE, LOAD_VALUES, LOAD_MAPPED };
 
@@ -216,6 +217,11 @@ static struct model *load(const char *folder, enum load_kind kind, struct error 
     if (safetensors_open(&s, folder, err) < 0)
         goto out;
     shape = model_new(&config, 0);
+    if (shape->arch->look) {
+        shape->arch->look(&config, has_tensor, &s);
+        model_free(shape);
+        shape = model_new(&config, 0);
+    }
     source = xcalloc((size_t)shape->n_parameter, sizeof *source, "tensor sources");
     if (match_tensors(shape, &s, folder, source, err) < 0)
         goto out;

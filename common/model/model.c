@@ -7,10 +7,11 @@
 #include <string.h>
 
 #include "common/base/error.h"
+#include "common/base/file.h"
 #include "common/base/random.h"
 #include "common/model/arch.h"
 
-static const struct arch *const arch_table[] = {&arch_llama, &arch_lenet};
+static const struct arch *const arch_table[] = {&arch_llama, &arch_gpt2, &arch_lenet};
 
 // Is `word` one of the names in "a|b|c"?
 static int among(const char *word, const char *names)
@@ -36,6 +37,7 @@ int64_t axis_size(const struct config *c, enum axis axis, int layer)
     case AXIS_ONE: return 1;
     case AXIS_HIDDEN: return c->hidden;
     case AXIS_VOCAB: return c->vocab;
+    case AXIS_POSITIONS: return c->context;
     case AXIS_HEADS: return c->layer[layer].n_head * c->head_dim;
     case AXIS_GROUPS: return c->layer[layer].n_kv_head * c->head_dim;
     case AXIS_FF: return c->layer[layer].n_ff;
@@ -144,6 +146,15 @@ struct tensor *model_head_bias(struct model *m)
     return m->arch->head_bias < 0 ? NULL : model_weight(m, m->arch->head_bias, -1);
 }
 
+int64_t model_positions(const struct config *c)
+{
+    const struct arch *arch = arch_find(c->model_type);
+    for (int s = 0; s < arch->n_specs; s++)
+        if (arch->specs[s].rows == AXIS_POSITIONS)
+            return c->context;
+    return 0;
+}
+
 int model_is_language(const struct config *c) { return arch_find(c->model_type)->embed >= 0; }
 
 struct parameter *model_find(struct model *m, const char *name)
@@ -154,6 +165,11 @@ struct parameter *model_find(struct model *m, const char *name)
     return NULL;
 }
 
+int parameter_is_norm(const struct parameter *p)
+{
+    return p->t.n_dim == 1 && path_ends_with(p->name, ".weight"); // all other vectors are biases
+}
+
 void model_initialise(struct model *m, uint64_t seed)
 {
     for (int i = 0; i < m->n_parameter; i++) {
@@ -162,8 +178,7 @@ void model_initialise(struct model *m, uint64_t seed)
         struct random r;
         random_init(&r, seed, p->name, 0);
         const double deviation = p->t.n_dim == 2 ? m->arch->deviation(&m->config, p) : 0;
-        // A vector that is a norm has "norm" in its name, all others are biases.
-        const float constant = strstr(p->name, "norm") ? 1.0f : 0.0f;
+        const float constant = parameter_is_norm(p) ? 1.0f : 0.0f;
         for (int64_t j = 0; j < n; j++)
             p->t.data[j] = p->t.n_dim == 2 ? (float)(random_normal(&r) * deviation) : constant;
     }
@@ -288,10 +303,10 @@ int64_t config_parameters(const struct config *c)
     return n;
 }
 
-// Looking up an embedding multiplies nothing; as a tied head the same table does.
+// Looking up a table multiplies nothing; as a tied head the embedding does.
 static void add_products(void *context, const struct arch *arch, int spec, int64_t rows, int64_t columns)
 {
-    if (arch->specs[spec].rows != AXIS_ONE && spec != arch->embed)
+    if (arch->specs[spec].rows != AXIS_ONE && arch->specs[spec].rows != AXIS_POSITIONS && spec != arch->embed)
         *(double *)context += (double)rows * (double)columns;
 }
 

@@ -20,6 +20,7 @@ enum axis {
     AXIS_ONE,   // a vector's missing second axis
     AXIS_HIDDEN,
     AXIS_VOCAB,
+    AXIS_POSITIONS, // learned positions
     AXIS_HEADS, // n_head * head_dim; unit: a query head
     AXIS_GROUPS, // n_kv_head * head_dim; unit: a key/value head
     AXIS_FF,    // unit: a channel
@@ -31,6 +32,12 @@ struct weight_spec {
     int per_layer;
     enum axis rows, columns; // vectors: columns counts, rows is AXIS_ONE
     int (*present)(const struct config *c, int layer); // NULL: wherever no axis is empty
+    // In a checkpoint: part `part` of `parts` along the outputs of a tensor of another name (NULL: it is alone, under its own)...
+    struct {
+        const char *name;
+        int part, parts;
+    } stored;
+    int transposed; // ... and there a matrix is [in, out]
 };
 
 struct parameter {
@@ -105,9 +112,12 @@ struct forward {
 
 struct arch {
     const char *model_types; // "llama|mistral|qwen2"
+    const char *prefix;      // of the base model's names, which checkpoints of the base alone leave out; NULL: none
     const struct weight_spec *specs;
     int n_specs;
     int embed, head, head_bias; // specs of the embedding table, of the output head (absent when tied), of its bias; -1: none
+    // What of the config only the files say: has(files, name) tells whether a tensor is there. NULL: nothing.
+    void (*look)(struct config *c, int (*has)(const void *files, const char *name), const void *files);
     double (*deviation)(const struct config *c, const struct parameter *p); // of a matrix's fresh random values
     struct tensor *(*forward)(struct model *m, struct tape *tape, const struct forward *f);
 };
@@ -120,6 +130,7 @@ void model_free(struct model *m); // NULL is fine
 void model_initialise(struct model *m, uint64_t seed);
 void model_want_gradients(struct model *m); // allocates and attaches m->grad
 void model_drop_gradients(struct model *m);
+int parameter_is_norm(const struct parameter *p); // the factors of a norm, 1 at first
 struct parameter *model_find(struct model *m, const char *name); // NULL: none
 // The weight of a spec (index into the arch's table) in a layer (-1 for the global ones); NULL when absent.
 struct tensor *model_weight(struct model *m, int spec, int layer);
@@ -128,6 +139,8 @@ struct tensor *model_head_bias(struct model *m); // [V] or NULL
 int64_t axis_size(const struct config *c, enum axis axis, int layer);
 int64_t axis_unit(const struct config *c, enum axis axis); // elements in one unit: head_dim or 1
 
+// Positions that it has learned and cannot go beyond; 0: any number.
+int64_t model_positions(const struct config *c);
 // Does it read tokens (and not, say, images)?
 int model_is_language(const struct config *c);
 // Final, normalised hidden states [B*T, D], to be given to op_head_loss or op_head_eval with model_head.

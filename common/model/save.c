@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "common/base/file.h"
-#include "common/model/safetensors.h"
+#include "common/model/stored.h"
 
 #define SLACK ((int64_t)1 << 20) // headers, config, the file system's own needs
 
@@ -72,13 +72,16 @@ static int check_disk(const struct model *m, const char *folder, enum dtype dtyp
 
 static int write_weights(const struct model *m, const char *folder, const struct save_options *o, struct error *err) {
     struct json *metadata = NULL;
-    struct safetensors_item *items = xcalloc((size_t)m->n_parameter, sizeof *items, "tensors to write");
-    for (int i = 0; i < m->n_parameter; i++) {
-        const struct tensor *t = &m->parameter[i].t;
+    int n;
+    struct stored_tensor *stored = stored_list(m, &n);
+    struct safetensors_item *items = xcalloc((size_t)n, sizeof *items, "tensors to write");
+    for (int i = 0; i < n; i++) {
+        const struct tensor *t = &stored[i].t, *own = &stored[i].part[0]->t;
+        const int plain = stored_plainly(stored[i].part[0]) && !own->hook;
         items[i] = (struct safetensors_item){
-            .name = m->parameter[i].name, .n_dim = t->n_dim, .data = t->data, .hooked = t->hook ? t : NULL};
+            .name = stored[i].name, .n_dim = t->n_dim, .data = plain ? own->data : NULL, .hooked = plain ? NULL : t};
         memcpy(items[i].dim, t->dim, (size_t)t->n_dim * sizeof t->dim[0]);
-        if (!t->hook && !t->data)
+        if (!own->hook && !own->data)
             BUG("model_save: tensor %s has neither data nor hook", items[i].name);
     }
     if (o->provenance) {
@@ -87,9 +90,10 @@ static int write_weights(const struct model *m, const char *folder, const struct
         json_set_string(metadata, "pdq", text);
         free(text);
     }
-    int rc = safetensors_write(folder, items, m->n_parameter, o->dtype, o->shard_bytes, metadata, err);
+    int rc = safetensors_write(folder, items, n, o->dtype, o->shard_bytes, metadata, err);
     json_free(metadata);
     free(items);
+    free(stored);
     return rc;
 }
 
@@ -97,7 +101,7 @@ static int write_weights(const struct model *m, const char *folder, const struct
 static void spell_floats(char **text) {
     static const char *const keys[] = {"rope_theta",        "factor",          "low_freq_factor",
                                        "high_freq_factor",  "rms_norm_eps",    "attention_dropout",
-                                       "initializer_range", "attention_factor"};
+                                       "initializer_range", "attention_factor",  "layer_norm_epsilon", "embd_pdrop", "attn_pdrop", "resid_pdrop"};
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
         char *pattern = xasprintf("\"%s\": ", keys[i]);
         for (char *at = strstr(*text, pattern); at; at = strstr(at + 1, pattern)) {

@@ -20,6 +20,9 @@ struct tensor *op_linear(struct tape *tape, struct tensor *x, struct tensor *w, 
 // y = x / sqrt(mean(x^2) + eps) * w. x [N,D], w [D] (Zhang and Sennrich 2019).
 struct tensor *op_rmsnorm(struct tape *tape, struct tensor *x, struct tensor *w, double eps);
 
+// y = (x - mean) / sqrt(variance + eps) * w + bias over each row. x [N,D], w and bias [D] (Ba et al. 2016).
+struct tensor *op_layernorm(struct tape *tape, struct tensor *x, struct tensor *w, struct tensor *bias, double eps);
+
 // Cosines and sines for T positions from position0 on: [T, E], E/2 cosines then E/2 sines a row, in the step arena.
 const float *rope_table(struct tape *tape, const double *inverse_frequency, int64_t E, int64_t T, int64_t position0);
 
@@ -34,6 +37,10 @@ struct tensor *op_attention(struct tape *tape, struct tensor *q, struct tensor *
 
 // y = silu(gate) * up. Both [N,F].
 struct tensor *op_swiglu(struct tape *tape, struct tensor *gate, struct tensor *up);
+
+// y = x Phi(x) (Hendrycks and Gimpel 2016), with Phi by erf, or by tanh(sqrt(2/pi) (x + 0.044715 x^3)), as GPT-2 has it.
+enum gelu { GELU_TANH, GELU_ERF };
+struct tensor *op_gelu(struct tape *tape, struct tensor *x, enum gelu kind);
 
 // y = max(x, 0).
 struct tensor *op_relu(struct tape *tape, struct tensor *x);

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "common/base/file.h"
+#include "common/base/log.h"
 #include "common/text/added_tokens.h"
 #include "common/text/byte_level.h"
 #include "common/text/tokenizer_parts.h"
@@ -147,6 +148,17 @@ static int read_optional(const char *folder, const char *name, struct json **out
     return failed ? -1 : 0;
 }
 
+// A folder that holds no tokenizer at all: config.json says how many ids there are.
+static int open_numbers(struct tokenizer *t, const struct json *config, struct error *err) {
+    int64_t vocab;
+    TRY(json_get_int(config, t->source, "vocab_size", 0, 1, PIECES_MAX, &vocab, err));
+    if (!vocab)
+        return error_set(err, "%s: no tokenizer.json, no tokenizer.model, no vocab.json with merges.txt, and config.json has no vocab_size",
+                         t->source);
+    log_info("%s: no tokenizer there: texts are token ids, 0 to %lld, with spaces between", t->source, (long long)vocab - 1);
+    return tokenizer_make_numbers(t, vocab, err);
+}
+
 static int open_file(struct tokenizer *t, const struct json *tokenizer_config, struct error *err) {
     if (t->origin == ORIGIN_JSON) {
         char *text;
@@ -212,25 +224,37 @@ struct tokenizer *tokenizer_open(const char *folder, struct error *err) {
     struct json *tokenizer_config = NULL, *special_map = NULL, *config = NULL;
     struct tokenizer *t = NULL;
     char *json_path = path_join(folder, "tokenizer.json"), *model_path = path_join(folder, "tokenizer.model");
+    char *vocab_path = path_join(folder, "vocab.json"), *merges_path = path_join(folder, "merges.txt");
     int rc = -1;
     if (file_exists(json_path))
         t = tokenizer_new(ORIGIN_JSON, json_path);
     else if (file_exists(model_path))
         t = tokenizer_new(ORIGIN_SENTENCEPIECE, model_path);
+    else if (file_exists(vocab_path) && file_exists(merges_path))
+        t = tokenizer_new(ORIGIN_VOCAB_MERGES, vocab_path);
     else
-        error_set(err, "%s: no tokenizer.json and no tokenizer.model; a model's directory holds one of them", folder);
-    if (!t || read_optional(folder, "tokenizer_config.json", &tokenizer_config, err) < 0 ||
+        t = tokenizer_new(ORIGIN_NUMBERS, folder);
+    if (read_optional(folder, "tokenizer_config.json", &tokenizer_config, err) < 0 ||
         read_optional(folder, "special_tokens_map.json", &special_map, err) < 0 ||
-        read_optional(folder, "config.json", &config, err) < 0 || open_file(t, tokenizer_config, err) < 0 || read_chat_template(t, folder, tokenizer_config, err) < 0)
+        read_optional(folder, "config.json", &config, err) < 0)
+        goto out;
+    if (t->origin == ORIGIN_NUMBERS)
+        rc = open_numbers(t, config, err);
+    else if (t->origin == ORIGIN_VOCAB_MERGES)
+        rc = tokenizer_read_vocab_merges(t, merges_path, special_map, err);
+    else
+        rc = open_file(t, tokenizer_config, err);
+    if (rc < 0 || (rc = read_chat_template(t, folder, tokenizer_config, err)) < 0)
         goto out;
     find_ends(t, tokenizer_config, special_map, config);
-    rc = 0;
 out:
     json_free(tokenizer_config);
     json_free(special_map);
     json_free(config);
     free(json_path);
     free(model_path);
+    free(vocab_path);
+    free(merges_path);
     if (rc < 0) {
         tokenizer_free(t);
         t = NULL;

@@ -1,7 +1,7 @@
 // tokenizer.h: text to token ids and back, as the checkpoint's own tokenizer does it.
 //
-// Three sources fill one struct: tokenizer.json (Hugging Face), tokenizer.model (SentencePiece BPE) and the arrays of
-// a GGUF file. A component that is not supported is refused by name when the tokenizer is opened, so encoding itself
+// Four sources fill one struct: tokenizer.json (Hugging Face), vocab.json with merges.txt (GPT-2), tokenizer.model (SentencePiece BPE)
+// and the arrays of a GGUF file. A model without any is driven by token ids: its texts are numbers with spaces between. A component that is not supported is refused by name when the tokenizer is opened, so encoding itself
 // cannot fail. Lifetime: model. Everything is const after opening and may be used from several threads.
 #ifndef PDQ_TOKENIZER_H
 #define PDQ_TOKENIZER_H
@@ -33,7 +33,7 @@ enum token_type { TOKEN_NORMAL = 1, TOKEN_UNKNOWN, TOKEN_CONTROL, TOKEN_USER_DEF
 
 void vocab_release(struct vocab *v);
 
-// A folder with tokenizer.json (preferred) or tokenizer.model; tokenizer_config.json, special_tokens_map.json and
+// A folder with tokenizer.json (preferred), tokenizer.model, or vocab.json and merges.txt; tokenizer_config.json, special_tokens_map.json and
 // config.json, where they are there, name the BOS and EOS tokens, and for tokenizer.model say whether to add them.
 struct tokenizer *tokenizer_open(const char *folder, struct error *err);
 struct tokenizer *tokenizer_from_vocab(const struct vocab *v, struct error *err); // copies what it needs
@@ -68,6 +68,11 @@ void tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, i
 char *tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n, size_t *len);
 // What one id adds to a text that has begun: tokenizer_decode without the decoder's rule for a text's first space.
 char *tokenizer_decode_next(const struct tokenizer *t, int32_t id, size_t *len);
+
+// Are texts numbers, because the model has no tokenizer? Then tokenizer_check_text says what in a text is none (where: for the message);
+// any other tokenizer takes every text.
+int tokenizer_is_numbers(const struct tokenizer *t);
+int tokenizer_check_text(const struct tokenizer *t, const char *text, size_t len, const char *where, struct error *err);
 
 int64_t tokenizer_size(const struct tokenizer *t); // the largest id + 1
 int32_t tokenizer_bos(const struct tokenizer *t);  // -1: none

@@ -47,7 +47,7 @@ Test(config, defaults) {
     cr_assert(c.n_layer == 3 && c.hidden == 64 && c.head_dim == 8 && c.vocab == 100 && c.context == 512);
     for (int l = 0; l < 3; l++)
         cr_assert(c.layer[l].n_head == 8 && c.layer[l].n_kv_head == 8 && c.layer[l].n_ff == 96);
-    cr_assert(c.rms_eps == 1e-6 && c.rope_theta == 10000 && c.rope.type == ROPE_PLAIN);
+    cr_assert(c.norm_eps == 1e-6 && c.rope_theta == 10000 && c.rope.type == ROPE_PLAIN);
     cr_assert(!c.tie_embeddings && !c.qkv_bias && !c.out_bias && !c.mlp_bias && c.bos_id == -1 && c.eos_id == -1);
     config_release(&c);
 }
@@ -57,7 +57,7 @@ Test(config, given_keys) {
         accepted("{\"num_key_value_heads\": 2, \"head_dim\": 12, \"rope_theta\": 5e5, \"rms_norm_eps\": 1e-5,"
                  "\"tie_word_embeddings\": true, \"attention_bias\": true, \"mlp_bias\": true,"
                  "\"bos_token_id\": 1, \"eos_token_id\": [7, 8], \"hidden_act\": \"silu\"}");
-    cr_assert(c.head_dim == 12 && c.layer[2].n_kv_head == 2 && c.rope_theta == 5e5 && c.rms_eps == 1e-5);
+    cr_assert(c.head_dim == 12 && c.layer[2].n_kv_head == 2 && c.rope_theta == 5e5 && c.norm_eps == 1e-5);
     cr_assert(c.tie_embeddings && c.qkv_bias && c.out_bias && c.mlp_bias && c.bos_id == 1 && c.eos_id == 7);
     // embedding, final norm; per layer q o k v, gate up down, norms; biases q k v o, gate up down
     int64_t layer = 2 * 96 * 64 + 2 * 24 * 64 + 3 * 96 * 64 + 2 * 64 + (96 + 24 + 24 + 64) + (96 + 96 + 64);
@@ -247,7 +247,7 @@ Test(config, written_without_a_source) {
                                   .head_dim = 4,
                                   .vocab = 50,
                                   .context = 64,
-                                  .rms_eps = 1e-5,
+                                  .norm_eps = 1e-5,
                                   .rope_theta = 2e4,
                                   .qkv_bias = i != 1,
                                   .out_bias = i == 0,
@@ -264,7 +264,7 @@ Test(config, written_without_a_source) {
                   again.eos_id == 2);
         cr_assert(again.rope.type == ROPE_LLAMA3 && again.rope.original_context == 32 &&
                   again.rope.high_freq_factor == 4);
-        cr_assert(again.rms_eps == 1e-5 && again.context == 64);
+        cr_assert(again.norm_eps == 1e-5 && again.context == 64);
         json_free(o);
         config_release(&again);
     }

@@ -70,7 +70,7 @@ static struct config make_config(const struct shape *s)
                        .head_dim = 32,
                        .vocab = 300,
                        .context = 64,
-                       .rms_eps = 1e-5,
+                       .norm_eps = 1e-5,
                        .rope_theta = 10000,
                        .bos_id = 1,
                        .eos_id = 2,

@@ -41,7 +41,7 @@ static struct model *make_model(const char *family, int tied, int biases) {
                        .vocab = 40,
                        .context = 64,
                        .layer = layers,
-                       .rms_eps = 1e-5,
+                       .norm_eps = 1e-5,
                        .rope_theta = 50000,
                        .tie_embeddings = tied,
                        .bos_id = 1,
@@ -238,7 +238,7 @@ Test(load_save, not_enough_disk) {
                        .vocab = 1 << 24,
                        .context = 64,
                        .layer = &layer,
-                       .rms_eps = 1e-5,
+                       .norm_eps = 1e-5,
                        .rope_theta = 10000};
     struct model *m = model_new(&c, 0);
     struct save_options o = {.dtype = DTYPE_F32};

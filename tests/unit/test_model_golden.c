@@ -157,7 +157,7 @@ Test(model_golden, bits_do_not_depend_on_threads) {
                        .vocab = 1024,
                        .context = 512,
                        .layer = layer,
-                       .rms_eps = 1e-5,
+                       .norm_eps = 1e-5,
                        .rope_theta = 10000,
                        .bos_id = -1,
                        .eos_id = -1};

@@ -75,7 +75,7 @@ Test(optimizer, norm_and_step_at_any_number_of_threads)
                              .vocab = 1001,
                              .context = 64,
                              .layer = &layer,
-                             .rms_eps = 1e-5,
+                             .norm_eps = 1e-5,
                              .rope_theta = 10000,
                              .tie_embeddings = 1,
                              .bos_id = -1,

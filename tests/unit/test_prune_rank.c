@@ -14,7 +14,7 @@
 static struct model *tiny(int biases)
 {
     static struct layer_shape shape[LAYERS] = {{8, 4, 64}, {8, 4, 64}, {8, 4, 64}, {8, 4, 64}};
-    struct config c = {.n_layer = LAYERS, .hidden = 32, .head_dim = 8, .vocab = 97, .context = 128, .layer = shape, .rms_eps = 1e-5,
+    struct config c = {.n_layer = LAYERS, .hidden = 32, .head_dim = 8, .vocab = 97, .context = 128, .layer = shape, .norm_eps = 1e-5,
                        .rope_theta = 10000, .tie_embeddings = 1, .qkv_bias = biases, .mlp_bias = biases, .out_bias = biases};
     strcpy(c.model_type, "llama");
     struct model *m = model_new(&c, 1);

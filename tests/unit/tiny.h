@@ -59,7 +59,7 @@ static inline struct model *tiny_model(int64_t n_layer, int64_t hidden, uint64_t
                              .vocab = TINY_VOCAB,
                              .context = 64,
                              .layer = layer,
-                             .rms_eps = 1e-5,
+                             .norm_eps = 1e-5,
                              .rope_theta = 10000,
                              .tie_embeddings = 1,
                              .bos_id = 1,

@@ -1,0 +1,111 @@
+// block.c: see block.h.
+#include "common/model/block.h"
+
+#include <string.h>
+
+#include "common/base/error.h"
+
+int layer_has_attention(const struct config *c, int layer) { return c->layer[layer].n_head > 0; }
+int layer_has_ff(const struct config *c, int layer) { return c->layer[layer].n_ff > 0; }
+
+int block_is_skipped(const struct block *b, int is_attention)
+{
+    const struct model_layer_gates *gate = b->model->gate ? &b->model->gate[b->layer] : NULL;
+    const struct config *c = &b->model->config;
+    if (is_attention)
+        return !layer_has_attention(c, b->layer) || (gate && gate->no_attention);
+    return !layer_has_ff(c, b->layer) || (gate && gate->no_ff);
+}
+
+void block_show(const struct block *b, enum tap which, struct tensor **place, struct tensor *x)
+{
+    if (b->forward->taps && b->forward->taps->want & which)
+        place[b->layer] = x;
+}
+
+// Appends the new keys and values to the cache; returns tensors over all positions so far.
+static void cache_extend(const struct block *b, struct tape *tape, struct tensor **k, struct tensor **v)
+{
+    struct kv_cache *cache = b->forward->cache;
+    const int64_t columns = tensor_columns(*k), T = b->forward->T, S = cache->length + T;
+    if (S > cache->capacity)
+        BUG("kv_cache: %ld positions, capacity %ld", (long)S, (long)cache->capacity);
+    float *store[2] = {cache->k[b->layer], cache->v[b->layer]};
+    struct tensor **fresh[2] = {k, v};
+    for (int i = 0; i < 2; i++) {
+        memcpy(store[i] + cache->length * columns, (*fresh[i])->data, (size_t)(T * columns) * sizeof(float));
+        struct tensor *all = arena_zalloc(&tape->arena, sizeof *all);
+        *all = (struct tensor){.name = (*fresh[i])->name, .n_dim = 2, .dim = {S, columns, 1}, .data = store[i]};
+        *fresh[i] = all;
+    }
+}
+
+struct tensor *block_attend(const struct block *b, struct tape *tape, struct tensor *q, struct tensor *k, struct tensor *v)
+{
+    const struct model *m = b->model;
+    const struct forward *f = b->forward;
+    const int64_t S = f->cache ? f->cache->length + f->T : f->T;
+    if (f->cache)
+        cache_extend(b, tape, &k, &v);
+    struct tensor *y = op_attention(tape, q, k, v, f->B, f->T, S, m->config.head_dim);
+    if (m->gate && m->gate[b->layer].heads)
+        y = op_gate(tape, y, m->gate[b->layer].heads);
+    block_show(b, TAP_HEADS, f->taps ? f->taps->heads : NULL, y);
+    return y;
+}
+
+struct tensor *block_activation(const struct block *b, struct tape *tape, struct tensor *x)
+{
+    switch (b->model->config.activation) {
+    case ACTIVATION_GELU_TANH: return op_gelu(tape, x, GELU_TANH);
+    case ACTIVATION_GELU_ERF: return op_gelu(tape, x, GELU_ERF);
+    case ACTIVATION_RELU: return op_relu(tape, x);
+    case ACTIVATION_SILU: break; // the gated block's own op
+    }
+    BUG("activation %d", (int)b->model->config.activation);
+}
+
+struct tensor *block_positions(struct model *m, struct tape *tape, const struct forward *f, struct tensor *table)
+{
+    const int64_t first = f->cache ? f->cache->length : 0;
+    int32_t *position = arena_alloc(&tape->arena, (size_t)(f->B * f->T) * sizeof *position);
+    if (first + f->T > m->config.context)
+        BUG("%s: position %ld of %ld", table->name, (long)(first + f->T - 1), (long)m->config.context);
+    for (int64_t i = 0; i < f->B * f->T; i++)
+        position[i] = (int32_t)(first + i % f->T);
+    return op_embed(tape, table, position, f->B * f->T);
+}
+
+struct tensor *block_channels(const struct block *b, struct tape *tape, struct tensor *x)
+{
+    const struct model *m = b->model;
+    if (m->gate && m->gate[b->layer].ff)
+        x = op_gate(tape, x, m->gate[b->layer].ff);
+    block_show(b, TAP_FF, b->forward->taps ? b->forward->taps->ff : NULL, x);
+    return x;
+}
+
+struct tensor *blocks_run(struct model *m, struct tape *tape, const struct forward *f, const float *rope, tape_block *block,
+                          struct tensor *x)
+{
+    const int show_hidden = f->taps && f->taps->want & TAP_HIDDEN;
+    struct forward *kept = arena_alloc(&tape->arena, sizeof *kept); // a checkpoint runs again when the caller's is gone
+    *kept = *f;
+    const int only_last = f->checkpoint && !tape->recording && !show_hidden; // nobody asks for the layers' outputs later
+    const size_t mark = arena_mark(&tape->arena);
+    const int64_t last = f->last ? f->last : m->config.n_layer;
+    if (show_hidden)
+        f->taps->hidden[f->first] = x;
+    for (int64_t l = f->first; l < last; l++) {
+        struct block *b = arena_alloc(&tape->arena, sizeof *b);
+        *b = (struct block){m, kept, rope, (int)l};
+        x = f->checkpoint ? tape_checkpoint(tape, block, b, x) : block(b, tape, x);
+        if (only_last)
+            x = tape_keep(tape, mark, x);
+        if (show_hidden)
+            f->taps->hidden[l + 1] = x;
+    }
+    if (f->cache)
+        f->cache->length += f->T;
+    return x;
+}

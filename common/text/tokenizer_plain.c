@@ -1,0 +1,121 @@
+// tokenizer_plain.c: tokenizers of folders without tokenizer.json: GPT-2's vocab.json with merges.txt, and token ids as numbers.
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/file.h"
+#include "common/text/tokenizer_parts.h"
+
+// ---- vocab.json and merges.txt ----
+
+// One merge a line, the first line perhaps "#version: 0.2".
+static int read_merges(const char *path, struct json *list, struct error *err) {
+    char *text;
+    size_t len;
+    TRY(file_read(path, &text, &len, err));
+    for (char *line = text, *end; *line; line = end) {
+        end = line + strcspn(line, "\n");
+        if (*end)
+            *end++ = 0;
+        line[strcspn(line, "\r")] = 0;
+        if (*line && strncmp(line, "#version", 8) != 0)
+            json_push(list, json_from_string(line));
+    }
+    free(text);
+    return 0;
+}
+
+static struct json *byte_level(void) {
+    struct json *o = json_object();
+    json_set_string(o, "type", "ByteLevel");
+    json_set_bool(o, "add_prefix_space", 0);
+    return o;
+}
+
+// The names of special tokens in special_tokens_map.json, and GPT-2's one, as added tokens.
+static struct json *special_tokens(const struct json *vocab, const struct json *map) {
+    static const char *const keys[] = {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"};
+    struct json *list = json_array();
+    for (size_t i = 0; i <= sizeof keys / sizeof *keys; i++) {
+        const int is_last = i == sizeof keys / sizeof *keys;
+        const struct json *v = is_last ? NULL : json_get(map, keys[i]);
+        const char *name = is_last ? "<|endoftext|>" : v && json_kind(v) == JSON_OBJECT ? member_string(v, "content") : v ? json_string(v) : NULL;
+        const struct json *id = name ? json_get(vocab, name) : NULL;
+        int known = !id;
+        for (const struct json *a = json_first(list); a && !known; a = json_next(a))
+            known = strcmp(json_string(json_get(a, "content")), name) == 0;
+        if (known)
+            continue;
+        struct json *token = json_object();
+        json_set_number(token, "id", json_number(id));
+        json_set_string(token, "content", name);
+        json_set_bool(token, "special", 1);
+        json_push(list, token);
+    }
+    return list;
+}
+
+int tokenizer_read_vocab_merges(struct tokenizer *t, const char *merges_path, const struct json *special_map, struct error *err) {
+    struct json *root = json_object(), *model = json_object(), *merges = json_array();
+    struct json *vocab = json_read(t->source, err);
+    int rc = vocab ? read_merges(merges_path, merges, err) : -1;
+    json_set_string(model, "type", "BPE");
+    if (rc == 0) {
+        json_set(root, "added_tokens", special_tokens(vocab, special_map));
+        json_set(model, "vocab", vocab);
+    } else {
+        json_free(vocab);
+    }
+    json_set(model, "merges", merges);
+    json_set(root, "model", model);
+    json_set(root, "pre_tokenizer", byte_level());
+    json_set(root, "decoder", byte_level());
+    if (rc == 0)
+        rc = tokenizer_read_json(t, root, err);
+    json_free(root);
+    return rc;
+}
+
+// ---- numbers ----
+
+int tokenizer_make_numbers(struct tokenizer *t, int64_t vocab, struct error *err) {
+    char name[32];
+    for (int64_t id = 0; id < vocab; id++) {
+        snprintf(name, sizeof name, META "%ld", (long)id);
+        TRY(tokenizer_put(t, id, name, strlen(name), TOKEN_NORMAL, err));
+    }
+    struct step *s = steps_add(&t->pretokenizer, STEP_SPLIT);
+    s->from = xstrdup("\\s+");
+    s->behavior = SPLIT_REMOVED;
+    if (!(s->pattern = pattern_new(s->from, t->source, err)))
+        return -1;
+    s = steps_add(&t->pretokenizer, STEP_METASPACE);
+    s->to = xstrdup(META);
+    s->scheme = PREPEND_ALWAYS;
+    s = steps_add(&t->decoder, STEP_METASPACE);
+    s->to = xstrdup(META);
+    s->scheme = PREPEND_ALWAYS;
+    t->bpe.ignore_merges = 1; // a word is a token, or it is nothing
+    tokenizer_finish(t, NULL);
+    return 0;
+}
+
+int tokenizer_is_numbers(const struct tokenizer *t) { return t->origin == ORIGIN_NUMBERS; }
+
+int tokenizer_check_text(const struct tokenizer *t, const char *text, size_t len, const char *where, struct error *err) {
+    static const char space[] = " \t\r\n\v\f";
+    if (!tokenizer_is_numbers(t))
+        return 0;
+    for (size_t i = 0; i < len;) {
+        size_t n = 0;
+        while (i + n < len && !strchr(space, text[i + n]))
+            n++;
+        char word[32];
+        snprintf(word, sizeof word, META "%.*s", (int)(n < 20 ? n : 20), text + i);
+        if (n && (n > 20 || pieces_find(&t->pieces, word, strlen(word)) < 0))
+            return error_set(err, "%s: found \"%.*s\"; %s has no tokenizer, so texts are token ids from 0 to %d, with spaces between", where,
+                             (int)(n < 20 ? n : 20), text + i, t->source, t->size - 1);
+        i += n + 1;
+    }
+    return 0;
+}
