@@ -16,7 +16,7 @@ struct eval_command_options {
 #define ROW(name, kind, field) name, kind, offsetof(struct eval_command_options, field)
 static const struct option table[] = {
     {ROW("data", OPTION_LIST, data), NULL, 0, 0, NULL, "FILE",
-     "text: .txt or .jsonl, may be gzipped (may be repeated); for a classifier the folder of idx files, whose test images count"},
+     "text: .txt, .jsonl, or .jsonl of questions (prompt, answer), may be gzipped (may be repeated); for a classifier the folder of idx files, whose test images count"},
     {ROW("protocol", OPTION_CHOICE, protocol), "windows", 0, 0, "windows|llama.cpp", NULL,
      "windows: every token but a window's first; llama.cpp: as llama-perplexity counts"},
     {ROW("seq_len", OPTION_INT, seq_len), "0", 0, 1 << 20, NULL, "N",
@@ -35,6 +35,9 @@ static void print_result(const struct eval_result *r) {
     printf("tokens         %ld\nloss           %.9g nats per token (standard error %.3g)\nperplexity     %.9g\n"
            "bits per byte  %.9g\n",
            (long)r->tokens, r->nll, r->nll_se, r->ppl, r->bits_per_byte);
+    if (r->questions)
+        printf("answered       %ld of %ld questions, to the letter (%.2f %%)\n", (long)r->answered, (long)r->questions,
+               100 * (double)r->answered / (double)r->questions);
     if (r->compared)
         printf("parent's loss  %.9g\ndifference     %+.9g (95 %% interval %+.9g to %+.9g)\nKL divergence  %.9g (95th "
                "percentile %.6g, "

@@ -123,12 +123,13 @@ static int write_text(const struct generate_command_options *o, const struct ope
     if (status == 0 && prompt.count == 0)
         status = error_set(
             err, "--prompt: it has no tokens, and this model has no BOS token to begin with; give some text");
-    if (status == 0 && c->context > 0 && (int64_t)prompt.count >= c->context)
+    if (status == 0 && c->context > 0 && (int64_t)prompt.count > c->context)
         status = error_set(err, "the prompt has %zu tokens, the model's context %ld; give a shorter one",
                            prompt.count, (long)c->context);
     if (status == 0) {
-        if (c->context > 0 && options.tokens > c->context - (int64_t)prompt.count)
-            options.tokens = c->context - (int64_t)prompt.count;
+        const int64_t room = c->context - (int64_t)prompt.count + 1; // the last token is not read again
+        if (c->context > 0 && options.tokens > room)
+            options.tokens = room;
         generate(m->model, prompt.id, (int64_t)prompt.count, &options, emit, &w);
         if (o->json)
             print_json(&w, &prompt);

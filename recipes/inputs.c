@@ -35,6 +35,7 @@ static int files_exist(const struct recipe *r, const char *key, const struct opt
 static void hash_tokens(struct text_input *t) {
     struct hasher *h = hasher_new();
     hasher_add(h, t->data.token, (size_t)t->data.n_token * sizeof *t->data.token);
+    hasher_add(h, t->data.answer, (size_t)t->data.n_question * sizeof *t->data.answer);
     hasher_end(h, t->hash);
 }
 
@@ -48,14 +49,6 @@ static void cut(struct dataset *d, const struct tokenizer *t, int64_t n) {
     d->text_bytes = (int64_t)len;
 }
 
-static void append(struct dataset *d, const struct dataset *more) {
-    d->token = xrealloc(d->token, (size_t)(d->n_token + more->n_token) * sizeof *d->token, "tokens");
-    memcpy(d->token + d->n_token, more->token, (size_t)more->n_token * sizeof *more->token);
-    d->n_token += more->n_token;
-    d->text_bytes += more->text_bytes;
-    d->invalid_bytes += more->invalid_bytes;
-}
-
 // Held-out text: of several files the same number of whole windows each, so that eval_tokens speaks for all of them.
 static int read_eval(struct text_input *t, const struct recipe *r, const struct tokenizer *tokenizer,
                      char *const *paths, size_t n, struct error *err) {
@@ -64,10 +57,12 @@ static int read_eval(struct text_input *t, const struct recipe *r, const struct 
         struct dataset one = {0};
         const char *const path[] = {paths[i]};
         TRY(eval_stream(&one, tokenizer, EVAL_WINDOWS, path, 1, err));
-        if (n > 1)
+        if (n > 1 && !one.n_question)
             cut(&one, tokenizer, windows * window);
-        append(&t->data, &one);
-        dataset_release(&one);
+        if (dataset_append(&t->data, &one, "data.eval", err) < 0) {
+            dataset_release(&one);
+            return -1;
+        }
     }
     return 0;
 }
@@ -83,6 +78,8 @@ static int read_files(struct text_input *t, const struct recipe *r, const struct
     for (size_t i = 0; i < files->count; i++)
         free(paths[i]);
     free(paths);
+    if (result == 0)
+        result = dataset_fits(&t->data, r->data.seq_len, is_eval ? "data.eval" : "data.train", err);
     if (result == 0)
         hash_tokens(t);
     return result;

@@ -129,6 +129,8 @@ static int complete_tokenizer(const struct tokenizer *t, const char *folder, str
         const char *name;
         int (*write)(const struct tokenizer *t, const char *path, struct error *err);
     } files[] = {{"tokenizer.json", tokenizer_write_json}, {"tokenizer_config.json", tokenizer_write_config}};
+    if (!tokenizer_needs_json(t))
+        return 0;
     char *model = path_join(folder, "tokenizer.model"), *json = path_join(folder, "tokenizer.json");
     int result = 0, needed = file_exists(model) || !file_exists(json);
     for (size_t i = 0; i < 2 && result == 0 && needed; i++) {

@@ -214,7 +214,8 @@ static const struct {
 } columns[] = {
     {"params", "parameters", 0}, {"flops", "flops_per_token", 0}, {"bytes", "bytes", 0},
     {"nll", "nll", 0},           {"nll_se", "nll_se", 0},         {"ppl", "ppl", 0},
-    {"kld", "kld", 0},           {"top1", "top1", 0},             {"prefill_tps", "prefill_tokens_per_second", 1},
+    {"kld", "kld", 0},           {"top1", "top1", 0},             {"answered", "answered", 0},
+    {"questions", "questions", 0}, {"prefill_tps", "prefill_tokens_per_second", 1},
     {"decode_tps", "decode_tokens_per_second", 1},
 };
 #define COLUMNS (sizeof columns / sizeof *columns)
@@ -271,7 +272,7 @@ static struct json *point_json(const struct sweep_point *p) {
     if (p->same)
         json_set_string(o, "same_as", p->same->hash);
     for (size_t c = 0; c < COLUMNS && p->facts; c++)
-        if (!columns[c].is_speed)
+        if (!columns[c].is_speed && json_get(p->facts, columns[c].fact))
             json_set(o, columns[c].column, json_copy(json_get(p->facts, columns[c].fact)));
     if (p->failure)
         json_set_string(o, "failure", p->failure);
@@ -322,17 +323,21 @@ static int write_all(const struct run *run, const struct sweep *s, struct error 
 }
 
 static void print_table(const struct sweep *s) {
-    printf("%-48s %9s %9s %8s %9s %8s %9s\n", "", "params M", "MB", "loss", "ppl", "KLD", "decode/s");
+    const struct json *first = s->n ? s->point[0].facts : NULL;
+    const int has_answers = json_get(first, "questions") != NULL;
+    printf("%-48s %9s %9s %8s %9s %8s%s %9s\n", "", "params M", "MB", "loss", "ppl", "KLD", has_answers ? "    answered" : "", "decode/s");
     for (int64_t i = 0; i < s->n; i++) {
         const struct sweep_point *p = &s->point[i];
-        if (p->facts)
-            printf("%-48s %9.3f %9.2f %8.4f %9.3f %8.4f %9.0f\n", p->name,
-                   json_number(json_get(p->facts, "parameters")) / 1e6, json_number(json_get(p->facts, "bytes")) / 1e6,
-                   json_number(json_get(p->facts, "nll")), json_number(json_get(p->facts, "ppl")),
-                   json_number(json_get(p->facts, "kld")),
-                   json_number(json_get(p->speed, "decode_tokens_per_second")));
-        else
+        if (!p->facts) {
             printf("%-48s failed: %s\n", p->name, p->failure);
+            continue;
+        }
+        printf("%-48s %9.3f %9.2f %8.4f %9.3f %8.4f", p->name, json_number(json_get(p->facts, "parameters")) / 1e6,
+               json_number(json_get(p->facts, "bytes")) / 1e6, json_number(json_get(p->facts, "nll")),
+               json_number(json_get(p->facts, "ppl")), json_number(json_get(p->facts, "kld")));
+        if (has_answers)
+            printf(" %4.0f of %4.0f", json_number(json_get(p->facts, "answered")), json_number(json_get(p->facts, "questions")));
+        printf(" %9.0f\n", json_number(json_get(p->speed, "decode_tokens_per_second")));
     }
 }
 

@@ -7,6 +7,7 @@
 // To add an input format: give it a reader beside read_jsonl and choose it by its ending in dataset_documents.
 #include "common/data/dataset.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,10 +15,23 @@
 #include "common/base/json.h"
 #include "common/base/random.h"
 
-typedef void take_text(void *context, const char *text, size_t len);
+// {"text"}, or {"prompt", "answer"}.
+static int read_line(const struct json *root, const char *where, struct document *d, struct error *err)
+{
+    const char *text, *prompt, *answer;
+    TRY(json_get_string(root, where, "text", NULL, &text, err));
+    TRY(json_get_string(root, where, "prompt", NULL, &prompt, err));
+    TRY(json_get_string(root, where, "answer", NULL, &answer, err));
+    if (!text == !prompt || !prompt != !answer)
+        return error_set(err, "%s: expected an object with a string \"text\", or with \"prompt\" and \"answer\"; found %s", where,
+                         text ? "both" : prompt ? "a prompt alone" : answer ? "an answer alone" : "none");
+    *d = (struct document){.prompt = prompt, .text = text ? text : answer};
+    d->prompt_len = prompt ? strlen(prompt) : 0;
+    d->len = strlen(d->text);
+    return 0;
+}
 
-static int read_jsonl(const char *path, const char *data, size_t len, take_text *take, void *context,
-                      struct error *err)
+static int read_jsonl(const char *path, const char *data, size_t len, take_document *take, void *context, struct error *err)
 {
     const char *end = data + len;
     int64_t number = 0;
@@ -27,27 +41,22 @@ static int read_jsonl(const char *path, const char *data, size_t len, take_text 
         number++;
         if (strspn(line, " \t\r") < n) {
             char where[512];
+            struct document d;
             snprintf(where, sizeof where, "%s, line %lld", path, (long long)number);
             struct json *root = json_parse(line, n, where, 0, err);
-            if (!root)
-                return -1;
-            const struct json *text = json_get(root, "text");
-            if (!text || json_kind(text) != JSON_STRING) {
-                error_set(err, "%s: expected an object with a string \"text\", found %s", where,
-                          text ? json_kind_name(json_kind(text)) : "none");
-                json_free(root);
-                return -1;
-            }
-            take(context, json_string(text), strlen(json_string(text)));
+            int status = root ? read_line(root, where, &d, err) : -1;
+            if (status == 0)
+                take(context, &d);
             json_free(root);
+            TRY(status);
         }
         line = stop ? stop + 1 : end;
     }
     return 0;
 }
 
-int dataset_documents(const char *const *paths, size_t n_paths, const char *where,
-                      void (*take)(void *context, const char *text, size_t len), void *context, struct error *err)
+int dataset_documents(const char *const *paths, size_t n_paths, const char *where, take_document *take, void *context,
+                      struct error *err)
 {
     for (size_t i = 0; i < n_paths; i++) {
         char *data;
@@ -58,7 +67,7 @@ int dataset_documents(const char *const *paths, size_t n_paths, const char *wher
         if (path_ends_with(paths[i], ".jsonl") || path_ends_with(paths[i], ".jsonl.gz"))
             status = read_jsonl(paths[i], data, len, take, context, err);
         else
-            take(context, data, len);
+            take(context, &(struct document){.text = data, .len = len});
         free(data);
         if (status < 0)
             return error_prefix(err, "%s", where);
@@ -66,23 +75,90 @@ int dataset_documents(const char *const *paths, size_t n_paths, const char *wher
     return 0;
 }
 
+static int mixed(const char *where, struct error *err)
+{
+    return error_set(err, "%s: has questions (\"prompt\", \"answer\") and plain text; expected one kind", where);
+}
+
+static void push(struct token_list *list, int32_t id)
+{
+    if (list->count == list->capacity) {
+        list->capacity = list->capacity ? 2 * list->capacity : 64;
+        list->id = xrealloc(list->id, list->capacity * sizeof *list->id, "the tokens of a text");
+    }
+    list->id[list->count++] = id;
+}
+
+int dataset_add(struct dataset *d, const struct tokenizer *t, const struct document *document, int ends, const char *where,
+                struct error *err)
+{
+    struct token_list list = {.id = d->token, .count = (size_t)d->n_token, .capacity = (size_t)d->n_token};
+    if (d->n_token && !d->n_question != !document->prompt)
+        return mixed(where, err);
+    if (document->prompt)
+        TRY(tokenizer_check_text(t, document->prompt, document->prompt_len, where, err));
+    TRY(tokenizer_check_text(t, document->text, document->len, where, err));
+    if (tokenizer_adds_bos(t) && tokenizer_bos(t) >= 0)
+        push(&list, tokenizer_bos(t));
+    if (document->prompt) {
+        d->start = xrealloc(d->start, (size_t)(d->n_question + 2) * sizeof *d->start, "questions");
+        d->answer = xrealloc(d->answer, (size_t)(d->n_question + 1) * sizeof *d->answer, "questions");
+        d->start[d->n_question] = d->n_token;
+        tokenizer_encode(t, document->prompt, document->prompt_len, 0, &list, &d->invalid_bytes);
+        d->answer[d->n_question++] = (int64_t)list.count;
+    }
+    tokenizer_encode(t, document->text, document->len, 0, &list, &d->invalid_bytes);
+    if (ends && tokenizer_adds_eos(t) && tokenizer_eos(t) >= 0)
+        push(&list, tokenizer_eos(t));
+    d->token = list.id;
+    d->n_token = (int64_t)list.count;
+    d->text_bytes += (int64_t)document->len;
+    if (!document->prompt)
+        return 0;
+    d->start[d->n_question] = d->n_token;
+    const int64_t first = d->answer[d->n_question - 1];
+    if (first == d->start[d->n_question - 1] || first == d->n_token)
+        return error_set(err, "%s: question %lld has %s without a token; expected some text", where, (long long)d->n_question,
+                         first == d->n_token ? "an answer" : "a prompt");
+    return 0;
+}
+
+int dataset_append(struct dataset *d, struct dataset *more, const char *where, struct error *err)
+{
+    if (d->n_token && !d->n_question != !more->n_question)
+        return mixed(where, err);
+    d->token = xrealloc(d->token, (size_t)(d->n_token + more->n_token) * sizeof *d->token, "tokens");
+    memcpy(d->token + d->n_token, more->token, (size_t)more->n_token * sizeof *more->token);
+    if (more->n_question) {
+        const size_t n = (size_t)(d->n_question + more->n_question);
+        d->start = xrealloc(d->start, (n + 1) * sizeof *d->start, "questions");
+        d->answer = xrealloc(d->answer, n * sizeof *d->answer, "questions");
+        for (int64_t i = 0; i <= more->n_question; i++)
+            d->start[d->n_question + i] = d->n_token + more->start[i];
+        for (int64_t i = 0; i < more->n_question; i++)
+            d->answer[d->n_question + i] = d->n_token + more->answer[i];
+    }
+    d->n_question += more->n_question;
+    d->n_token += more->n_token;
+    d->text_bytes += more->text_bytes;
+    d->invalid_bytes += more->invalid_bytes;
+    dataset_release(more);
+    return 0;
+}
+
 struct encoding {
     const struct tokenizer *tokenizer;
-    struct token_list list;
     struct dataset *dataset;
     const char *where;
     struct error *err;
-    int failed;
+    int status;
 };
 
-static void encode_document(void *context, const char *text, size_t len)
+static void encode_document(void *context, const struct document *d)
 {
     struct encoding *e = context;
-    e->failed = e->failed || tokenizer_check_text(e->tokenizer, text, len, e->where, e->err) < 0;
-    if (e->failed)
-        return;
-    tokenizer_encode(e->tokenizer, text, len, TOKENIZE_SPECIAL, &e->list, &e->dataset->invalid_bytes);
-    e->dataset->text_bytes += (int64_t)len;
+    if (e->status == 0)
+        e->status = dataset_add(e->dataset, e->tokenizer, d, 1, e->where, e->err);
 }
 
 int dataset_read(struct dataset *d, const struct tokenizer *t, const char *const *paths, size_t n_paths,
@@ -90,12 +166,10 @@ int dataset_read(struct dataset *d, const struct tokenizer *t, const char *const
 {
     *d = (struct dataset){0};
     struct encoding e = {.tokenizer = t, .dataset = d, .where = where, .err = err};
-    if (dataset_documents(paths, n_paths, where, encode_document, &e, err) < 0 || e.failed) {
-        token_list_free(&e.list);
+    if (dataset_documents(paths, n_paths, where, encode_document, &e, err) < 0 || e.status < 0) {
+        dataset_release(d);
         return -1;
     }
-    d->token = e.list.id;
-    d->n_token = (int64_t)e.list.count;
     if (d->n_token < 2) {
         error_set(err, "%s: %s%s: found %lld token%s, need at least 2; give more text", where,
                   n_paths ? paths[0] : "no file", n_paths > 1 ? ", ..." : "", (long long)d->n_token,
@@ -109,6 +183,8 @@ int dataset_read(struct dataset *d, const struct tokenizer *t, const char *const
 void dataset_release(struct dataset *d)
 {
     free(d->token);
+    free(d->start);
+    free(d->answer);
     *d = (struct dataset){0};
 }
 
@@ -123,18 +199,32 @@ int dataset_check(const struct dataset *d, int64_t vocab, const char *where, str
     return 0;
 }
 
-int64_t dataset_windows(const struct dataset *d, int64_t seq_len) { return (d->n_token - 1 + seq_len - 1) / seq_len; }
+int dataset_fits(const struct dataset *d, int64_t seq_len, const char *where, struct error *err)
+{
+    for (int64_t i = 0; i < d->n_question; i++)
+        if (d->start[i + 1] - d->start[i] > seq_len + 1)
+            return error_set(err, "%s: question %lld has %lld tokens with its answer; a window of seq_len %lld holds %lld", where,
+                             (long long)i + 1, (long long)(d->start[i + 1] - d->start[i]), (long long)seq_len, (long long)seq_len + 1);
+    return 0;
+}
+
+int64_t dataset_windows(const struct dataset *d, int64_t seq_len)
+{
+    return d->n_question ? d->n_question : (d->n_token - 1 + seq_len - 1) / seq_len;
+}
 
 void dataset_batch(const struct dataset *d, int64_t seq_len, uint64_t seed, int64_t first, int64_t B, int32_t *inputs,
                    int32_t *targets)
 {
     int64_t windows = dataset_windows(d, seq_len);
     for (int64_t b = 0; b < B; b++) {
-        int64_t start = random_shuffled(seed, "order of the data", windows, first + b) * seq_len;
+        const int64_t w = random_shuffled(seed, "order of the data", windows, first + b);
+        const int64_t start = d->n_question ? d->start[w] : w * seq_len, end = d->n_question ? d->start[w + 1] : d->n_token;
+        const int64_t wanted = d->n_question ? d->answer[w] : start + 1; // the first token that is predicted
         for (int64_t j = 0; j < seq_len; j++) {
             int64_t at = start + j;
-            inputs[b * seq_len + j] = at < d->n_token ? d->token[at] : 0;
-            targets[b * seq_len + j] = at + 1 < d->n_token ? d->token[at + 1] : -1;
+            inputs[b * seq_len + j] = at < end ? d->token[at] : 0;
+            targets[b * seq_len + j] = at + 1 < end && at + 1 >= wanted ? d->token[at + 1] : -1;
         }
     }
 }

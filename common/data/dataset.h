@@ -3,6 +3,8 @@
 // Documents (a .txt file is one; each line of a .jsonl with a "text" field is one; either may be gzipped) are
 // tokenized with the tokenizer's own BOS/EOS rules and laid end to end in one stream. Training windows are seq_len +
 // 1 tokens at stride seq_len; their order is a seeded permutation, a new one for each pass.
+//
+// A line with "prompt" and "answer" is a question: it has a window of its own, and only the answer's tokens are predicted.
 #ifndef PDQ_DATASET_H
 #define PDQ_DATASET_H
 
@@ -16,15 +18,31 @@ struct dataset {    // process lifetime
     int64_t n_token;
     int64_t text_bytes;    // of the text they came from
     int64_t invalid_bytes; // bytes that were not UTF-8
+    // Questions: where each begins (and the last ends) and where its answer does. NULL, 0: a stream of text.
+    int64_t *start, *answer; // [n_question + 1], [n_question]
+    int64_t n_question;
 };
+
+struct document { // as it stands in a file
+    const char *prompt, *text; // prompt NULL: no question; else text is the answer
+    size_t prompt_len, len;
+};
+typedef void take_document(void *context, const struct document *d);
 
 // where: for messages ("data.train"). Fewer than 2 tokens is an error. Paths are opened as they stand.
 int dataset_read(struct dataset *d, const struct tokenizer *t, const char *const *paths, size_t n_paths,
                  const char *where, struct error *err);
 void dataset_release(struct dataset *d);
-// The documents' texts in order, before tokenizing. `take` gets each one; the text is its only while it runs.
-int dataset_documents(const char *const *paths, size_t n_paths, const char *where,
-                      void (*take)(void *context, const char *text, size_t len), void *context, struct error *err);
+// The documents in order, before tokenizing. `take` gets each one; the text is its only while it runs.
+int dataset_documents(const char *const *paths, size_t n_paths, const char *where, take_document *take, void *context,
+                      struct error *err);
+// Adds a document's tokens; ends: with the EOS, too, where the tokenizer adds it.
+int dataset_add(struct dataset *d, const struct tokenizer *t, const struct document *document, int ends, const char *where,
+                struct error *err);
+// Moves all of `more` behind d; one may not be text and the other questions.
+int dataset_append(struct dataset *d, struct dataset *more, const char *where, struct error *err);
+// Every question must fit a window of seq_len + 1 tokens.
+int dataset_fits(const struct dataset *d, int64_t seq_len, const char *where, struct error *err);
 // Every id must be a row of an embedding of `vocab` rows.
 int dataset_check(const struct dataset *d, int64_t vocab, const char *where, struct error *err);
 

@@ -19,53 +19,60 @@
 
 struct encoding {
     const struct tokenizer *tokenizer;
-    struct token_list list;
     struct dataset *dataset;
     char *text; // llama.cpp: all documents as one text
     size_t len;
+    struct error *err;
+    int status;
 };
 
-static void encode_with_bos(struct encoding *e, const char *text, size_t len, int flags)
-{
-    int32_t bos = tokenizer_bos(e->tokenizer);
-    if (bos >= 0 && tokenizer_adds_bos(e->tokenizer)) {
-        struct token_list *list = &e->list;
-        if (list->count == list->capacity) {
-            list->capacity = list->capacity ? 2 * list->capacity : 64;
-            list->id = xrealloc(list->id, list->capacity * sizeof *list->id, "the tokens of a text");
-        }
-        list->id[list->count++] = bos;
-    }
-    tokenizer_encode(e->tokenizer, text, len, flags, &e->list, &e->dataset->invalid_bytes);
-    e->dataset->text_bytes += (int64_t)len;
-}
-
-static void encode_document(void *context, const char *text, size_t len) { encode_with_bos(context, text, len, 0); }
-
-static void collect_document(void *context, const char *text, size_t len)
+static void encode_document(void *context, const struct document *d)
 {
     struct encoding *e = context;
-    e->text = xrealloc(e->text, e->len + len + 1, "the text to evaluate on");
-    memcpy(e->text + e->len, text, len);
-    e->len += len;
+    if (e->status == 0)
+        e->status = dataset_add(e->dataset, e->tokenizer, d, 0, "evaluation text", e->err);
+}
+
+static void collect_document(void *context, const struct document *d)
+{
+    struct encoding *e = context;
+    e->text = xrealloc(e->text, e->len + d->len + 1, "the text to evaluate on");
+    memcpy(e->text + e->len, d->text, d->len);
+    e->len += d->len;
+}
+
+// One text, in which names of control tokens are ordinary text.
+static void encode_literally(struct encoding *e)
+{
+    struct token_list list = {0};
+    const struct tokenizer *t = e->tokenizer;
+    if (tokenizer_bos(t) >= 0 && tokenizer_adds_bos(t)) {
+        list.id = xmalloc(64 * sizeof *list.id, "the tokens of a text");
+        list.capacity = 64;
+        list.id[list.count++] = tokenizer_bos(t);
+    }
+    tokenizer_encode(t, e->text ? e->text : "", e->len, TOKENIZE_LITERAL, &list, &e->dataset->invalid_bytes);
+    e->dataset->text_bytes = (int64_t)e->len;
+    e->dataset->token = list.id;
+    e->dataset->n_token = (int64_t)list.count;
 }
 
 int eval_stream(struct dataset *d, const struct tokenizer *t, enum eval_protocol protocol, const char *const *paths,
                 size_t n_paths, struct error *err)
 {
     *d = (struct dataset){0};
-    struct encoding e = {.tokenizer = t, .dataset = d};
+    struct encoding e = {.tokenizer = t, .dataset = d, .err = err};
     int whole = protocol == EVAL_LLAMA_CPP;
     int status =
         dataset_documents(paths, n_paths, "evaluation text", whole ? collect_document : encode_document, &e, err);
+    if (status == 0)
+        status = e.status;
     if (status == 0 && whole) {
         if (e.len && e.text[e.len - 1] == '\n')
             e.len--;
-        encode_with_bos(&e, e.text ? e.text : "", e.len, TOKENIZE_LITERAL);
+        encode_literally(&e);
     }
     free(e.text);
-    d->token = e.list.id;
-    d->n_token = (int64_t)e.list.count;
     if (status == 0 && d->n_token < 2)
         status = error_set(err, "evaluation text: %s: found %lld token%s, need at least 2; give more text",
                            n_paths ? paths[0] : "no file", (long long)d->n_token, d->n_token == 1 ? "" : "s");
@@ -82,7 +89,7 @@ struct run { // one call of evaluate
     const struct tokenizer *tokenizer;
     const struct eval_options *options;
     struct tape tape;
-    int64_t window, first;          // tokens in a window; targets of a window begin at position first + 1
+    int64_t window, first;          // tokens in a window, at most; targets of a text's window begin at position first + 1
     int64_t n_window;               // the last may be shorter
     int64_t limit, done;            // tokens to predict; predicted
     int32_t *ids;                   // [rows of a batch]
@@ -90,20 +97,46 @@ struct run { // one call of evaluate
     int64_t *row;                   // [rows of a batch]: rows that predict
     double *nll, *against_nll, *kl; // [limit]
     unsigned char *agree;           // [limit]
+    int32_t *top;                   // [limit] what the model says, of questions; NULL: of a text
     int32_t *id_bytes;              // [V]: bytes that an id adds to a text; -1: not looked up yet
     int states_are_there;           // of the other model
     double bytes, sum;              // of the text predicted; of the losses so far, for the progress line
 };
 
+static int64_t window_start(const struct run *r, int64_t w)
+{
+    return r->stream->n_question ? r->stream->start[w] : w * r->window;
+}
+
+// Tokens that go in, with those that are only predicted.
 static int64_t window_length(const struct run *r, int64_t w)
 {
+    if (r->stream->n_question)
+        return r->stream->start[w + 1] - r->stream->start[w];
     int64_t left = r->stream->n_token - w * r->window;
     return left < r->window ? left : r->window;
+}
+
+// Whole questions, as many as hold the tokens that are wanted.
+static int plan_questions(struct run *r, struct error *err)
+{
+    const struct dataset *d = r->stream;
+    const int64_t wanted = r->options->tokens;
+    if (r->options->protocol == EVAL_LLAMA_CPP)
+        return error_set(err, "evaluation: questions are not text for the llama.cpp protocol");
+    TRY(dataset_fits(d, r->options->seq_len, "evaluation", err));
+    r->window = r->options->seq_len + 1;
+    r->limit = 0;
+    for (; r->n_window < d->n_question && (!wanted || r->limit < wanted); r->n_window++)
+        r->limit += d->start[r->n_window + 1] - d->answer[r->n_window];
+    return 0;
 }
 
 static int plan_windows(struct run *r, struct error *err)
 {
     int64_t n = r->stream->n_token, N = r->options->seq_len;
+    if (r->stream->n_question)
+        return plan_questions(r, err);
     r->window = N;
     if (N < 2)
         return error_set(err, "evaluation: a window has %lld tokens, need at least 2", (long long)N);
@@ -157,10 +190,11 @@ static int64_t fill_batch(struct run *r, int64_t w, int64_t B, int64_t T)
                   tokenizer_bos(r->tokenizer) >= 0;
     int64_t count = 0;
     for (int64_t b = 0; b < B; b++) {
-        int64_t start = (w + b) * r->window;
+        const int64_t start = window_start(r, w + b), length = window_length(r, w + b);
+        const int64_t first = r->stream->n_question ? r->stream->answer[w + b] - start - 1 : r->first;
         for (int64_t j = 0; j < T; j++) {
-            r->ids[b * T + j] = r->stream->token[start + j];
-            if (j < r->first || j + 1 >= T || r->done + count >= r->limit)
+            r->ids[b * T + j] = j < length ? r->stream->token[start + j] : 0;
+            if (j < first || j + 1 >= length || r->done + count >= r->limit)
                 continue;
             r->row[count] = b * T + j;
             r->target[r->done + count++] = r->stream->token[start + j + 1];
@@ -204,7 +238,7 @@ static void run_batch(struct run *r, int64_t w, int64_t B, int64_t T)
     // With checkpoint a layer's inner values are dropped as soon as its output is there.
     const struct forward f = {.ids = r->ids, .B = B, .T = T, .checkpoint = 1};
     struct tensor *x = predicting_rows(r, r->model, &f, count);
-    struct head_eval e = {.targets = r->target + at, .nll = r->nll + at};
+    struct head_eval e = {.targets = r->target + at, .nll = r->nll + at, .top = r->top ? r->top + at : NULL};
     if (r->against) {
         e.against_x = against_rows(r, &f, count);
         e.against_w = model_head(r->against);
@@ -219,6 +253,19 @@ static void run_batch(struct run *r, int64_t w, int64_t B, int64_t T)
     r->done += count;
 }
 
+// Questions that the model, always taking the likeliest token, answers to the letter: each token is the likeliest one after those
+// before it.
+static int64_t count_answered(const struct run *r)
+{
+    int64_t answered = 0, at = 0;
+    for (int64_t q = 0; r->top && q < r->n_window; q++) {
+        const int64_t n = r->stream->start[q + 1] - r->stream->answer[q];
+        answered += memcmp(r->top + at, r->target + at, (size_t)n * sizeof *r->top) == 0;
+        at += n;
+    }
+    return answered;
+}
+
 static void summarise(struct run *r, struct eval_result *out)
 {
     int64_t n = r->done;
@@ -228,6 +275,8 @@ static void summarise(struct run *r, struct eval_result *out)
     out->ppl = exp(out->nll);
     out->bits_per_byte = r->bytes > 0 ? out->nll * (double)n / M_LN2 / r->bytes : (double)NAN;
     out->compared = r->against != NULL;
+    out->questions = r->top ? r->n_window : 0;
+    out->answered = count_answered(r);
     if (!r->against)
         return;
     out->against_nll = mean_of(r->against_nll, n);
@@ -260,19 +309,28 @@ static int check_models(const struct model *m, const struct model *against, cons
     return dataset_check(stream, m->config.vocab, "evaluation text", err);
 }
 
+// Positions that the longest of B questions needs: its last token is only predicted.
+static int64_t longest(const struct run *r, int64_t w, int64_t B)
+{
+    int64_t T = 1;
+    for (int64_t b = 0; b < B; b++)
+        T = window_length(r, w + b) - 1 > T ? window_length(r, w + b) - 1 : T;
+    return T;
+}
+
 static void run_windows(struct run *r)
 {
     struct progress progress;
-    int64_t most = eval_batch_rows(r->window) / r->window, predicted = r->window - 1 - r->first; // by a window
+    int64_t most = eval_batch_rows(r->window) / r->window, predicted = r->stream->n_question ? 1 : r->window - 1 - r->first; // by a window
     if (!r->options->quiet)
         progress_begin(&progress, "eval", "tokens", r->limit, 0);
     for (int64_t w = 0, B; w < r->n_window && r->done < r->limit && !interrupted(); w += B) {
         int64_t wanted = (r->limit - r->done + predicted - 1) / predicted;
         B = r->n_window - w < most ? r->n_window - w : most;
         B = wanted < B ? wanted : B;
-        if (B > 1 && window_length(r, w + B - 1) < r->window)
+        if (!r->stream->n_question && B > 1 && window_length(r, w + B - 1) < r->window)
             B--; // the short one goes alone
-        run_batch(r, w, B, window_length(r, w));
+        run_batch(r, w, B, r->stream->n_question ? longest(r, w, B) : window_length(r, w));
         if (!r->options->quiet)
             progress_update(&progress, r->done, "loss %.4f", r->sum / (double)r->done);
     }
@@ -287,6 +345,8 @@ static void run_allocate(struct run *r)
     r->row = xmalloc(rows * sizeof *r->row, "tokens of an evaluation");
     r->target = xmalloc(n * sizeof *r->target, "tokens of an evaluation");
     r->nll = xmalloc(n * sizeof *r->nll, "losses of an evaluation");
+    if (r->stream->n_question)
+        r->top = xmalloc(n * sizeof *r->top, "answers of an evaluation");
     if (r->against) {
         r->against_nll = xmalloc(n * sizeof *r->nll, "losses of an evaluation");
         r->kl = xmalloc(n * sizeof *r->kl, "losses of an evaluation");
@@ -339,6 +399,7 @@ int evaluate(struct eval_result *r, struct model *m, struct model *against, cons
     free(run.against_nll);
     free(run.kl);
     free(run.agree);
+    free(run.top);
     free(run.id_bytes);
     return status;
 }
@@ -358,6 +419,10 @@ struct json *eval_result_json(const struct eval_result *r)
     json_set_number(o, "nll_se", r->nll_se);
     json_set_number(o, "ppl", r->ppl);
     json_set_number(o, "bits_per_byte", r->bits_per_byte);
+    if (r->questions) {
+        json_set_number(o, "questions", (double)r->questions);
+        json_set_number(o, "answered", (double)r->answered);
+    }
     json_set_number(o, "kld", compared * r->kld);
     json_set_number(o, "top1", compared * r->top1);
     json_set_number(o, "kld_p95", compared * r->kld_p95);

@@ -30,6 +30,7 @@ struct eval_result {
     int64_t tokens;     // predicted
     double nll, nll_se; // nats per token, standard error of the mean
     double ppl, bits_per_byte;
+    int64_t questions, answered; // of questions: how many, and how many answered to the letter by the likeliest tokens
     int compared;                                                    // the rest is meaningful
     double against_nll, difference, difference_low, difference_high; // paired, model - parent, 95 % interval
     double kld, kld_p95, kld_p99, top1; // mean and percentiles of KL(parent || model); share of equal argmax
@@ -41,7 +42,7 @@ struct eval_result {
 int eval_stream(struct dataset *d, const struct tokenizer *t, enum eval_protocol protocol, const char *const *paths,
                 size_t n_paths, struct error *err);
 // windows: cuts the stream into windows of seq_len (the last may be shorter), loss on every token but a window's
-// first. llama.cpp: whole windows only (fewer than two: error), first token replaced by BOS, targets N/2+1 .. N-1.
+// first; of questions only on the answers' tokens. llama.cpp: whole windows only (fewer than two: error), first token replaced by BOS, targets N/2+1 .. N-1.
 // against: the parent or NULL; vocabularies must be equal.
 int evaluate(struct eval_result *r, struct model *m, struct model *against, const struct dataset *stream,
              const struct tokenizer *t, const struct eval_options *o, struct error *err);

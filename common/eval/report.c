@@ -42,9 +42,10 @@ static void print_rows(const struct json *rows, const struct json *speeds, FILE 
         print_image_rows(rows, to);
         return;
     }
+    int has_answers = json_get(json_first(rows), "questions") != NULL;
     int has_gzip = json_get(json_first(rows), "gzip_bytes") != NULL;
-    fprintf(to, "%-12s %9s %9s %9s%s %8s %9s %8s %7s %9s %9s\n", "", "params M", "MFLOP/tok", "MB", has_gzip ? "   gzip MB" : "",
-            "loss", "ppl", "KLD", "top-1", "prefill/s", "decode/s");
+    fprintf(to, "%-12s %9s %9s %9s%s %8s %9s %8s %7s%s %9s %9s\n", "", "params M", "MFLOP/tok", "MB", has_gzip ? "   gzip MB" : "",
+            "loss", "ppl", "KLD", "top-1", has_answers ? "   answered" : "", "prefill/s", "decode/s");
     const struct json *speed = json_first(speeds);
     for (const struct json *r = json_first(rows); r; r = json_next(r)) {
         fprintf(to, "%-12s", json_string(json_get(r, "name")));
@@ -57,6 +58,8 @@ static void print_rows(const struct json *rows, const struct json *speeds, FILE 
         print_cell(to, json_get(r, "ppl"), 9, 3, 1);
         print_cell(to, json_get(r, "kld"), 8, 4, 1);
         print_cell(to, json_get(r, "top1"), 7, 4, 1);
+        if (has_answers)
+            fprintf(to, " %4.0f of %-4.0f", json_number(json_get(r, "answered")), json_number(json_get(r, "questions")));
         print_cell(to, json_get(speed, "prefill_tokens_per_second"), 9, 0, 1);
         print_cell(to, json_get(speed, "decode_tokens_per_second"), 9, 0, 1);
         fputc('\n', to);

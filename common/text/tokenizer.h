@@ -46,6 +46,7 @@ int tokenizer_to_vocab(const struct tokenizer *t, int64_t rows, struct vocab *ou
 
 // Writes a tokenizer that came from tokenizer.model or from a GGUF file as Hugging Face's tokenizer.json, and
 // tokenizer_config.json, which transformers 5 needs. Fails, saying why, where tokenizer.json cannot express it.
+int tokenizer_needs_json(const struct tokenizer *t); // it came from neither tokenizer.json nor vocab.json, and is no list of numbers
 int tokenizer_write_json(const struct tokenizer *t, const char *path, struct error *err);
 int tokenizer_write_config(const struct tokenizer *t, const char *path, struct error *err);
 

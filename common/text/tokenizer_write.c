@@ -53,6 +53,8 @@ static struct spaces spaces_of(const struct tokenizer *t) {
     return (struct spaces){.dummy_prefix = s->kind == STEP_PREPEND}; // as gguf_vocab.c makes them
 }
 
+int tokenizer_needs_json(const struct tokenizer *t) { return t->origin == ORIGIN_SENTENCEPIECE || t->origin == ORIGIN_GGUF; }
+
 static int check_writable(const struct tokenizer *t, struct error *err) {
     if (t->origin == ORIGIN_JSON)
         return refuse(t, err, "it came from one");

@@ -89,8 +89,10 @@ static void identify(struct run *r)
     hasher_add(h, numbers, sizeof numbers);
     if (t->images)
         hasher_add_text(h, t->images->hash);
-    else
+    else {
         hasher_add(h, t->data->token, (size_t)t->data->n_token * sizeof *t->data->token);
+        hasher_add(h, t->data->answer, (size_t)t->data->n_question * sizeof *t->data->answer);
+    }
     hasher_add(h, t->model->data, (size_t)t->model->n_element * sizeof *t->model->data);
     for (int k = 0; k < 2 && t->first_step; k++)
         if (t->moment[k])
