@@ -22,9 +22,13 @@ static int64_t source_index(const struct gguf_plan *plan, enum axis axis, int la
     return pad_source(&plan->model->config, layer < 0 ? NULL : &plan->layer[layer], axis, layer, i);
 }
 
+// Columns of one part: of a vector its share.
+static int64_t part_columns(const struct gguf_plan_tensor *t) { return t->n_dim == 1 ? t->dim[0] / t->n_part : t->dim[1]; }
+
 struct row_reader { // of one tensor
     const struct gguf_plan *plan;
     const struct gguf_plan_tensor *tensor;
+    const struct parameter *any; // a part of it; all have the same shape
     int64_t *column;     // [columns of the file]: the model's column or -1; NULL: the same columns
     int64_t own_columns; // of the model
 };
@@ -32,23 +36,23 @@ struct row_reader { // of one tensor
 static void reader_init(struct row_reader *r, const struct gguf_plan *plan, const struct gguf_plan_tensor *t)
 {
     *r = (struct row_reader){.plan = plan, .tensor = t};
-    if (!t->source) // a block that the model does not have
+    r->any = t->source[0];
+    if (!r->any) // a block that the model does not have
         return;
-    r->own_columns = tensor_columns(&t->source->t);
-    const int64_t columns = t->dim[t->n_dim - 1];
+    r->own_columns = tensor_columns(&r->any->t);
+    const int64_t columns = part_columns(t);
     if (columns == r->own_columns && t->n_dim == 2)
         return;
     r->column = xmalloc((size_t)columns * sizeof *r->column, "column map");
     for (int64_t i = 0; i < columns; i++)
-        r->column[i] = source_index(plan, t->source->spec->columns, t->source->layer, i);
+        r->column[i] = source_index(plan, r->any->spec->columns, r->any->layer, i);
 }
 
-// Row `row` of the file as f32; scratch: own_columns floats.
-static void read_row(const struct row_reader *r, int64_t row, float *to, float *scratch)
+// Row `row` of a part as f32; scratch: own_columns floats.
+static void read_part_row(const struct row_reader *r, const struct parameter *p, int64_t row, float *to, float *scratch)
 {
     const struct gguf_plan_tensor *t = r->tensor;
-    const struct parameter *p = t->source;
-    const int64_t E = r->plan->model->config.head_dim, columns = t->dim[t->n_dim - 1];
+    const int64_t E = r->plan->model->config.head_dim, columns = part_columns(t);
     const int vector = t->n_dim == 1;
     if (t->rotated && !vector)
         row = gguf_row_source(row, E);
@@ -66,6 +70,19 @@ static void read_row(const struct row_reader *r, int64_t row, float *to, float *
         const int64_t from = r->column[vector && t->rotated ? gguf_row_source(i, E) : i];
         to[i] = from < 0 ? 0 : scratch[from];
     }
+}
+
+// Row `row` of the file; the parts of a vector lie side by side, those of a matrix one below the other.
+static void read_row(const struct row_reader *r, int64_t row, float *to, float *scratch)
+{
+    const struct gguf_plan_tensor *t = r->tensor;
+    if (t->n_dim == 1) {
+        for (int k = 0; k < t->n_part; k++)
+            read_part_row(r, t->source[k], 0, to + k * part_columns(t), scratch);
+        return;
+    }
+    const int64_t rows = t->dim[0] / t->n_part;
+    read_part_row(r, t->source[row / rows], row % rows, to, scratch);
 }
 
 // The first value that the format cannot hold; -1: none.

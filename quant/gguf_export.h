@@ -26,8 +26,9 @@ struct gguf_export_options {
 
 struct gguf_plan_tensor {
     char name[GGUF_NAME_MAX];
-    const struct parameter *written;   // its place in the file's model; NULL: the rope factors
-    const struct parameter *source;    // the model's own; NULL: none, so zeros are written
+    const struct parameter *written;   // its place in the file's model (of several parts the first); NULL: the rope factors
+    const struct parameter *source[3]; // the model's own, one for each part along the outputs; NULL: none, so zeros are written
+    int n_part;
     const struct block_format *format; // what is written
     const struct block_format *wanted; // differs from format where the rows are no multiple of its block
     int rotated;                       // rows are interleaved
@@ -36,7 +37,7 @@ struct gguf_plan_tensor {
 };
 
 struct gguf_plan {
-    const char *architecture;        // "llama", "qwen2", or "deci": llama with layers of different shapes
+    const char *architecture;        // "llama", "qwen2", "gpt2", or "deci": llama with layers of different shapes
     const struct model *model;       // not owned
     struct model *shape;             // the file's, without storage
     struct layer_shape *layer;       // [n_layer] as written: wider than the model's when padded

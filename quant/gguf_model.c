@@ -29,27 +29,39 @@ static const struct gguf_architecture {
     {"llama", "llama", 1, 1},
     {"qwen2", "qwen2", 0, 1},
     {"deci", "llama", 1, 0}, // llama with layers of different shapes
+    {"gpt2", "gpt2", 0, 1},
 };
 
 static const struct {
     const char *checkpoint, *gguf; // without ".weight" or ".bias"
-    int rotated;
+    int rotated, part, parts;
 } names[] = {
-    {"model.embed_tokens", "token_embd", 0},
-    {"model.norm", "output_norm", 0},
-    {"lm_head", "output", 0},
-    {"model.layers.%d.input_layernorm", "blk.%d.attn_norm", 0},
-    {"model.layers.%d.self_attn.q_proj", "blk.%d.attn_q", 1},
-    {"model.layers.%d.self_attn.k_proj", "blk.%d.attn_k", 1},
-    {"model.layers.%d.self_attn.v_proj", "blk.%d.attn_v", 0},
-    {"model.layers.%d.self_attn.o_proj", "blk.%d.attn_output", 0},
-    {"model.layers.%d.post_attention_layernorm", "blk.%d.ffn_norm", 0},
-    {"model.layers.%d.mlp.gate_proj", "blk.%d.ffn_gate", 0},
-    {"model.layers.%d.mlp.up_proj", "blk.%d.ffn_up", 0},
-    {"model.layers.%d.mlp.down_proj", "blk.%d.ffn_down", 0},
+    {"model.embed_tokens", "token_embd", 0, 0, 1},
+    {"model.norm", "output_norm", 0, 0, 1},
+    {"lm_head", "output", 0, 0, 1},
+    {"model.layers.%d.input_layernorm", "blk.%d.attn_norm", 0, 0, 1},
+    {"model.layers.%d.self_attn.q_proj", "blk.%d.attn_q", 1, 0, 1},
+    {"model.layers.%d.self_attn.k_proj", "blk.%d.attn_k", 1, 0, 1},
+    {"model.layers.%d.self_attn.v_proj", "blk.%d.attn_v", 0, 0, 1},
+    {"model.layers.%d.self_attn.o_proj", "blk.%d.attn_output", 0, 0, 1},
+    {"model.layers.%d.post_attention_layernorm", "blk.%d.ffn_norm", 0, 0, 1},
+    {"model.layers.%d.mlp.gate_proj", "blk.%d.ffn_gate", 0, 0, 1},
+    {"model.layers.%d.mlp.up_proj", "blk.%d.ffn_up", 0, 0, 1},
+    {"model.layers.%d.mlp.down_proj", "blk.%d.ffn_down", 0, 0, 1},
+    {"transformer.wte", "token_embd", 0, 0, 1},
+    {"transformer.wpe", "position_embd", 0, 0, 1},
+    {"transformer.ln_f", "output_norm", 0, 0, 1},
+    {"transformer.h.%d.ln_1", "blk.%d.attn_norm", 0, 0, 1},
+    {"transformer.h.%d.attn.q", "blk.%d.attn_qkv", 0, 0, 3},
+    {"transformer.h.%d.attn.k", "blk.%d.attn_qkv", 0, 1, 3},
+    {"transformer.h.%d.attn.v", "blk.%d.attn_qkv", 0, 2, 3},
+    {"transformer.h.%d.attn.c_proj", "blk.%d.attn_output", 0, 0, 1},
+    {"transformer.h.%d.ln_2", "blk.%d.ffn_norm", 0, 0, 1},
+    {"transformer.h.%d.mlp.c_fc", "blk.%d.ffn_up", 0, 0, 1},
+    {"transformer.h.%d.mlp.c_proj", "blk.%d.ffn_down", 0, 0, 1},
 };
 
-int gguf_parameter_name(const struct parameter *p, char to[GGUF_NAME_MAX], int *rotated)
+int gguf_parameter_name(const struct parameter *p, struct gguf_name *to)
 {
     const char *suffix = strrchr(p->spec->name, '.'); // ".weight", ".bias"
     const size_t stem = (size_t)(suffix - p->spec->name);
@@ -58,11 +70,13 @@ int gguf_parameter_name(const struct parameter *p, char to[GGUF_NAME_MAX], int *
             continue;
         const char *at = strstr(names[i].gguf, "%d");
         if (at)
-            snprintf(to, GGUF_NAME_MAX, "%.*s%d%s%s", (int)(at - names[i].gguf), names[i].gguf, p->layer, at + 2,
+            snprintf(to->text, GGUF_NAME_MAX, "%.*s%d%s%s", (int)(at - names[i].gguf), names[i].gguf, p->layer, at + 2,
                      suffix);
         else
-            snprintf(to, GGUF_NAME_MAX, "%s%s", names[i].gguf, suffix);
-        *rotated = names[i].rotated;
+            snprintf(to->text, GGUF_NAME_MAX, "%s%s", names[i].gguf, suffix);
+        to->rotated = names[i].rotated;
+        to->part = names[i].part;
+        to->parts = names[i].parts;
         return 1;
     }
     return 0;
@@ -188,6 +202,8 @@ static int read_layers(struct config *c, const struct gguf *g, const struct gguf
     return rc;
 }
 
+static int has_rope(const struct gguf_architecture *a) { return strcmp(a->name, "gpt2") != 0; }
+
 static int read_head_dim(struct config *c, const struct gguf *g, const struct gguf_architecture *a, struct error *err)
 {
     int64_t value, rotated;
@@ -196,7 +212,7 @@ static int read_head_dim(struct config *c, const struct gguf *g, const struct gg
                   err));
     TRY(read_size(g, a, "attention.value_length", c->head_dim, MAX_WIDTH, &value, err));
     TRY(read_size(g, a, "rope.dimension_count", c->head_dim, MAX_WIDTH, &rotated, err));
-    if (value != c->head_dim || rotated != c->head_dim || c->head_dim % 2)
+    if (value != c->head_dim || rotated != c->head_dim || (has_rope(a) && c->head_dim % 2))
         return error_set(err,
                          "%s: key length %" PRId64 ", value length %" PRId64 ", rope dimension %" PRId64
                          "; expected the same even number three times",
@@ -259,34 +275,38 @@ static int read_config(struct config *c, const struct gguf *g, const struct gguf
     TRY(read_size(g, a, "context_length", 0, MAX_CONTEXT, &c->context, err));
     TRY(read_layers(c, g, a, err));
     TRY(read_head_dim(c, g, a, err));
-    TRY(gguf_get_float(g, arch_key(&key, a, "attention.layer_norm_rms_epsilon"), -1, 0, 1, &c->norm_eps, err));
+    const char *eps = has_rope(a) ? "attention.layer_norm_rms_epsilon" : "attention.layer_norm_epsilon";
+    TRY(gguf_get_float(g, arch_key(&key, a, eps), -1, 0, 1, &c->norm_eps, err));
     if (c->norm_eps < 0)
         return error_set(err, "%s: key %s is missing; expected a number from 0 to 1", g->map.path, key.text);
-    TRY(read_rope(c, g, a, err));
+    if (has_rope(a))
+        TRY(read_rope(c, g, a, err));
+    else
+        c->activation = ACTIVATION_GELU_TANH;
     const struct gguf_tensor *embedding = gguf_find_tensor(g, "token_embd.weight");
     if (!embedding || embedding->n_dim != 2 || embedding->dim[0] > MAX_VOCAB)
         return error_set(err, "%s: tensor token_embd.weight is %s; expected a matrix with one row for each token",
                          g->map.path, embedding ? "of another shape" : "missing");
     c->vocab = embedding->dim[0];
     c->tie_embeddings = !gguf_find_tensor(g, "output.weight");
-    c->qkv_bias = has_bias(g, "blk.0.attn_q.bias");
+    c->qkv_bias = has_bias(g, "blk.0.attn_q.bias") || has_bias(g, "blk.0.attn_qkv.bias");
     c->out_bias = has_bias(g, "blk.0.attn_output.bias");
-    c->mlp_bias = has_bias(g, "blk.0.ffn_gate.bias");
+    c->mlp_bias = has_bias(g, "blk.0.ffn_down.bias");
     TRY(read_token_id(g, "tokenizer.ggml.bos_token_id", c->vocab, &c->bos_id, err));
     return read_token_id(g, "tokenizer.ggml.eos_token_id", c->vocab, &c->eos_id, err);
 }
 
-static int shape_is(const struct gguf_tensor *from, const struct tensor *t)
+static int shape_is(const struct gguf_tensor *from, const struct tensor *t, int parts)
 {
     if (from->n_dim != t->n_dim)
         return 0;
     for (int i = 0; i < t->n_dim; i++)
-        if (from->dim[i] != t->dim[i])
+        if (from->dim[i] != t->dim[i] * (i == 0 ? parts : 1))
             return 0;
     return 1;
 }
 
-static int wrong_shape(const struct gguf *g, const struct gguf_tensor *from, const struct tensor *t,
+static int wrong_shape(const struct gguf *g, const struct gguf_tensor *from, const struct tensor *t, int parts,
                        struct error *err)
 {
     char found[96] = "", expected[96] = "";
@@ -294,15 +314,18 @@ static int wrong_shape(const struct gguf *g, const struct gguf_tensor *from, con
         snprintf(found + strlen(found), sizeof found - strlen(found), "%s%" PRId64, i ? " x " : "", from->dim[i]);
     for (int i = 0; i < t->n_dim; i++)
         snprintf(expected + strlen(expected), sizeof expected - strlen(expected), "%s%" PRId64, i ? " x " : "",
-                 t->dim[i]);
+                 t->dim[i] * (i == 0 ? parts : 1));
     return error_set(err, "%s: tensor %s is %s; its keys say %s", g->map.path, from->name, found, expected);
 }
 
-static float *copy_vector(const struct gguf_tensor *from, int64_t head_dim)
+// Values first .. first+n-1.
+static float *copy_vector(const struct gguf_tensor *from, int64_t first, int64_t n, int64_t head_dim)
 {
-    const int64_t n = from->dim[0];
+    float *whole = xmalloc((size_t)from->dim[0] * sizeof(float), from->name);
     float *stored = xmalloc((size_t)n * sizeof(float), from->name), *values = stored;
-    from->format->decode(from->data, stored, n);
+    from->format->decode(from->data, whole, from->dim[0]);
+    memcpy(stored, whole + first, (size_t)n * sizeof(float));
+    free(whole);
     if (head_dim) {
         values = xmalloc((size_t)n * sizeof(float), from->name);
         for (int64_t i = 0; i < n; i++)
@@ -316,26 +339,26 @@ static int attach_parameter(struct model *m, int i, const struct gguf_architectu
                             char *used, struct error *err)
 {
     struct parameter *p = &m->parameter[i];
-    char name[GGUF_NAME_MAX];
-    int rotated;
-    if (!gguf_parameter_name(p, name, &rotated))
+    struct gguf_name name;
+    if (!gguf_parameter_name(p, &name))
         BUG("gguf_model: no GGUF name for %s", p->name);
     const struct gguf *g = &owner->file;
-    const struct gguf_tensor *from = gguf_find_tensor(g, name);
+    const struct gguf_tensor *from = gguf_find_tensor(g, name.text);
     if (!from)
-        return error_set(err, "%s: tensor %s is missing", g->map.path, name);
-    if (!shape_is(from, &p->t))
-        return wrong_shape(g, from, &p->t, err);
+        return error_set(err, "%s: tensor %s is missing", g->map.path, name.text);
+    if (!shape_is(from, &p->t, name.parts))
+        return wrong_shape(g, from, &p->t, name.parts, err);
     used[from - g->tensor] = 1;
-    const int64_t head_dim = rotated && a->interleaved ? m->config.head_dim : 0;
+    const int64_t head_dim = name.rotated && a->interleaved ? m->config.head_dim : 0, first = name.part * p->t.dim[0];
     if (p->t.n_dim == 1) {
-        p->t.data = owner->vector[i] = copy_vector(from, head_dim);
+        p->t.data = owner->vector[i] = copy_vector(from, first, p->t.dim[0], head_dim);
         return 0;
     }
+    const int64_t row_bytes = block_row_bytes(from->format, from->dim[1]);
     struct file_weight *fw = &owner->weight[i];
     *fw = (struct file_weight){.hook = {.context = fw, .rows = file_weight_rows, .dot = file_weight_dot},
-                               .format = from->format, .data = from->data,
-                               .row_bytes = block_row_bytes(from->format, from->dim[1]), .head_dim = head_dim};
+                               .format = from->format, .data = (const unsigned char *)from->data + first * row_bytes,
+                               .row_bytes = row_bytes, .head_dim = head_dim};
     p->t.hook = &fw->hook;
     return 0;
 }
@@ -371,7 +394,7 @@ static int apply_rope_factors(struct model *m, const struct gguf *g, char *used,
                          ", half the head width",
                          g->map.path, from->dim[0], n);
     used[from - g->tensor] = 1;
-    float *factor = copy_vector(from, 0);
+    float *factor = copy_vector(from, 0, n, 0);
     int rc = 0;
     for (int64_t i = 0; i < n && rc == 0; i++) {
         if (!(factor[i] > 0 && factor[i] < 1e6f))
@@ -454,9 +477,14 @@ static int read_tokenizer(const struct gguf *g, int64_t rows, struct tokenizer *
     int64_t bos, eos, unk, pad;
     int rc = gguf_get_string(g, "tokenizer.ggml.model", &v.model, err);
     *out = NULL;
-    if (rc < 0 || !v.model || strcmp(v.model, "no_vocab") == 0)
+    if (rc < 0)
         goto out;
     rc = -1;
+    if (!v.model || strcmp(v.model, "no_vocab") == 0) {
+        *out = tokenizer_numbers(g->map.path, rows, err);
+        rc = *out ? 0 : -1;
+        goto out;
+    }
     if (gguf_get_string(g, "tokenizer.ggml.pre", &v.pre, err) < 0 || read_token_list(g, &v, err) < 0)
         goto out;
     if (v.size != rows) {
@@ -497,7 +525,7 @@ static const struct gguf_architecture *find_architecture(const struct gguf *g, s
         if (name && strcmp(architectures[i].name, name) == 0)
             found = &architectures[i];
     if (!found)
-        error_set(err, "%s: general.architecture is %s%s%s; expected llama, deci or qwen2", g->map.path, name ? "\"" : "",
+        error_set(err, "%s: general.architecture is %s%s%s; expected llama, deci, qwen2 or gpt2",g->map.path, name ? "\"" : "",
                   name ? name : "missing", name ? "\"" : "");
     free(name);
     return found;

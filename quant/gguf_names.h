@@ -8,9 +8,13 @@
 
 #define GGUF_NAME_MAX 64
 
-// GGUF's name of a parameter, into `to`; 0: it has none. *rotated: its rows are pairs turned by the rotary embedding,
-// which GGUF's `llama` stores interleaved (see gguf_row).
-int gguf_parameter_name(const struct parameter *p, char to[GGUF_NAME_MAX], int *rotated);
+struct gguf_name {
+    char text[GGUF_NAME_MAX];
+    int rotated;     // its rows are pairs turned by the rotary embedding, which GGUF's `llama` stores interleaved (see gguf_row)
+    int part, parts; // it is one of so many parts of the tensor, along the outputs (gpt2's attn_qkv)
+};
+// GGUF's name of a parameter; 0: it has none.
+int gguf_parameter_name(const struct parameter *p, struct gguf_name *to);
 
 // Where row `row` of a q or k projection of heads of width E stands in a `llama` file: transformers pairs rows i and
 // i + E/2 of a head, llama.cpp rows 2 i and 2 i + 1.

@@ -14,6 +14,7 @@
 #include <strings.h>
 
 #include "common/base/json.h"
+#include "common/base/log.h"
 #include "common/model/pad.h"
 #include "quant/gguf_export.h"
 
@@ -57,7 +58,7 @@ static const struct block_format *wanted_format(const struct mix *mix, int pure,
                                                 int is_head, int64_t n_layer)
 {
     const struct block_format *base = block_format_find(mix->base);
-    if (t->n_dim == 1)
+    if (t->n_dim == 1 || strcmp(t->name, "position_embd.weight") == 0) // llama.cpp adds positions as F32
         return block_format_find("F32");
     if (pure)
         return base;
@@ -82,7 +83,7 @@ static const struct block_format *fitting_format(const struct block_format *want
 // Does the reader insist on n_head * head_dim = hidden? llama.cpp gives llama's q bias the length of the embedding.
 static int needs_square(const struct config *c, const char *architecture)
 {
-    return strcmp(architecture, "qwen2") == 0 || c->qkv_bias;
+    return strcmp(architecture, "llama") != 0 || c->qkv_bias;
 }
 
 // The shape that the padded layers get: the widest groups and channels, and so many heads as the reader insists on.
@@ -111,7 +112,7 @@ static int padded_shape(const struct config *c, const char *architecture, struct
 // ones if need be.
 static int shape_as_deci(struct gguf_plan *plan, const struct config *c, int64_t block, struct error *err)
 {
-    if (plan->architecture[0] == 'q' || c->qkv_bias || c->out_bias || c->mlp_bias)
+    if (strcmp(plan->architecture, "llama") != 0 || c->qkv_bias || c->out_bias || c->mlp_bias)
         return error_set(err,
                          "GGUF: the layers differ in heads or FFN width, and llama.cpp loads that only without biases "
                          "(%s has some); prune the same count in every layer, or export with padding",
@@ -147,7 +148,7 @@ static int choose_shape(struct gguf_plan *plan, const struct config *c, int padd
                          ", and llama.cpp wants the hidden size, %" PRId64
                          ", for %s; export with padding, or prune no heads of this family",
                          heads, c->head_dim, heads * c->head_dim, c->hidden,
-                         plan->architecture[0] == 'q' ? "qwen2" : "llama with attention biases");
+                         strcmp(plan->architecture, "llama") == 0 ? "llama with attention biases" : plan->architecture);
     return 0;
 }
 
@@ -156,6 +157,7 @@ static void make_shape(struct gguf_plan *plan)
     struct config c;
     config_copy(&c, &plan->model->config);
     memcpy(c.layer, plan->layer, (size_t)c.n_layer * sizeof *c.layer);
+    c.qkv_bias |= config_has_full_heads(&c); // llama.cpp insists on what may be missing in a checkpoint, as zeros
     plan->shape = model_new(&c, 0);
     config_release(&c);
 }
@@ -199,22 +201,35 @@ static const struct parameter *own_parameter(const struct model *m, const char *
     return NULL;
 }
 
+// A parameter of the file's model: a tensor, or a further part of one.
+static void add_parameter(struct gguf_plan *plan, const struct parameter *p)
+{
+    struct gguf_name name;
+    struct gguf_plan_tensor *t = plan->tensor;
+    if (!gguf_parameter_name(p, &name))
+        BUG("gguf_plan: no GGUF name for %s", p->name);
+    while (name.part && strcmp(t->name, name.text) != 0)
+        t++;
+    if (!name.part) {
+        t = &plan->tensor[plan->n_tensor++];
+        t->written = p;
+        t->rotated = name.rotated && strcmp(plan->architecture, "qwen2") != 0;
+        t->n_dim = p->t.n_dim;
+        memcpy(t->name, name.text, sizeof t->name);
+        memcpy(t->dim, p->t.dim, sizeof t->dim);
+        t->dim[0] *= name.parts;
+    }
+    t->source[t->n_part++] = own_parameter(plan->model, p->name);
+}
+
 static void list_tensors(struct gguf_plan *plan)
 {
     const struct model *m = plan->model, *shape = plan->shape;
     plan->tensor = xcalloc((size_t)shape->n_parameter + 1, sizeof *plan->tensor, "GGUF plan");
-    for (int i = 0; i < shape->n_parameter; i++) {
-        const struct parameter *p = &shape->parameter[i];
-        struct gguf_plan_tensor *t = &plan->tensor[plan->n_tensor++];
-        t->written = p;
-        t->source = own_parameter(m, p->name);
-        if (!gguf_parameter_name(p, t->name, &t->rotated))
-            BUG("gguf_plan: no GGUF name for %s", p->name);
-        t->rotated &= strcmp(plan->architecture, "qwen2") != 0;
-        t->n_dim = p->t.n_dim;
-        memcpy(t->dim, p->t.dim, sizeof t->dim);
-    }
-    find_rope_factors(plan);
+    for (int i = 0; i < shape->n_parameter; i++)
+        add_parameter(plan, &shape->parameter[i]);
+    if (m->config.rope_theta > 0)
+        find_rope_factors(plan);
     if (plan->rope_factor) {
         struct gguf_plan_tensor *t = &plan->tensor[plan->n_tensor++];
         snprintf(t->name, sizeof t->name, "rope_freqs.weight");
@@ -236,7 +251,9 @@ static void choose_formats(struct gguf_plan *plan, const struct mix *mix, int pu
         t->format = fitting_format(t->wanted, columns);
         t->bytes = rows * block_row_bytes(t->format, columns);
         plan->n_fallback += t->format != t->wanted;
-        const double own = t->source ? (double)tensor_count(&t->source->t) : 0;
+        double own = 0;
+        for (int k = 0; k < t->n_part; k++)
+            own += t->source[k] ? (double)tensor_count(&t->source[k]->t) : 0;
         if (t->written)
             plan->padding_bytes += t->bytes - (int64_t)((double)t->bytes * own / (double)(rows * columns));
         gguf_put_tensor(&plan->writer, t->name, t->n_dim, t->dim, t->format);
@@ -302,9 +319,11 @@ static void put_model_keys(struct gguf_plan *plan)
     put_widths(plan, "attention.head_count_kv", offsetof(struct layer_shape, n_kv_head));
     put_number(w, a, "attention.key_length", c->head_dim);
     put_number(w, a, "attention.value_length", c->head_dim);
-    put_number(w, a, "rope.dimension_count", c->head_dim);
-    put_float(w, a, "rope.freq_base", c->rope_theta);
-    put_float(w, a, "attention.layer_norm_rms_epsilon", c->norm_eps);
+    if (c->rope_theta > 0) {
+        put_number(w, a, "rope.dimension_count", c->head_dim);
+        put_float(w, a, "rope.freq_base", c->rope_theta);
+    }
+    put_float(w, a, strcmp(a, "gpt2") == 0 ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon", c->norm_eps);
     put_number(w, a, "vocab_size", c->vocab);
     if (c->rope.type == ROPE_LINEAR) {
         char key[96];
@@ -408,7 +427,12 @@ int gguf_plan_make(struct gguf_plan *plan, const struct model *m, const struct t
                    const struct gguf_export_options *o, struct error *err)
 {
     *plan = (struct gguf_plan){.model = m};
-    plan->architecture = strcmp(m->config.model_type, "qwen2") == 0 ? "qwen2" : "llama";
+    const int has_own = strcmp(m->config.model_type, "qwen2") == 0 || strcmp(m->config.model_type, "gpt2") == 0;
+    plan->architecture = has_own ? m->config.model_type : "llama";
+    if (m->config.activation == ACTIVATION_RELU)
+        return error_set(err, "GGUF: gpt2 means GELU there, and this model has ReLU; write a Hugging Face directory instead");
+    if (m->config.activation == ACTIVATION_GELU_ERF && has_own)
+        log_warn("llama.cpp computes GELU by its tanh form for %s, this model was made with the exact one: expect differences of about 1e-5", plan->architecture);
     const struct mix *mix = mix_find(o->type);
     if (!mix)
         return error_set(err, "GGUF type \"%s\" is not known; expected F32, F16, BF16, Q8_0, Q4_0, Q4_K or Q6_K",

@@ -78,15 +78,23 @@ static const struct loads {
             "yes (nemotron-nas)", "after conversion to GGUF (pdq export)"},
   uneven = {"no: its layers differ (pdq export, padded)", "no: reads per_layer_config, but builds all layers alike",
             "no: its layers differ (pdq export: block_configs or padded)", "after conversion to GGUF (pdq export: deci or padded)"},
+  fewer_heads = {"yes (pruned_heads)", "no: it cannot prune heads (pdq export, padded)", "no: takes head_dim as hidden / heads (pdq export, padded)",
+                 "after conversion to GGUF, padded (pdq export)"},
   gguf = {"no (GGUF)", "no (GGUF)", "no (GGUF)", "yes"}, deci = {"no (GGUF)", "no (GGUF)", "no (GGUF)", "yes (architecture deci)"},
   perceptron = {"no: no such class there (safetensors by name)", "no: no such class there (safetensors by name)", "no", "no"};
 
 struct json *loads_json(const struct config *c, int is_gguf) {
     int plain = config_uniform(c) && c->layer[0].n_head && c->layer[0].n_ff;
     int is_short = strcmp(c->model_type, "qwen2") == 0 && c->layer[0].n_head * c->head_dim != c->hidden;
+    int same_ff = 1, full = 1;
+    for (int64_t l = 0; l < c->n_layer; l++) {
+        same_ff &= c->layer[l].n_ff == c->layer[0].n_ff && c->layer[l].n_ff;
+        full &= c->layer[l].n_head * c->head_dim == c->hidden;
+    }
     const struct loads *l = !model_is_language(c)        ? &perceptron
                             : is_gguf                    ? (plain ? &gguf : &deci)
                             : config_is_block_configs(c) ? &blocks
+                            : config_has_full_heads(c)   ? (!same_ff ? &uneven : full ? &folder : &fewer_heads)
                             : !plain                     ? &uneven
                             : is_short                   ? &short_qwen
                                                          : &folder;

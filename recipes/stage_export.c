@@ -43,7 +43,7 @@ static int folder_config(const struct export_options *o, const struct config *in
             out->layer[l] = shape;
         return 0;
     }
-    if (config_uniform(in) || config_is_block_configs(in) || config_to_block_configs(out, err) == 0)
+    if (config_uniform(in) || config_is_block_configs(in) || config_has_full_heads(in) || config_to_block_configs(out, err) == 0)
         return 0;
     config_release(out);
     return -1;

@@ -24,15 +24,16 @@ struct family {
     // Of a config.json with keys of its own; NULL: those of the Llama family.
     int (*read)(struct config *c, const struct json *o, const char *where, struct error *err);
     struct json *(*json)(const struct config *c);
+    int full_heads;
 };
 
 static const struct family families[] = {
-    {"llama", "LlamaForCausalLM", 2048, 0, NULL, NULL},
-    {"mistral", "MistralForCausalLM", 131072, 4096, NULL, NULL},
-    {"qwen2", "Qwen2ForCausalLM", 32768, 0, NULL, NULL}, // has a window only with use_sliding_window, which is refused
-    {"nemotron-nas", "DeciLMForCausalLM", 131072, 0, NULL, NULL}, // Llama's layers, each with its own widths
-    {"gpt2", "GPT2LMHeadModel", 1024, 0, config_gpt2_read, config_gpt2_json},
-    {"lenet", "LeNet", 0, 0, config_lenet_read, config_lenet_json}, // a multi-layer perceptron
+    {"llama", "LlamaForCausalLM", 2048, 0, NULL, NULL, 0},
+    {"mistral", "MistralForCausalLM", 131072, 4096, NULL, NULL, 0},
+    {"qwen2", "Qwen2ForCausalLM", 32768, 0, NULL, NULL, 0}, // has a window only with use_sliding_window, which is refused
+    {"nemotron-nas", "DeciLMForCausalLM", 131072, 0, NULL, NULL, 0}, // Llama's layers, each with its own widths
+    {"gpt2", "GPT2LMHeadModel", 1024, 0, config_gpt2_read, config_gpt2_json, 1},
+    {"lenet", "LeNet", 0, 0, config_lenet_read, config_lenet_json, 0}, // a multi-layer perceptron
 };
 
 static const struct family *family_find(const char *type) {
@@ -403,6 +404,8 @@ void config_release(struct config *c) {
     json_free(c->source);
     memset(c, 0, sizeof *c);
 }
+
+int config_has_full_heads(const struct config *c) { return family_find(c->model_type)->full_heads; }
 
 int config_uniform(const struct config *c) {
     for (int64_t l = 1; l < c->n_layer; l++)

@@ -49,6 +49,8 @@ struct json *config_to_json(const struct config *c, const char *torch_dtype);
 void config_copy(struct config *to, const struct config *from); // deep
 void config_release(struct config *c);
 
+// Do all readers take the heads' number as hidden / head_dim (GPT-2)? Missing heads are then zeros, or transformers 4's pruned_heads.
+int config_has_full_heads(const struct config *c);
 int config_uniform(const struct config *c);        // all layers have the same shape
 struct layer_shape config_widest(const struct config *c); // the most heads, with their groups, and the most channels of any layer
 // Layers of their own widths (config_layers.c): read into c->layer over the global values; written with these.

@@ -33,7 +33,7 @@ int config_gpt2_read(struct config *c, const struct json *o, const char *where, 
     if (c->hidden % s.n_head)
         return error_set(err, "%s: n_embd is %lld and n_head %lld; expected a multiple", where, (long long)c->hidden,
                          (long long)s.n_head);
-    c->qkv_bias = 1;
+    c->qkv_bias = c->out_bias = c->mlp_bias = 1;
     c->head_dim = c->hidden / s.n_head;
     s.n_kv_head = s.n_head;
     TRY(config_layers_fill(c, &s, o, where, err));

@@ -16,6 +16,8 @@ struct layer_shape pad_shape(const struct config *c)
             per_group = from->n_head / from->n_kv_head;
     }
     s.n_head = s.n_kv_head * per_group;
+    if (config_has_full_heads(c))
+        s.n_head = s.n_kv_head = c->hidden / c->head_dim;
     return s;
 }
 

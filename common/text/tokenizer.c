@@ -155,7 +155,7 @@ static int open_numbers(struct tokenizer *t, const struct json *config, struct e
     if (!vocab)
         return error_set(err, "%s: no tokenizer.json, no tokenizer.model, no vocab.json with merges.txt, and config.json has no vocab_size",
                          t->source);
-    log_info("%s: no tokenizer there: texts are token ids, 0 to %lld, with spaces between", t->source, (long long)vocab - 1);
+    log_debug("%s: no tokenizer there: texts are token ids, 0 to %lld, with spaces between", t->source, (long long)vocab - 1);
     return tokenizer_make_numbers(t, vocab, err);
 }
 

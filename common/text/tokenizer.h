@@ -70,6 +70,8 @@ char *tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n, 
 // What one id adds to a text that has begun: tokenizer_decode without the decoder's rule for a text's first space.
 char *tokenizer_decode_next(const struct tokenizer *t, int32_t id, size_t *len);
 
+// For a model without a tokenizer: texts are ids, as numbers with spaces between. source: for messages.
+struct tokenizer *tokenizer_numbers(const char *source, int64_t vocab, struct error *err);
 // Are texts numbers, because the model has no tokenizer? Then tokenizer_check_text says what in a text is none (where: for the message);
 // any other tokenizer takes every text.
 int tokenizer_is_numbers(const struct tokenizer *t);

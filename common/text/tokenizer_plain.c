@@ -100,6 +100,14 @@ int tokenizer_make_numbers(struct tokenizer *t, int64_t vocab, struct error *err
     return 0;
 }
 
+struct tokenizer *tokenizer_numbers(const char *source, int64_t vocab, struct error *err) {
+    struct tokenizer *t = tokenizer_new(ORIGIN_NUMBERS, source);
+    if (tokenizer_make_numbers(t, vocab, err) == 0)
+        return t;
+    tokenizer_free(t);
+    return NULL;
+}
+
 int tokenizer_is_numbers(const struct tokenizer *t) { return t->origin == ORIGIN_NUMBERS; }
 
 int tokenizer_check_text(const struct tokenizer *t, const char *text, size_t len, const char *where, struct error *err) {

@@ -38,8 +38,13 @@ static void compare_gradients(struct model *m, const struct golden *g) {
         const struct parameter *p = &m->parameter[i];
         const struct golden_tensor *wanted = golden_get(g, NULL, p->name);
         cr_assert_eq(tensor_count(&p->t), wanted->count, "%s has %ld values", p->name, (long)tensor_count(&p->t));
-        golden_expect(wanted, p->t.grad, GRADIENT_TOLERANCE, g->path);
         seen++;
+        if (!strstr(p->name, ".attn.k.bias")) {
+            golden_expect(wanted, p->t.grad, GRADIENT_TOLERANCE, g->path);
+            continue;
+        }
+        for (int64_t k = 0; k < wanted->count; k++) // it moves all scores of a query alike: the gradient is 0, but for rounding
+            cr_expect(fabs((double)p->t.grad[k]) < 1e-6 && fabs(wanted->value[k]) < 1e-12, "%s[%ld] is %g", p->name, (long)k, (double)p->t.grad[k]);
     }
     int parameters = 0;
     for (int i = 0; i < g->n; i++)
@@ -118,6 +123,16 @@ Test(model_golden, mistral_untied_bf16_shards) {
 Test(model_golden, qwen2_tied) {
     for (size_t i = 0; i < SETTINGS; i++)
         check_model("qwen2", NULL, settings[i]);
+}
+
+Test(model_golden, gpt2_untied) {
+    for (size_t i = 0; i < SETTINGS; i++)
+        check_model("gpt2", NULL, settings[i]);
+}
+
+Test(model_golden, gpt2_bare_names_tied_erf_buffers) {
+    for (size_t i = 0; i < SETTINGS; i++)
+        check_model("gpt2-bare", NULL, settings[i]);
 }
 
 Test(model_golden, distillation) {

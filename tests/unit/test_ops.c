@@ -493,6 +493,113 @@ Test(ops, rmsnorm) {
         }
 }
 
+// ---- layernorm, gelu ---------------------------------------------------------------------------------------------
+
+static struct tensor *layernorm_build(struct op_case *c, struct tape *tape) {
+    return op_layernorm(tape, c->in[0], c->in[1], c->in[2], c->number);
+}
+
+static void moments(const double *x, int64_t D, double eps, double *mean, double *inverse) {
+    *mean = 0;
+    for (int64_t d = 0; d < D; d++)
+        *mean += x[d] / (double)D;
+    double sum = 0;
+    for (int64_t d = 0; d < D; d++)
+        sum += (x[d] - *mean) * (x[d] - *mean);
+    *inverse = 1 / sqrt(sum / (double)D + eps);
+}
+
+static void layernorm_forward(const struct op_case *c, double *const *x, double *y) {
+    int64_t N = tensor_rows(c->in[0]), D = tensor_columns(c->in[0]);
+    for (int64_t n = 0; n < N; n++) {
+        double mean, r;
+        moments(x[0] + n * D, D, c->number, &mean, &r);
+        for (int64_t d = 0; d < D; d++)
+            y[n * D + d] = (x[0][n * D + d] - mean) * r * x[1][d] + x[2][d];
+    }
+}
+
+// From the definition, term by term: dy_d/dx_e = w_d r (delta_de - 1/D - n_d n_e / D) with n the normalised row.
+static void layernorm_backward(const struct op_case *c, double *const *x, const double *dy, double *const *dx) {
+    int64_t N = tensor_rows(c->in[0]), D = tensor_columns(c->in[0]);
+    for (int64_t n = 0; n < N; n++) {
+        double mean, r;
+        const double *row = x[0] + n * D, *g = dy + n * D;
+        moments(row, D, c->number, &mean, &r);
+        for (int64_t d = 0; d < D; d++) {
+            const double nd = (row[d] - mean) * r;
+            dx[1][d] += g[d] * nd;
+            dx[2][d] += g[d];
+            for (int64_t e = 0; e < D; e++)
+                dx[0][n * D + e] += g[d] * x[1][d] * r * ((d == e) - 1 / (double)D - nd * (row[e] - mean) * r / (double)D);
+        }
+    }
+}
+
+Test(ops, layernorm) {
+    static const int64_t shape[][2] = {{1, 64}, {7, 20}, {130, 33}, {70, 300}, {1030, 40}};
+    for (size_t s = 0; s < sizeof shape / sizeof shape[0]; s++)
+        for (int tiny = 0; tiny < 2; tiny++) {
+            int64_t N = shape[s][0], D = shape[s][1];
+            struct op_case c = {.name = "layernorm",
+                                .build = layernorm_build,
+                                .forward = layernorm_forward,
+                                .backward = layernorm_backward,
+                                .f32 = 4e-6,
+                                .bf16 = 4e-6};
+            c.one_precision = 1;
+            c.number = tiny ? 0.7 : 1e-5;
+            c.n_in = 3;
+            c.in[0] = tensor_make("x", N, D, 1);
+            c.in[1] = tensor_make("w", D, 0, 1);
+            c.in[2] = tensor_make("b", D, 0, 1);
+            c.n_out = N * D;
+            check_op(&c, N * D < 3000);
+        }
+}
+
+static struct tensor *gelu_build(struct op_case *c, struct tape *tape) { return op_gelu(tape, c->in[0], c->number > 0 ? GELU_ERF : GELU_TANH); }
+
+// Value and slope of both, in double.
+static double gelu_of(double x, int is_erf, double *slope) {
+    if (is_erf) {
+        *slope = 0.5 * (1 + erf(x / sqrt(2))) + x * exp(-x * x / 2) / sqrt(2 * M_PI);
+        return 0.5 * x * (1 + erf(x / sqrt(2)));
+    }
+    const double k = sqrt(2 / M_PI), t = tanh(k * (x + 0.044715 * x * x * x));
+    *slope = 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * k * (1 + 3 * 0.044715 * x * x);
+    return 0.5 * x * (1 + t);
+}
+
+static void gelu_forward(const struct op_case *c, double *const *x, double *y) {
+    double slope;
+    for (int64_t i = 0; i < c->n_out; i++)
+        y[i] = gelu_of(x[0][i], c->number > 0, &slope);
+}
+
+static void gelu_backward(const struct op_case *c, double *const *x, const double *dy, double *const *dx) {
+    for (int64_t i = 0; i < c->n_out; i++) {
+        double slope;
+        gelu_of(x[0][i], c->number > 0, &slope);
+        dx[0][i] += dy[i] * slope;
+    }
+}
+
+Test(ops, gelu) {
+    static const int64_t shape[][2] = {{1, 1}, {7, 20}, {130, 33}, {70, 300}};
+    for (size_t s = 0; s < sizeof shape / sizeof shape[0]; s++)
+        for (int is_erf = 0; is_erf < 2; is_erf++) {
+            int64_t N = shape[s][0], D = shape[s][1];
+            struct op_case c = {.name = "gelu", .build = gelu_build, .forward = gelu_forward, .backward = gelu_backward, .f32 = 4e-6, .bf16 = 4e-6};
+            c.one_precision = 1;
+            c.number = is_erf;
+            c.n_in = 1;
+            c.in[0] = tensor_make("x", N, D, 3);
+            c.n_out = N * D;
+            check_op(&c, N * D < 3000);
+        }
+}
+
 // ---- rope --------------------------------------------------------------------------------------------------------
 
 static const double *rope_frequencies(int64_t E) {

@@ -106,6 +106,21 @@ Test(ops_golden, pointwise) {
     golden_close(&g);
 }
 
+Test(ops_golden, norms_and_gelu) {
+    static const char *const norms[] = {"layernorm", "layernorm_large_eps"}, *const gelus[] = {"gelu_tanh", "gelu_erf"};
+    struct golden g = golden_open("ops/norms.txt");
+    struct run r;
+    for (int i = 0; i < 2; i++) {
+        run_begin(&r, &g, norms[i]);
+        struct tensor *x = input(&r, "x"), *w = input(&r, "w"), *b = input(&r, "b");
+        run_end(&r, op_layernorm(&r.tape, x, w, b, number(&r, "eps")), NULL, OP_TOLERANCE);
+        run_begin(&r, &g, gelus[i]);
+        x = input(&r, "x");
+        run_end(&r, op_gelu(&r.tape, x, i ? GELU_ERF : GELU_TANH), NULL, OP_TOLERANCE);
+    }
+    golden_close(&g);
+}
+
 static const float *table_for(struct run *r, int64_t E, int64_t T, int64_t position0) {
     double frequency[32], theta = number(r, "theta");
     for (int64_t i = 0; i < E / 2; i++)
