@@ -157,7 +157,10 @@ static void make_shape(struct gguf_plan *plan)
     struct config c;
     config_copy(&c, &plan->model->config);
     memcpy(c.layer, plan->layer, (size_t)c.n_layer * sizeof *c.layer);
-    c.qkv_bias |= config_has_full_heads(&c); // llama.cpp insists on what may be missing in a checkpoint, as zeros
+    if (strcmp(plan->architecture, "gpt2") == 0) { // llama.cpp insists on what may be missing in a checkpoint
+        c.qkv_bias = 1;
+        c.tie_embeddings = 0;
+    }
     plan->shape = model_new(&c, 0);
     config_release(&c);
 }
@@ -219,7 +222,9 @@ static void add_parameter(struct gguf_plan *plan, const struct parameter *p)
         memcpy(t->dim, p->t.dim, sizeof t->dim);
         t->dim[0] *= name.parts;
     }
-    t->source[t->n_part++] = own_parameter(plan->model, p->name);
+    const struct model *m = plan->model;
+    const int tied = m->config.tie_embeddings && p->spec == &m->arch->specs[m->arch->head]; // the table once more
+    t->source[t->n_part++] = own_parameter(m, tied ? m->arch->specs[m->arch->embed].name : p->name);
 }
 
 static void list_tensors(struct gguf_plan *plan)
@@ -243,7 +248,7 @@ static void list_tensors(struct gguf_plan *plan)
 static void choose_formats(struct gguf_plan *plan, const struct mix *mix, int pure)
 {
     const struct config *c = &plan->model->config;
-    const char *head = c->tie_embeddings ? "token_embd.weight" : "output.weight";
+    const char *head = plan->shape->config.tie_embeddings ? "token_embd.weight" : "output.weight";
     for (int64_t i = 0; i < plan->n_tensor; i++) {
         struct gguf_plan_tensor *t = &plan->tensor[i];
         const int64_t columns = t->dim[t->n_dim - 1], rows = t->n_dim == 1 ? 1 : t->dim[0];

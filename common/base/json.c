@@ -268,6 +268,11 @@ void json_set(struct json *object, const char *key, struct json *child) {
         BUG("json_set: \"%s\" cannot be set", key);
 }
 
+void json_append(struct json *object, const char *key, struct json *child) {
+    if (!cJSON_AddItemToObject(inner(object), key, inner(child)))
+        BUG("json_append: \"%s\" cannot be set", key);
+}
+
 void json_set_number(struct json *object, const char *key, double v) { json_set(object, key, json_from_number(v)); }
 void json_set_string(struct json *object, const char *key, const char *s) {
     json_set(object, key, json_from_string(s));

@@ -52,6 +52,7 @@ struct json *json_from_bool(int v);
 struct json *json_null(void);
 struct json *json_copy(const struct json *v);
 void json_set(struct json *object, const char *key, struct json *child);
+void json_append(struct json *object, const char *key, struct json *child); // a key that is known to be new, without looking
 void json_set_number(struct json *object, const char *key, double v); // NaN and infinities are written as null
 void json_set_string(struct json *object, const char *key, const char *s);
 void json_set_bool(struct json *object, const char *key, int v);

@@ -47,6 +47,31 @@ static void substitute(const struct text *in, const char *from, const char *to, 
     }
 }
 
+// As Hugging Face's: a space before every word but the first, and, with `clean`, none before punctuation and in contractions.
+static void decode_wordpiece(const struct step *s, const struct text *in, int first, struct text *out) {
+    static const char *const rules[][2] = {{" .", "."},   {" ?", "?"},     {" !", "!"},     {" ,", ","},     {" ' ", "'"},  {" n't", "n't"},
+                                           {" 'm", "'m"}, {" do not", " don't"}, {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"}};
+    const size_t n = strlen(s->from);
+    struct text now = {0};
+    if (first)
+        text_append(&now, in->data, in->len);
+    else if (in->len >= n && memcmp(in->data, s->from, n) == 0)
+        text_append(&now, in->data + n, in->len - n);
+    else {
+        text_append(&now, " ", 1);
+        text_append(&now, in->data, in->len);
+    }
+    for (size_t i = 0; s->clean && i < sizeof rules / sizeof *rules; i++) {
+        struct text next = {0};
+        text_append(&next, "", 0);
+        substitute(&now, rules[i][0], rules[i][1], &next);
+        text_release(&now);
+        now = next;
+    }
+    text_append(out, now.data ? now.data : "", now.len);
+    text_release(&now);
+}
+
 static void decode_step(const struct step *s, const struct text *in, int first, int inner, struct text *out) {
     switch (s->kind) {
     case STEP_REPLACE: substitute(in, s->from, s->to, out); break;
@@ -62,6 +87,7 @@ static void decode_step(const struct step *s, const struct text *in, int first, 
         else
             decode_strip(s, in, out);
         break;
+    case STEP_WORDPIECE: decode_wordpiece(s, in, first && !inner, out); break;
     default: BUG("decoder: step %d is no decoder", (int)s->kind);
     }
 }

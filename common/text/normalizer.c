@@ -101,6 +101,72 @@ static void lowercase(const char *in, size_t len, struct text *out) {
     }
 }
 
+static int is_cjk(uint32_t c) {
+    return (c >= 0x4E00 && c <= 0x9FFF) || (c >= 0x3400 && c <= 0x4DBF) || (c >= 0x20000 && c <= 0x2A6DF) ||
+           (c >= 0x2A700 && c <= 0x2B81F) || (c >= 0x2B920 && c <= 0x2CEAF) || (c >= 0xF900 && c <= 0xFAFF) ||
+           (c >= 0x2F800 && c <= 0x2FA1F);
+}
+
+// Control, format, private and unassigned characters.
+static int is_other(uint32_t c) {
+    const utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)c);
+    return k == UTF8PROC_CATEGORY_CC || k == UTF8PROC_CATEGORY_CF || k == UTF8PROC_CATEGORY_CS || k == UTF8PROC_CATEGORY_CO ||
+           k == UTF8PROC_CATEGORY_CN;
+}
+
+static void clean(const char *in, size_t len, struct text *out) {
+    uint32_t code;
+    for (size_t i = 0, step; i < len; i += step) {
+        step = utf8_next(in + i, len - i, &code);
+        if (code == '\t' || code == '\n' || code == '\r') // the control characters that are kept, as spaces
+            text_append(out, " ", 1);
+        else if (code && code != 0xFFFD && !is_other(code))
+            text_append(out, code_is_space(code) ? " " : in + i, code_is_space(code) ? 1 : step);
+    }
+}
+
+static void space_cjk(const char *in, size_t len, struct text *out) {
+    uint32_t code;
+    for (size_t i = 0, step; i < len; i += step) {
+        step = utf8_next(in + i, len - i, &code);
+        if (is_cjk(code))
+            text_append(out, " ", 1);
+        text_append(out, in + i, step);
+        if (is_cjk(code))
+            text_append(out, " ", 1);
+    }
+}
+
+static void strip_accents(const char *in, size_t len, struct text *out) {
+    struct text apart = {0};
+    uint32_t code;
+    unicode_form(STEP_NFD, in, len, &apart);
+    for (size_t i = 0, step; i < apart.len; i += step) {
+        step = utf8_next(apart.data + i, apart.len - i, &code);
+        if (utf8proc_category((utf8proc_int32_t)code) != UTF8PROC_CATEGORY_MN)
+            text_append(out, apart.data + i, step);
+    }
+    text_release(&apart);
+}
+
+static void bert_normalize(const struct step *s, const char *in, size_t len, struct text *out) {
+    void (*const stage[])(const char *, size_t, struct text *) = {clean, space_cjk, strip_accents, lowercase};
+    const int wanted[] = {s->clean, s->cjk, s->accents, s->lower};
+    struct text now = {0};
+    text_append(&now, in, len);
+    for (int i = 0; i < 4; i++) {
+        struct text next = {0};
+        if (!wanted[i])
+            continue;
+        stage[i](now.data, now.len, &next);
+        text_append(&next, "", 0); // a text may become empty, never NULL
+        text_release(&now);
+        now = next;
+    }
+    text_append(out, now.data, now.len);
+    text_release(&now);
+}
+
 // One unit of SentencePiece's normalizer: bytes taken; *to is what they become.
 static size_t sentencepiece_unit(const struct step *s, const char *in, size_t len, const char **to, size_t *n_to) {
     const struct matcher_item *kept = s->untouched ? matcher_at(s->untouched, in, len) : NULL;
@@ -168,6 +234,7 @@ static void normalize_step(const struct step *s, struct pattern_match *m, const 
     case STEP_NFKC:
     case STEP_NFKD: unicode_form(s->kind, in, len, out); break;
     case STEP_LOWERCASE: lowercase(in, len, out); break;
+    case STEP_BERT: bert_normalize(s, in, len, out); break;
     case STEP_SENTENCEPIECE: sentencepiece_normalize(s, in, len, out); break;
     default: BUG("normalizer: step %d is no normalizer", (int)s->kind);
     }

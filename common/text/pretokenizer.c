@@ -85,6 +85,25 @@ static void run_spans(const struct run *r, int step, const char *text, struct sp
     free(l->item);
 }
 
+// White space goes; each punctuation mark, and each of ASCII's symbols, is a word of its own.
+static void find_words(const char *text, size_t len, struct span_list *l) {
+    uint32_t code;
+    size_t start = 0;
+    for (size_t i = 0, step; i < len; i += step) {
+        step = utf8_next(text + i, len - i, &code);
+        const int is_space = code_is_space(code), is_mark = code_is_punctuation(code);
+        if (!is_space && !is_mark)
+            continue;
+        if (i > start)
+            span_push(l, start, i, 0);
+        if (is_mark)
+            span_push(l, i, i + step, 0);
+        start = i + step;
+    }
+    if (len > start)
+        span_push(l, start, len, 0);
+}
+
 static void run_metaspace(const struct run *r, int step, const char *text, size_t len, int first) {
     const struct step *s = &r->steps->item[step];
     size_t n_to = strlen(s->to);
@@ -133,6 +152,10 @@ static void run_steps(const struct run *r, int step, const char *text, size_t le
     case STEP_SPLIT:
         find_spans(s, r->match, text, len, s->pattern ? NULL : s->from, &l);
         join_spans(s->behavior, &l);
+        run_spans(r, step, text, &l, first);
+        break;
+    case STEP_BERT_SPLIT:
+        find_words(text, len, &l);
         run_spans(r, step, text, &l, first);
         break;
     case STEP_METASPACE: run_metaspace(r, step, text, len, first); break;

@@ -22,6 +22,9 @@ enum step_kind {
     STEP_NFKC,
     STEP_NFKD,
     STEP_LOWERCASE,
+    STEP_BERT,          // BERT's cleaning: control characters, CJK, accents, case
+    STEP_BERT_SPLIT,    // BERT's words: white space goes, punctuation stands alone
+    STEP_WORDPIECE,     // a decoder: `from` joins a piece to the one before it, spaces between others
     STEP_SENTENCEPIECE, // charsmap, runs of spaces, dummy prefix, U+2581 for spaces
     STEP_PREFIX_SPACE,  // a space in front unless there is one
     STEP_SPLIT,         // at `pattern` or at the string `from`
@@ -44,6 +47,7 @@ struct step {
     enum prepend_scheme scheme;
     int split; // STEP_METASPACE: cut in front of every `to`
     int left, right;
+    int clean, cjk, accents, lower; // STEP_BERT; STEP_WORDPIECE: clean, spaces before punctuation go
     // STEP_SENTENCEPIECE
     struct charsmap *map;            // NULL: identity
     const struct matcher *untouched; // user-defined pieces

@@ -42,6 +42,7 @@ void tokenizer_free(struct tokenizer *t) {
     free(t->suffix);
     free(t->source);
     free(t->chat_template);
+    free(t->wordpiece.prefix);
     free(t);
 }
 
@@ -225,6 +226,7 @@ struct tokenizer *tokenizer_open(const char *folder, struct error *err) {
     struct tokenizer *t = NULL;
     char *json_path = path_join(folder, "tokenizer.json"), *model_path = path_join(folder, "tokenizer.model");
     char *vocab_path = path_join(folder, "vocab.json"), *merges_path = path_join(folder, "merges.txt");
+    char *words_path = path_join(folder, "vocab.txt");
     int rc = -1;
     if (file_exists(json_path))
         t = tokenizer_new(ORIGIN_JSON, json_path);
@@ -232,6 +234,8 @@ struct tokenizer *tokenizer_open(const char *folder, struct error *err) {
         t = tokenizer_new(ORIGIN_SENTENCEPIECE, model_path);
     else if (file_exists(vocab_path) && file_exists(merges_path))
         t = tokenizer_new(ORIGIN_VOCAB_MERGES, vocab_path);
+    else if (file_exists(words_path))
+        t = tokenizer_new(ORIGIN_VOCAB, words_path);
     else
         t = tokenizer_new(ORIGIN_NUMBERS, folder);
     if (read_optional(folder, "tokenizer_config.json", &tokenizer_config, err) < 0 ||
@@ -240,6 +244,8 @@ struct tokenizer *tokenizer_open(const char *folder, struct error *err) {
         goto out;
     if (t->origin == ORIGIN_NUMBERS)
         rc = open_numbers(t, config, err);
+    else if (t->origin == ORIGIN_VOCAB)
+        rc = tokenizer_read_vocab_text(t, tokenizer_config, err);
     else if (t->origin == ORIGIN_VOCAB_MERGES)
         rc = tokenizer_read_vocab_merges(t, merges_path, special_map, err);
     else
@@ -255,6 +261,7 @@ out:
     free(model_path);
     free(vocab_path);
     free(merges_path);
+    free(words_path);
     if (rc < 0) {
         tokenizer_free(t);
         t = NULL;
@@ -275,6 +282,10 @@ struct encoder {
 
 static void encode_piece(void *context, const char *text, size_t len) {
     struct encoder *e = context;
+    if (e->t->wordpiece.prefix) {
+        wordpiece_encode(e->t, text, len, e->out);
+        return;
+    }
     bpe_encode(&e->t->bpe, e->scratch, text, len, e->out);
 }
 

@@ -1,6 +1,6 @@
 // tokenizer.h: text to token ids and back, as the checkpoint's own tokenizer does it.
 //
-// Four sources fill one struct: tokenizer.json (Hugging Face), vocab.json with merges.txt (GPT-2), tokenizer.model (SentencePiece BPE)
+// Five sources fill one struct: tokenizer.json (Hugging Face), vocab.json with merges.txt (GPT-2), vocab.txt (BERT), tokenizer.model (SentencePiece BPE)
 // and the arrays of a GGUF file. A model without any is driven by token ids: its texts are numbers with spaces between. A component that is not supported is refused by name when the tokenizer is opened, so encoding itself
 // cannot fail. Lifetime: model. Everything is const after opening and may be used from several threads.
 #ifndef PDQ_TOKENIZER_H
@@ -33,7 +33,7 @@ enum token_type { TOKEN_NORMAL = 1, TOKEN_UNKNOWN, TOKEN_CONTROL, TOKEN_USER_DEF
 
 void vocab_release(struct vocab *v);
 
-// A folder with tokenizer.json (preferred), tokenizer.model, or vocab.json and merges.txt; tokenizer_config.json, special_tokens_map.json and
+// A folder with tokenizer.json (preferred), tokenizer.model, vocab.json and merges.txt, or vocab.txt; tokenizer_config.json, special_tokens_map.json and
 // config.json, where they are there, name the BOS and EOS tokens, and for tokenizer.model say whether to add them.
 struct tokenizer *tokenizer_open(const char *folder, struct error *err);
 struct tokenizer *tokenizer_from_vocab(const struct vocab *v, struct error *err); // copies what it needs

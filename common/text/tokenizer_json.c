@@ -1,4 +1,4 @@
-// tokenizer_json.c: Hugging Face's tokenizer.json, BPE models only (WordPiece, Unigram and others are refused).
+// tokenizer_json.c: Hugging Face's tokenizer.json, BPE and WordPiece models (Unigram and others are refused).
 //
 // Each read_ function knows the components it supports and refuses every other by name, because a tokenizer that
 // skips a step gives other ids without a word.
@@ -92,6 +92,14 @@ static int read_normalizer(const struct reader *r, const struct json *v) {
         step->right = member_flag(v, "strip_right", 1);
         return 0;
     }
+    if (strcmp(type, "BertNormalizer") == 0) {
+        struct step *step = steps_add(out, STEP_BERT);
+        step->clean = member_flag(v, "clean_text", 1);
+        step->cjk = member_flag(v, "handle_chinese_chars", 1);
+        step->lower = member_flag(v, "lowercase", 1);
+        step->accents = member_flag(v, "strip_accents", step->lower);
+        return 0;
+    }
     for (size_t i = 0; i < sizeof plain / sizeof *plain; i++) {
         if (strcmp(type, plain[i].name) == 0) {
             steps_add(out, plain[i].kind);
@@ -155,6 +163,10 @@ static int read_pretokenizer(const struct reader *r, const struct json *v) {
         return read_metaspace(r, v, &r->t->pretokenizer);
     if (strcmp(type, "Split") == 0)
         return read_split(r, v);
+    if (strcmp(type, "BertPreTokenizer") == 0) {
+        steps_add(&r->t->pretokenizer, STEP_BERT_SPLIT);
+        return 0;
+    }
     if (strcmp(type, "Digits") == 0)
         return add_split(r, member_flag(v, "individual_digits", 0) ? "\\p{N}" : "\\p{N}+");
     if (strcmp(type, "ByteLevel") == 0) {
@@ -192,6 +204,13 @@ static int read_decoder(const struct reader *r, const struct json *v) {
         step->right = (int)right;
         return 0;
     }
+    if (strcmp(type, "WordPiece") == 0) {
+        TRY(json_get_string(v, r->t->source, "prefix", "##", &content, r->err));
+        struct step *step = steps_add(out, STEP_WORDPIECE);
+        step->from = xstrdup(content);
+        step->clean = member_flag(v, "cleanup", 1);
+        return 0;
+    }
     if (strcmp(type, "ByteFallback") == 0)
         steps_add(out, STEP_BYTE_FALLBACK);
     else if (strcmp(type, "Fuse") == 0)
@@ -227,6 +246,21 @@ static int read_template_token(const struct reader *r, const struct json *v, con
     return 0;
 }
 
+// BertProcessing, RobertaProcessing: {"sep": ["[SEP]", 102], "cls": ["[CLS]", 101]}.
+static int read_ends(const struct reader *r, const struct json *v) {
+    static const char *const keys[] = {"cls", "sep"};
+    for (int i = 0; i < 2; i++) {
+        const struct json *name = json_first(json_get(v, keys[i])), *id = name ? json_next(name) : NULL;
+        if (!id || json_kind(id) != JSON_NUMBER || json_number(id) < 0 || json_number(id) >= r->t->size)
+            return error_set(r->err, "%s: the post-processor's \"%s\" is no pair of a token and its id", r->t->source, keys[i]);
+        if (i)
+            push_end(&r->t->suffix, &r->t->n_suffix, (int32_t)json_number(id));
+        else
+            push_end(&r->t->prefix, &r->t->n_prefix, (int32_t)json_number(id));
+    }
+    return 0;
+}
+
 static int read_postprocessor(const struct reader *r, const struct json *v) {
     const char *type;
     TRY(read_type(r, v, "a post-processor", &type));
@@ -234,6 +268,8 @@ static int read_postprocessor(const struct reader *r, const struct json *v) {
         return read_sequence(r, v, "processors", read_postprocessor);
     if (strcmp(type, "ByteLevel") == 0) // moves offsets only
         return 0;
+    if (strcmp(type, "BertProcessing") == 0 || strcmp(type, "RobertaProcessing") == 0)
+        return read_ends(r, v);
     if (strcmp(type, "TemplateProcessing") != 0)
         return refuse(r, "a post-processor", type);
     int after = 0;
@@ -314,6 +350,20 @@ static int read_merges(const struct reader *r, const struct json *model) {
     return rc;
 }
 
+static int read_wordpiece(const struct reader *r, const struct json *model) {
+    const char *prefix, *unk;
+    TRY(json_get_string(model, r->t->source, "continuing_subword_prefix", "##", &prefix, r->err));
+    TRY(json_get_string(model, r->t->source, "unk_token", "[UNK]", &unk, r->err));
+    TRY(json_get_int(model, r->t->source, "max_input_chars_per_word", 100, 1, 1 << 20, &r->t->wordpiece.most_characters, r->err));
+    TRY(read_vocab(r, model));
+    r->t->wordpiece.unk = pieces_find(&r->t->pieces, unk, strlen(unk));
+    if (r->t->wordpiece.unk < 0)
+        return error_set(r->err, "%s: unk_token '%s' is not in the vocabulary", r->t->source, unk);
+    r->t->wordpiece.prefix = xstrdup(prefix);
+    r->t->type[r->t->wordpiece.unk] = TOKEN_UNKNOWN;
+    return 0;
+}
+
 static int read_model(const struct reader *r, const struct json *root) {
     const struct json *model = json_get(root, "model");
     if (!model || json_kind(model) != JSON_OBJECT)
@@ -322,6 +372,8 @@ static int read_model(const struct reader *r, const struct json *root) {
     double dropout;
     // Files of before 2020 leave the type out; merges mean BPE.
     TRY(json_get_string(model, r->t->source, "type", json_get(model, "merges") ? "BPE" : "none", &type, r->err));
+    if (strcmp(type, "WordPiece") == 0)
+        return read_wordpiece(r, model);
     if (strcmp(type, "BPE") != 0)
         return refuse(r, "a model", type);
     TRY(json_get_double(model, r->t->source, "dropout", 0, 0, 1, &dropout, r->err));

@@ -23,7 +23,7 @@ static inline int member_flag(const struct json *object, const char *key, int fa
     return v && json_kind(v) != JSON_NULL ? json_bool(v) : fallback;
 }
 
-enum tokenizer_origin { ORIGIN_JSON, ORIGIN_SENTENCEPIECE, ORIGIN_GGUF, ORIGIN_VOCAB_MERGES, ORIGIN_NUMBERS };
+enum tokenizer_origin { ORIGIN_JSON, ORIGIN_SENTENCEPIECE, ORIGIN_GGUF, ORIGIN_VOCAB_MERGES, ORIGIN_VOCAB, ORIGIN_NUMBERS };
 
 // A token that is cut out of the text before the model sees it.
 struct added_token {
@@ -43,6 +43,11 @@ struct tokenizer {
     struct merge_rule *rule; // in order of rank; NULL where pieces are scored
     size_t n_rules;
     struct bpe bpe;
+    struct {
+        char *prefix;            // "##"; NULL: the model is no WordPiece
+        int64_t most_characters; // of a word; longer ones are unknown
+        int32_t unk;
+    } wordpiece;
     struct steps normalizer, pretokenizer, decoder;
     struct added_token *added;
     int32_t n_added;
@@ -70,9 +75,12 @@ void tokenizer_sentencepiece_decoder(struct tokenizer *t, int strip_first);
 // The readers; each fills a new tokenizer and finishes it.
 int tokenizer_read_json(struct tokenizer *t, const struct json *root, struct error *err);
 int tokenizer_read_vocab_merges(struct tokenizer *t, const char *merges_path, const struct json *special_map, struct error *err);
+int tokenizer_read_vocab_text(struct tokenizer *t, const struct json *tokenizer_config, struct error *err);
 int tokenizer_make_numbers(struct tokenizer *t, int64_t vocab, struct error *err);
 int tokenizer_read_model(struct tokenizer *t, const void *data, size_t len, const struct json *config,
                          struct error *err);
+
+void wordpiece_encode(const struct tokenizer *t, const char *text, size_t len, struct token_list *out);
 
 // Pre-tokenizers that llama.cpp knows (pre_names.c).
 struct pre_rule {

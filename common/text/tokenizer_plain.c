@@ -1,4 +1,5 @@
-// tokenizer_plain.c: tokenizers of folders without tokenizer.json: GPT-2's vocab.json with merges.txt, and token ids as numbers.
+// tokenizer_plain.c: tokenizers of folders without tokenizer.json: GPT-2's vocab.json with merges.txt, BERT's vocab.txt, and token ids as
+// numbers.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -70,6 +71,82 @@ int tokenizer_read_vocab_merges(struct tokenizer *t, const char *merges_path, co
     json_set(root, "model", model);
     json_set(root, "pre_tokenizer", byte_level());
     json_set(root, "decoder", byte_level());
+    if (rc == 0)
+        rc = tokenizer_read_json(t, root, err);
+    json_free(root);
+    return rc;
+}
+
+// ---- vocab.txt ----
+
+static struct json *special(const char *name, double id) {
+    struct json *o = json_object();
+    json_set_number(o, "id", id);
+    json_set_string(o, "content", name);
+    json_set_bool(o, "special", 1);
+    return o;
+}
+
+// One token a line, whose number is its id.
+static int read_words(const char *path, struct json *vocab, struct json *added, struct error *err) {
+    static const char *const names[] = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"};
+    char *text;
+    size_t len;
+    double id = 0;
+    TRY(file_read(path, &text, &len, err));
+    for (char *line = text, *end; *line; line = end, id++) {
+        end = line + strcspn(line, "\n");
+        if (*end)
+            *end++ = 0;
+        line[strcspn(line, "\r")] = 0;
+        json_append(vocab, line, json_from_number(id));
+        for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+            if (strcmp(line, names[i]) == 0)
+                json_push(added, special(line, id));
+    }
+    free(text);
+    return 0;
+}
+
+static struct json *typed(const char *type) {
+    struct json *o = json_object();
+    json_set_string(o, "type", type);
+    return o;
+}
+
+// What BertTokenizer makes of vocab.txt: "[CLS] text [SEP]". do_lower_case is true where tokenizer_config.json says nothing else.
+int tokenizer_read_vocab_text(struct tokenizer *t, const struct json *tokenizer_config, struct error *err) {
+    struct json *root = json_object(), *model = typed("WordPiece"), *vocab = json_object(), *added = json_array();
+    struct json *normalizer = typed("BertNormalizer"), *processor = typed("BertProcessing");
+    int rc = read_words(t->source, vocab, added, err);
+    const struct json *ends[2] = {NULL, NULL};
+    for (const struct json *a = json_first(added); a; a = json_next(a)) {
+        ends[0] = strcmp(json_string(json_get(a, "content")), "[SEP]") == 0 ? a : ends[0];
+        ends[1] = strcmp(json_string(json_get(a, "content")), "[CLS]") == 0 ? a : ends[1];
+    }
+    for (int i = 0; i < 2 && rc == 0; i++) {
+        if (!ends[i]) {
+            rc = error_set(err, "%s: no line %s; expected BERT's vocab.txt, one token a line", t->source, i ? "[CLS]" : "[SEP]");
+            break;
+        }
+        struct json *pair = json_array();
+        json_push(pair, json_copy(json_get(ends[i], "content")));
+        json_push(pair, json_copy(json_get(ends[i], "id")));
+        json_set(processor, i ? "cls" : "sep", pair);
+    }
+    json_set_string(model, "unk_token", "[UNK]");
+    json_set(model, "vocab", vocab);
+    json_set_bool(normalizer, "lowercase", member_flag(tokenizer_config, "do_lower_case", 1));
+    json_set_bool(normalizer, "handle_chinese_chars", member_flag(tokenizer_config, "tokenize_chinese_chars", 1));
+    const struct json *accents = json_get(tokenizer_config, "strip_accents");
+    if (accents && json_kind(accents) != JSON_NULL)
+        json_set_bool(normalizer, "strip_accents", json_bool(accents));
+    json_set(root, "model", model);
+    json_set(root, "added_tokens", added);
+    json_set(root, "normalizer", normalizer);
+    json_set(root, "pre_tokenizer", typed("BertPreTokenizer"));
+    json_set(root, "post_processor", processor);
+    json_set(root, "decoder", typed("WordPiece"));
     if (rc == 0)
         rc = tokenizer_read_json(t, root, err);
     json_free(root);

@@ -33,6 +33,7 @@ int utf8_escaped_byte(uint32_t code);
 size_t utf8_escape(const char *s, size_t n, struct text *out, int *changed);
 
 int code_is_space(uint32_t code); // Unicode White_Space
+int code_is_punctuation(uint32_t code); // of Unicode's categories P, or one of ASCII's symbols
 int code_is_word(uint32_t code);  // \w: letters, marks, digits, connectors
 
 #endif

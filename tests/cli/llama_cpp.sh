@@ -47,4 +47,26 @@ for source in uneven blocks layers sparse; do
         done
     done
 done
+
+# GPT-2, briefly trained on counted sheep, whole and with half its heads and channels (padded)
+/usr/bin/python3 "$PDQ_SOURCE_DIR/tests/ref/make_model.py" llama bytes 2> err.txt || fail "make_model: $(cat err.txt)"
+mkdir gpt2 && cp bytes/tokenizer.json gpt2
+seq 3000 | sed 's/$/ sheep were counted, and the dog jumped over a fence./' > part.txt
+cat > gpt2/config.json << JSON
+{"model_type": "gpt2", "n_layer": 2, "n_embd": 64, "n_head": 4, "n_positions": 256, "bos_token_id": 0, "eos_token_id": 1, "tie_word_embeddings": true,
+ "vocab_size": $(sed -n 's/.*"vocab_size": \([0-9]*\).*/\1/p' bytes/config.json)}
+JSON
+cat > gpt2.json << 'JSON'
+{"model": "gpt2", "data": {"train": ["part.txt"], "eval": ["part.txt"], "seq_len": 128, "eval_tokens": 500},
+ "stages": [{"train": {"init": true, "steps": 60, "batch": 8, "learning_rate": 3e-3}}]}
+JSON
+"$PDQ" run gpt2.json -o gpt2-run > out.txt 2> err.txt || fail "gpt2: $(tail -1 err.txt)"
+head -c 20000 part.txt > short.txt && mv short.txt part.txt
+"$PDQ" prune gpt2-run/01-train -o gpt2-half --heads 0.5 --ffn 0.5 --score l2 --align 32 2> err.txt || fail "prune: $(cat err.txt)"
+for source in gpt2-run/01-train gpt2-half; do
+    for type in F32 F16 Q8_0 Q4_0; do
+        "$PDQ" quantize $source -o m.gguf --type $type --padded --force 2> err.txt > out.txt || fail "quantize $type: $(cat err.txt)"
+        compare "$source $type" m.gguf
+    done
+done
 exit $failed
