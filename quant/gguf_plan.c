@@ -223,7 +223,7 @@ static void add_parameter(struct gguf_plan *plan, const struct parameter *p)
         t->dim[0] *= name.parts;
     }
     const struct model *m = plan->model;
-    const int tied = m->config.tie_embeddings && p->spec == &m->arch->specs[m->arch->head]; // the table once more
+    const int tied = m->config.tie_embeddings && p->spec == &m->arch->specs[m->arch->head[0]]; // the table once more
     t->source[t->n_part++] = own_parameter(m, tied ? m->arch->specs[m->arch->embed].name : p->name);
 }
 

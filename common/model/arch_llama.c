@@ -104,7 +104,7 @@ const struct arch arch_llama = {.model_types = "llama|mistral|qwen2|nemotron-nas
                                 .specs = specs,
                                 .n_specs = N_SPECS,
                                 .embed = EMBED,
-                                .head = HEAD,
-                                .head_bias = -1,
+                                .head = {HEAD, -1},
+                                .head_bias = {-1},
                                 .deviation = deviation,
                                 .forward = llama_forward};

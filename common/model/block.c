@@ -47,7 +47,9 @@ struct tensor *block_attend(const struct block *b, struct tape *tape, struct ten
     const int64_t S = f->cache ? f->cache->length + f->T : f->T;
     if (f->cache)
         cache_extend(b, tape, &k, &v);
-    struct tensor *y = op_attention(tape, q, k, v, f->B, f->T, S, m->config.head_dim);
+    const int64_t E = m->config.head_dim;
+    struct tensor *y = m->arch->reads_both_ways ? op_attention_both_ways(tape, q, k, v, f->B, f->T, E, f->length)
+                                                : op_attention(tape, q, k, v, f->B, f->T, S, E);
     if (m->gate && m->gate[b->layer].heads)
         y = op_gate(tape, y, m->gate[b->layer].heads);
     block_show(b, TAP_HEADS, f->taps ? f->taps->heads : NULL, y);

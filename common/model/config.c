@@ -33,6 +33,7 @@ static const struct family families[] = {
     {"qwen2", "Qwen2ForCausalLM", 32768, 0, NULL, NULL, 0}, // has a window only with use_sliding_window, which is refused
     {"nemotron-nas", "DeciLMForCausalLM", 131072, 0, NULL, NULL, 0}, // Llama's layers, each with its own widths
     {"gpt2", "GPT2LMHeadModel", 1024, 0, config_gpt2_read, config_gpt2_json, 1},
+    {"bert", "BertForMaskedLM", 512, 0, config_bert_read, config_bert_json, 1},
     {"lenet", "LeNet", 0, 0, config_lenet_read, config_lenet_json, 0}, // a multi-layer perceptron
 };
 

@@ -11,6 +11,7 @@ struct layer_shape {
     int64_t n_head, n_kv_head, n_ff; // query heads, key/value heads (groups), feed-forward width; 0: no such block
 };
 
+enum model_head_kind { HEAD_NEXT, HEAD_CLASSES, HEAD_MASKED, HEAD_SPANS, HEAD_NONE };
 enum activation { ACTIVATION_SILU, ACTIVATION_GELU_TANH, ACTIVATION_GELU_ERF, ACTIVATION_RELU };
 
 enum rope_scaling_type { ROPE_PLAIN, ROPE_LINEAR, ROPE_LLAMA3 };
@@ -32,6 +33,9 @@ struct config {
     int out_bias;       // o has one (llama's attention_bias)
     int mlp_bias;
     enum activation activation; // of the feed-forward blocks
+    enum model_head_kind head;  // what it predicts: the next token, a sequence's class, masked tokens, an answer's two ends, nothing
+    int64_t n_label, n_type;    // classes of a head, token types
+    int has_pooler;             // BERT's: what reads the first position
     int bare_names;             // the checkpoint's tensors have no prefix of the base model (stored.h)
     double image_mean, image_std; // lenet: inputs are (pixel / 255 - image_mean) / image_std
     int lecun_init;               // lenet: fresh weights by LeCun's rule instead of Glorot's
@@ -69,6 +73,8 @@ struct json *config_lenet_json(const struct config *c);
 // pruned_heads.
 int config_gpt2_read(struct config *c, const struct json *o, const char *where, struct error *err);
 struct json *config_gpt2_json(const struct config *c);
+int config_bert_read(struct config *c, const struct json *o, const char *where, struct error *err); // config_bert.c
+struct json *config_bert_json(const struct config *c);
 int64_t config_parameters(const struct config *c); // tied head counted once (model.c: it asks the architecture's table)
 // Inverse rope frequencies [head_dim / 2], scaled as config.rope says (Llama 3: its piecewise rule).
 void config_rope_frequencies(const struct config *c, double *inverse_frequency);

@@ -29,6 +29,15 @@ static const char *shape_text(char text[SHAPE_TEXT], int n_dim, const int64_t *d
 static const struct safetensor *find_stored(const struct safetensors *s, const char *name) {
     const struct safetensor *t = safetensors_find(s, name);
     const struct json *alias = t ? NULL : json_get(s->metadata, name);
+    if (!t && !alias) { // TensorFlow's words for a norm's factors and shifts, in old checkpoints
+        const int is_weight = path_ends_with(name, "LayerNorm.weight"), is_bias = path_ends_with(name, "LayerNorm.bias");
+        if (!is_weight && !is_bias)
+            return NULL;
+        char *old = xasprintf("%.*s%s", (int)(strlen(name) - strlen(is_weight ? "weight" : "bias")), name, is_weight ? "gamma" : "beta");
+        t = safetensors_find(s, old);
+        free(old);
+        return t;
+    }
     return alias && json_string(alias) ? safetensors_find(s, json_string(alias)) : t;
 }
 
@@ -38,7 +47,7 @@ static const struct safetensor *find_source(const struct safetensors *s, const s
     stored_name(m, p, name);
     const struct safetensor *t = find_stored(s, name);
     const int is_table = m->arch->embed >= 0 && p->spec == &m->arch->specs[m->arch->embed];
-    return !t && m->config.tie_embeddings && is_table ? find_stored(s, m->arch->specs[m->arch->head].name) : t;
+    return !t && m->config.tie_embeddings && is_table ? find_stored(s, m->arch->specs[m->arch->head[0]].name) : t;
 }
 
 static int check_parameter(const struct parameter *p, const struct safetensor *t, const struct config *c,
@@ -70,12 +79,20 @@ static int is_buffer(const struct safetensor *t) {
            path_ends_with(t->name, ".attn.masked_bias");
 }
 
+// What lies beside a model: a tied decoder written out, another task's head.
+static int is_spare(const struct arch *arch, const char *name) {
+    for (const char *p = arch->spare; p && *p; p += strcspn(p, "|"), p += *p == '|')
+        if (strncmp(name, p, strcspn(p, "|")) == 0)
+            return 1;
+    return 0;
+}
+
 static int check_leftover(const struct safetensor *t, const struct safetensors *s, const struct model *m,
                           const char *folder, struct error *err) {
     const struct config *c = &m->config;
-    const struct weight_spec *head = &m->arch->specs[m->arch->head];
+    const struct weight_spec *head = &m->arch->specs[m->arch->head[0]];
     char shape[SHAPE_TEXT];
-    if (is_buffer(t))
+    if (is_buffer(t) || is_spare(m->arch, t->name))
         return 0;
     if (c->tie_embeddings && strcmp(t->name, head->name) == 0) {
         const struct safetensor *e = find_source(s, m, m->slot[m->arch->embed]);

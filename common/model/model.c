@@ -11,7 +11,7 @@
 #include "common/base/random.h"
 #include "common/model/arch.h"
 
-static const struct arch *const arch_table[] = {&arch_llama, &arch_gpt2, &arch_lenet};
+static const struct arch *const arch_table[] = {&arch_llama, &arch_gpt2, &arch_bert, &arch_lenet};
 
 // Is `word` one of the names in "a|b|c"?
 static int among(const char *word, const char *names)
@@ -38,6 +38,8 @@ int64_t axis_size(const struct config *c, enum axis axis, int layer)
     case AXIS_HIDDEN: return c->hidden;
     case AXIS_VOCAB: return c->vocab;
     case AXIS_POSITIONS: return c->context;
+    case AXIS_TYPES: return c->n_type;
+    case AXIS_LABELS: return c->n_label;
     case AXIS_HEADS: return c->layer[layer].n_head * c->head_dim;
     case AXIS_GROUPS: return c->layer[layer].n_kv_head * c->head_dim;
     case AXIS_FF: return c->layer[layer].n_ff;
@@ -135,16 +137,26 @@ struct tensor *model_weight(struct model *m, int spec, int layer)
     return p ? &p->t : NULL;
 }
 
+static struct tensor *first_present(struct model *m, const int *spec)
+{
+    for (; *spec >= 0; spec++)
+        if (model_weight(m, *spec, -1))
+            return model_weight(m, *spec, -1);
+    return NULL;
+}
+
 struct tensor *model_head(struct model *m)
 {
-    struct tensor *head = model_weight(m, m->arch->head, -1);
+    struct tensor *head = first_present(m, m->arch->head);
     return head ? head : model_weight(m, m->arch->embed, -1);
 }
 
 struct tensor *model_head_bias(struct model *m)
 {
-    return m->arch->head_bias < 0 ? NULL : model_weight(m, m->arch->head_bias, -1);
+    return first_present(m, m->arch->head_bias);
 }
+
+int model_is_causal(const struct config *c) { return model_is_language(c) && !arch_find(c->model_type)->reads_both_ways; }
 
 int64_t model_positions(const struct config *c)
 {
@@ -306,7 +318,8 @@ int64_t config_parameters(const struct config *c)
 // Looking up a table multiplies nothing; as a tied head the embedding does.
 static void add_products(void *context, const struct arch *arch, int spec, int64_t rows, int64_t columns)
 {
-    if (arch->specs[spec].rows != AXIS_ONE && arch->specs[spec].rows != AXIS_POSITIONS && spec != arch->embed)
+    const enum axis axis = arch->specs[spec].rows;
+    if (axis != AXIS_ONE && axis != AXIS_POSITIONS && axis != AXIS_TYPES && spec != arch->embed)
         *(double *)context += (double)rows * (double)columns;
 }
 

@@ -21,6 +21,8 @@ enum axis {
     AXIS_HIDDEN,
     AXIS_VOCAB,
     AXIS_POSITIONS, // learned positions
+    AXIS_TYPES,     // token types
+    AXIS_LABELS,    // what a head decides between
     AXIS_HEADS, // n_head * head_dim; unit: a query head
     AXIS_GROUPS, // n_kv_head * head_dim; unit: a key/value head
     AXIS_FF,    // unit: a channel
@@ -100,6 +102,7 @@ struct dropout { // while training (Srivastava et al. 2014): the rate of zeros; 
 struct forward {
     const int32_t *ids; // [B*T]; NULL for a model of inputs that are no tokens: they are x [B, inputs], and T is 1
     int64_t B, T;
+    const int32_t *length, *types; // for models that read both ways: tokens of each sequence [B] (NULL: T), token types [B*T] (NULL: 0)
     struct taps *taps;      // NULL: none
     struct kv_cache *cache; // NULL: none. With one: B is 1, nothing records, positions go on from cache->length
     int checkpoint;         // keep only the layers' outputs and compute again in the backward pass (no taps but TAP_HIDDEN)
@@ -115,7 +118,12 @@ struct arch {
     const char *prefix;      // of the base model's names, which checkpoints of the base alone leave out; NULL: none
     const struct weight_spec *specs;
     int n_specs;
-    int embed, head, head_bias; // specs of the embedding table, of the output head (absent when tied), of its bias; -1: none
+    int embed; // spec of the embedding table; -1: none
+    // Specs of output heads and of their biases, each list ended by -1: a model has the first that is present (no head: the embedding
+    // table, tied).
+    int head[4], head_bias[4];
+    int reads_both_ways; // attention over whole sequences, else causal
+    const char *spare;   // "a|b": beginnings of names of what checkpoints hold beside the model; NULL: none
     // What of the config only the files say: has(files, name) tells whether a tensor is there. NULL: nothing.
     void (*look)(struct config *c, int (*has)(const void *files, const char *name), const void *files);
     double (*deviation)(const struct config *c, const struct parameter *p); // of a matrix's fresh random values
@@ -139,6 +147,8 @@ struct tensor *model_head_bias(struct model *m); // [V] or NULL
 int64_t axis_size(const struct config *c, enum axis axis, int layer);
 int64_t axis_unit(const struct config *c, enum axis axis); // elements in one unit: head_dim or 1
 
+// Does it predict the next token?
+int model_is_causal(const struct config *c);
 // Positions that it has learned and cannot go beyond; 0: any number.
 int64_t model_positions(const struct config *c);
 // Does it read tokens (and not, say, images)?

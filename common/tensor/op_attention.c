@@ -1,4 +1,4 @@
-// op_attention.c: causal grouped-query attention, tiled over queries so that no T x T map is kept.
+// op_attention.c: grouped-query attention, causal or over padded sequences, tiled over queries so that no T x T map is kept.
 //
 // Forward keeps the logarithm of each row's sum of exponentials; backward makes a tile's probabilities again from it
 // (Dao et al. 2022, section 3 and appendix B). Keys and values of a (sequence, group) are packed once for all its tiles.
@@ -18,6 +18,8 @@
 
 struct attention {
     int64_t B, T, S, H, G, E;
+    int both_ways;         // else causal
+    const int32_t *length; // [B] of sequences seen both ways; NULL: T
     const float *q, *k, *v;
     float *y;
     float *lse; // [B, H, T]
@@ -26,12 +28,15 @@ struct attention {
 
 struct attention_saved {
     int64_t B, T, S, E;
+    int both_ways;
+    const int32_t *length;
     float *lse;
 };
 
 // One tile: `rows` queries from t0 on of one head see the first `keys` positions.
 struct tile {
     int64_t t0, rows, keys;
+    int both_ways; // every row sees all keys
     const float *q, *k, *v; // first row of the tile, of the head; position 0 of the group
     int64_t q_stride, k_stride;
 };
@@ -42,7 +47,8 @@ static struct tile tile_at(const struct attention *a, int64_t b, int64_t h, int6
     return (struct tile){
         .t0 = t0,
         .rows = rows,
-        .keys = a->S - a->T + t0 + rows,
+        .keys = !a->both_ways ? a->S - a->T + t0 + rows : a->length ? a->length[b] : a->T,
+        .both_ways = a->both_ways,
         .q = a->q + (b * a->T + t0) * a->H * a->E + h * a->E,
         .k = a->k + b * a->S * a->G * a->E + group * a->E,
         .v = a->v + b * a->S * a->G * a->E + group * a->E,
@@ -52,7 +58,7 @@ static struct tile tile_at(const struct attention *a, int64_t b, int64_t h, int6
 }
 
 // Keys that a row of the tile sees, and that any row of its part of the tile sees.
-static int64_t row_keys(const struct tile *t, int64_t row) { return t->keys - t->rows + row + 1; }
+static int64_t row_keys(const struct tile *t, int64_t row) { return t->both_ways ? t->keys : t->keys - t->rows + row + 1; }
 
 static int64_t part_keys(const struct tile *t, int64_t row)
 {
@@ -103,6 +109,8 @@ static void sum_over_rows(const struct attention *a, const struct tile *t, const
 {
     for (int64_t r = 0, key = 0; r < t->rows; r += PART) {
         const int64_t end = part_keys(t, r);
+        if (end == key)
+            break; // all rows see the same keys
         gemm_packed(TRANSPOSED, end - key, a->E, t->rows - r, p + r * t->keys + key, t->keys, x + r * GEMM_PANEL, t->rows, 1,
                     to + key * t->k_stride, t->k_stride);
         key = end;
@@ -239,7 +247,7 @@ static void attention_backward(struct tape *tape, struct node *node)
     const struct attention_saved *s = node->saved;
     const struct attention a = {.B = s->B, .T = s->T, .S = s->S, .E = s->E, .H = tensor_columns(q) / s->E,
                                 .G = tensor_columns(k) / s->E, .q = q->data, .k = k->data, .v = v->data,
-                                .y = node->out->data, .lse = s->lse, .scale = 1.0f / sqrtf((float)s->E)};
+                                .both_ways = s->both_ways, .length = s->length, .y = node->out->data, .lse = s->lse, .scale = 1.0f / sqrtf((float)s->E)};
     struct attention_gradients g = {.dy = node->out->grad};
     float k_beta = 1, v_beta = 1;
     g.dq = tape_grad(tape, q, &g.dq_beta);
@@ -266,22 +274,38 @@ static void attention_backward(struct tape *tape, struct node *node)
     arena_reset(&tape->arena, mark);
 }
 
-struct tensor *op_attention(struct tape *tape, struct tensor *q, struct tensor *k, struct tensor *v, int64_t B, int64_t T,
-                            int64_t S, int64_t E)
+static struct tensor *attend(struct tape *tape, struct tensor *q, struct tensor *k, struct tensor *v, struct attention_saved shape)
 {
-    const int64_t C = tensor_columns(q), K = tensor_columns(k);
+    const int64_t C = tensor_columns(q), K = tensor_columns(k), B = shape.B, T = shape.T, S = shape.S, E = shape.E;
     if (tensor_rows(q) != B * T || tensor_rows(k) != B * S || tensor_rows(v) != B * S || tensor_columns(v) != K || C % K ||
         K % E || S < T)
         BUG("op_attention: q[%ld,%ld] k[%ld,%ld] v[%ld,%ld], B %ld T %ld S %ld E %ld", (long)tensor_rows(q), (long)C,
             (long)tensor_rows(k), (long)K, (long)tensor_rows(v), (long)tensor_columns(v), (long)B, (long)T, (long)S, (long)E);
     struct attention_saved *s = arena_alloc(&tape->arena, sizeof *s);
-    *s = (struct attention_saved){B, T, S, E, arena_alloc(&tape->arena, (size_t)(B * C / E * T) * sizeof(float))};
+    *s = shape;
+    s->lse = arena_alloc(&tape->arena, (size_t)(B * C / E * T) * sizeof(float));
     struct tensor *y = tape_tensor(tape, "attention", 2, B * T, C, 1);
     const struct attention a = {.B = B, .T = T, .S = S, .H = C / E, .G = K / E, .E = E, .q = q->data, .k = k->data,
+                                .both_ways = s->both_ways, .length = s->length,
                                 .v = v->data, .y = y->data, .lse = s->lse, .scale = 1.0f / sqrtf((float)E)};
     attention_forward(tape, &a);
     struct node *node = tape_record(tape, attention_backward, y, q, k, v, NULL);
     if (node)
         node->saved = s;
     return y;
+}
+
+struct tensor *op_attention(struct tape *tape, struct tensor *q, struct tensor *k, struct tensor *v, int64_t B, int64_t T,
+                            int64_t S, int64_t E)
+{
+    return attend(tape, q, k, v, (struct attention_saved){.B = B, .T = T, .S = S, .E = E});
+}
+
+struct tensor *op_attention_both_ways(struct tape *tape, struct tensor *q, struct tensor *k, struct tensor *v, int64_t B, int64_t T,
+                                      int64_t E, const int32_t *length)
+{
+    for (int64_t b = 0; length && b < B; b++)
+        if (length[b] < 1 || length[b] > T)
+            BUG("op_attention_both_ways: sequence %ld has %d of %ld positions", (long)b, (int)length[b], (long)T);
+    return attend(tape, q, k, v, (struct attention_saved){.B = B, .T = T, .S = T, .E = E, .both_ways = 1, .length = length});
 }

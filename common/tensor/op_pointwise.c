@@ -1,4 +1,5 @@
-// op_pointwise.c: ops that work element by element: swiglu, relu, dropout, add, gate, and the scalar losses mse and sum.
+// op_pointwise.c: ops that work element by element: swiglu, relu, tanh, dropout, add, gate, picking rows, and the scalar losses mse and
+// sum.
 #include <string.h>
 
 #include "common/base/error.h"
@@ -68,6 +69,60 @@ struct tensor *op_relu(struct tape *tape, struct tensor *x)
     for (int64_t i = 0; i < n; i++)
         y->data[i] = x->data[i] > 0.0f ? x->data[i] : 0.0f;
     tape_record(tape, relu_backward, y, x, NULL, NULL, NULL);
+    return y;
+}
+
+static void tanh_backward(struct tape *tape, struct node *node)
+{
+    struct tensor *x = node->in[0];
+    const float *y = node->out->data, *dy = node->out->grad;
+    const int64_t n = tensor_count(x);
+    float beta;
+    float *dx = tape_grad(tape, x, &beta);
+#pragma omp parallel for schedule(static) if (n > PARALLEL_MIN)
+    for (int64_t i = 0; i < n; i++)
+        dx[i] = dy[i] * (1 - y[i] * y[i]) + (beta == 0.0f ? 0.0f : dx[i]);
+}
+
+struct tensor *op_tanh(struct tape *tape, struct tensor *x)
+{
+    const int64_t n = tensor_count(x);
+    struct tensor *y = tape_tensor(tape, "tanh", 2, tensor_rows(x), tensor_columns(x), 1);
+#pragma omp parallel for schedule(static) if (n > PARALLEL_MIN)
+    for (int64_t i = 0; i < n; i++)
+        y->data[i] = tanhf(x->data[i]);
+    tape_record(tape, tanh_backward, y, x, NULL, NULL, NULL);
+    return y;
+}
+
+static void rows_backward(struct tape *tape, struct node *node)
+{
+    struct tensor *x = node->in[0];
+    const int32_t *row = node->saved;
+    const int64_t D = tensor_columns(x), n_row = tensor_rows(node->out);
+    float beta;
+    float *dx = tape_grad(tape, x, &beta);
+    if (beta == 0.0f)
+        memset(dx, 0, (size_t)tensor_count(x) * sizeof(float));
+    for (int64_t n = 0; n < n_row; n++)
+        for (int64_t d = 0; d < D; d++)
+            dx[row[n] * D + d] += node->out->grad[n * D + d];
+}
+
+struct tensor *op_rows(struct tape *tape, struct tensor *x, const int32_t *row, int64_t n_row)
+{
+    const int64_t D = tensor_columns(x), N = tensor_rows(x);
+    struct tensor *y = tape_tensor(tape, x->name, 2, n_row, D, 1);
+    int32_t *kept = arena_alloc(&tape->arena, (size_t)n_row * sizeof *kept);
+    memcpy(kept, row, (size_t)n_row * sizeof *kept);
+    for (int64_t n = 0; n < n_row; n++) {
+        if (row[n] < 0 || row[n] >= N)
+            BUG("op_rows: row %d of %s[%ld,%ld]", (int)row[n], x->name, (long)N, (long)D);
+        memcpy(y->data + n * D, x->data + row[n] * D, (size_t)D * sizeof(float));
+    }
+    struct node *node = tape_record(tape, rows_backward, y, x, NULL, NULL, NULL);
+    if (node)
+        node->saved = kept;
     return y;
 }
 

@@ -34,6 +34,15 @@ struct tensor *op_rope(struct tape *tape, struct tensor *x, const float *table, 
 // last T of S positions (S > T only with cached keys, and then nothing may be recording). y [B*T, H*E].
 struct tensor *op_attention(struct tape *tape, struct tensor *q, struct tensor *k, struct tensor *v, int64_t B, int64_t T,
                             int64_t S, int64_t E);
+// The same in both directions: each query sees the first length[b] of the T positions of its sequence (1 to T; NULL: all).
+struct tensor *op_attention_both_ways(struct tape *tape, struct tensor *q, struct tensor *k, struct tensor *v, int64_t B, int64_t T,
+                                      int64_t E, const int32_t *length);
+
+// y = tanh(x).
+struct tensor *op_tanh(struct tape *tape, struct tensor *x);
+
+// y[n] = x[row[n]]: rows of x [N,D], n_row of them.
+struct tensor *op_rows(struct tape *tape, struct tensor *x, const int32_t *row, int64_t n_row);
 
 // y = silu(gate) * up. Both [N,F].
 struct tensor *op_swiglu(struct tape *tape, struct tensor *gate, struct tensor *up);

@@ -32,7 +32,7 @@ struct op_case {
     int64_t n_out;
     // What the ops need besides tensors.
     int64_t B, T, S, E, G;
-    const int32_t *ids;
+    const int32_t *ids, *length;
     const float *constant;
     double number;
     struct head_spec head;
@@ -664,13 +664,15 @@ Test(ops, rope) {
 // ---- attention ---------------------------------------------------------------------------------------------------
 
 static struct tensor *attention_build(struct op_case *c, struct tape *tape) {
+    if (c->length)
+        return op_attention_both_ways(tape, c->in[0], c->in[1], c->in[2], c->B, c->T, c->E, c->length);
     return op_attention(tape, c->in[0], c->in[1], c->in[2], c->B, c->T, c->S, c->E);
 }
 
 // p[s], s = 0 .. last: the weights of query row n of head h.
 static int64_t attention_weights(const struct op_case *c, double *const *x, int64_t b, int64_t t, int64_t h,
                                  double *p) {
-    int64_t H = tensor_columns(c->in[0]) / c->E, G = c->G, E = c->E, last = c->S - c->T + t;
+    int64_t H = tensor_columns(c->in[0]) / c->E, G = c->G, E = c->E, last = c->length ? c->length[b] - 1 : c->S - c->T + t;
     const double *q = x[0] + ((b * c->T + t) * H + h) * E;
     double sum = 0, largest = -(double)INFINITY;
     for (int64_t s = 0; s <= last; s++) {
@@ -768,6 +770,61 @@ Test(ops, attention) {
     sharp.f32 = 1e-4; // scores near 500 round at 3e-5
     sharp.bf16 = (double)INFINITY;
     check_op(&sharp, 0);
+}
+
+// Padded sequences, seen both ways: lengths from 1 to all.
+Test(ops, attention_both_ways) {
+    static const int64_t positions[] = {1, 5, 17, 64, 65, 130};
+    for (size_t s = 0; s < sizeof positions / sizeof positions[0]; s++)
+        for (int64_t group = 1; group <= 2; group++) {
+            int64_t T = positions[s];
+            const int32_t length[3] = {(int32_t)T, (int32_t)(T + 1) / 2, 1};
+            struct op_case c = attention_case(3, T, T, 4, 4 / group, 8, 1);
+            c.name = "attention both ways";
+            c.length = length;
+            check_op(&c, T <= 17);
+        }
+}
+
+static struct tensor *tanh_build(struct op_case *c, struct tape *tape) { return op_tanh(tape, c->in[0]); }
+
+static void tanh_forward(const struct op_case *c, double *const *x, double *y) {
+    for (int64_t i = 0; i < c->n_out; i++)
+        y[i] = tanh(x[0][i]);
+}
+
+static void tanh_backward(const struct op_case *c, double *const *x, const double *dy, double *const *dx) {
+    for (int64_t i = 0; i < c->n_out; i++)
+        dx[0][i] += dy[i] * (1 - tanh(x[0][i]) * tanh(x[0][i]));
+}
+
+static const int32_t picked[] = {3, 0, 3, 6};
+
+static struct tensor *rows_build(struct op_case *c, struct tape *tape) { return op_rows(tape, c->in[0], picked, 4); }
+
+static void rows_forward(const struct op_case *c, double *const *x, double *y) {
+    int64_t D = tensor_columns(c->in[0]);
+    for (int64_t i = 0; i < c->n_out; i++)
+        y[i] = x[0][picked[i / D] * D + i % D];
+}
+
+static void rows_backward(const struct op_case *c, double *const *x, const double *dy, double *const *dx) {
+    (void)x;
+    int64_t D = tensor_columns(c->in[0]);
+    for (int64_t i = 0; i < c->n_out; i++)
+        dx[0][picked[i / D] * D + i % D] += dy[i];
+}
+
+Test(ops, tanh_and_rows) {
+    for (int k = 0; k < 2; k++) {
+        struct op_case c = {.name = k ? "rows" : "tanh", .build = k ? rows_build : tanh_build, .forward = k ? rows_forward : tanh_forward,
+                            .backward = k ? rows_backward : tanh_backward, .f32 = 4e-6, .bf16 = 4e-6};
+        c.one_precision = 1;
+        c.n_in = 1;
+        c.in[0] = tensor_make("x", 7, 20, 2);
+        c.n_out = k ? 4 * 20 : 7 * 20;
+        check_op(&c, 1);
+    }
 }
 
 // Queries that go on after cached keys.
