@@ -46,8 +46,9 @@ static void compare(struct model *a, struct model *b, struct tape *tape, const i
 {
     const struct tensor *xa = hidden(a, tape, ids, T), *xb = hidden(b, tape, ids, T);
     const size_t mark = arena_mark(&tape->arena);
-    for (int64_t first = 0; first < T; first += LOGIT_ROWS) {
-        const int64_t n = min_i64(LOGIT_ROWS, T - first);
+    const int64_t N = tensor_rows(xa); // T, or one of a whole sequence
+    for (int64_t first = 0; first < N; first += LOGIT_ROWS) {
+        const int64_t n = min_i64(LOGIT_ROWS, N - first);
         const struct tensor *za = logits(a, tape, xa, first, n), *zb = logits(b, tape, xb, first, n);
         for (int64_t i = 0; i < tensor_count(za); i++) {
             const double d = fabs((double)za->data[i] - (double)zb->data[i]);

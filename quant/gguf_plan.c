@@ -438,6 +438,8 @@ int gguf_plan_make(struct gguf_plan *plan, const struct model *m, const struct t
         return error_set(err, "GGUF: gpt2 means GELU there, and this model has ReLU; write a Hugging Face directory instead");
     if (m->config.activation == ACTIVATION_GELU_ERF && has_own)
         log_warn("llama.cpp computes GELU by its tanh form for %s, this model was made with the exact one: expect differences of about 1e-5", plan->architecture);
+    if (!model_is_causal(&m->config))
+        return error_set(err, "GGUF: a %s model is not written yet; write a Hugging Face directory instead", m->config.model_type);
     const struct mix *mix = mix_find(o->type);
     if (!mix)
         return error_set(err, "GGUF type \"%s\" is not known; expected F32, F16, BF16, Q8_0, Q4_0, Q4_K or Q6_K",

@@ -1,22 +1,29 @@
-// cmd_eval.c: `pdq eval MODEL --data FILE`: loss, perplexity and, against a parent, what was lost.
+// cmd_eval.c: `pdq eval MODEL --data FILE`: loss, perplexity and, against a parent, what was lost; accuracy of classifiers.
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "common/eval/evaluate.h"
+#include "common/eval/evaluate_classes.h"
 #include "common/eval/evaluate_images.h"
+#include "common/base/log.h"
 #include "recipes/command.h"
 #include "recipes/open_model.h"
 
 struct eval_command_options {
     struct option_list data;
-    char *against;
-    int protocol, precision, json;
+    char *against, *text, *pair, *label;
+    int task, protocol, precision, json;
     int64_t seq_len, tokens;
 };
 #define ROW(name, kind, field) name, kind, offsetof(struct eval_command_options, field)
 static const struct option table[] = {
     {ROW("data", OPTION_LIST, data), NULL, 0, 0, NULL, "FILE",
      "text: .txt, .jsonl, or .jsonl of questions (prompt, answer), may be gzipped (may be repeated); for a classifier the folder of idx files, whose test images count"},
+    {ROW("task", OPTION_CHOICE, task), "auto", 0, 0, "auto|text|classification", NULL,
+     "what is measured; auto: what the model's head is for"},
+    {ROW("text", OPTION_STRING, text), "sentence", 0, 0, NULL, "COLUMN", "classification: the column of the text (.tsv, .csv, .jsonl)"},
+    {ROW("pair", OPTION_STRING, pair), NULL, 0, 0, NULL, "COLUMN", "classification: the column of a second text"},
+    {ROW("label", OPTION_STRING, label), "label", 0, 0, NULL, "COLUMN", "classification: the column of the class, a number or a name"},
     {ROW("protocol", OPTION_CHOICE, protocol), "windows", 0, 0, "windows|llama.cpp", NULL,
      "windows: every token but a window's first; llama.cpp: as llama-perplexity counts"},
     {ROW("seq_len", OPTION_INT, seq_len), "0", 0, 1 << 20, NULL, "N",
@@ -106,6 +113,69 @@ static int measure_images(const struct eval_command_options *o, struct opened *m
     return status;
 }
 
+static void print_classes(const struct class_result *r, const struct class_result *parent, const struct class_versus *v) {
+    printf("examples       %ld\nloss           %.9g nats per example (standard error %.3g)\naccuracy       %.2f %% (95 %% interval %.2f to "
+           "%.2f)\nF1             %.2f %%%s\nMatthews       %.4f\n",
+           (long)r->n, r->mean_nll, r->nll_se, 100 * r->accuracy.share, 100 * r->accuracy.low, 100 * r->accuracy.high, 100 * r->f1,
+           r->classes == 2 ? " (of class 1)" : " (mean over the classes)", r->matthews);
+    if (parent)
+        printf("parent         %.2f %%; right alone: the model on %ld, the parent on %ld examples (McNemar p = %.3g)\n",
+               100 * parent->accuracy.share, (long)v->only_own, (long)v->only_against, v->mcnemar);
+}
+
+static int check_classifier(const struct opened *m, struct error *err) {
+    if (m->model->config.head == HEAD_CLASSES)
+        return 0;
+    return error_set(err, "%s: no head for classes (architectures in config.json); expected one for classification, as BertForSequenceClassification",
+                     m->path);
+}
+
+static int measure_classes(const struct eval_command_options *o, struct opened *m, struct opened *parent, struct error *err) {
+    const struct config *c = &m->model->config;
+    const struct example_classes classes = {c->n_label, json_get(c->source, "id2label")};
+    const struct example_columns columns = {o->text, o->pair, o->label};
+    const int64_t most = o->seq_len ? o->seq_len : c->context;
+    struct examples e;
+    struct class_result own, other;
+    struct class_versus versus = {0};
+    TRY(check_classifier(m, err));
+    if (parent->model)
+        TRY(check_classifier(parent, err));
+    if (most > c->context || (parent->model && (parent->model->config.n_label != c->n_label || parent->model->config.vocab != c->vocab)))
+        return most > c->context ? error_set(err, "--seq-len %ld: the model has positions for %ld tokens", (long)most, (long)c->context)
+                                 : error_set(err, "--against: other classes, or another vocabulary");
+    TRY(examples_read(&e, m->tokenizer, &classes, (const char *const *)o->data.item, o->data.count, &columns, most, "--data", err));
+    if (e.n_cut)
+        log_warn("%ld of %ld examples are longer than %ld tokens and were cut", (long)e.n_cut, (long)e.n, (long)most);
+    evaluate_classes(&own, m->model, &e, (enum precision)o->precision);
+    if (parent->model) {
+        evaluate_classes(&other, parent->model, &e, (enum precision)o->precision);
+        versus = class_compare(&own, &other, &e);
+    }
+    if (o->json) {
+        struct json *object = class_result_json(&own);
+        if (parent->model) {
+            json_set_number(object, "against_accuracy", 100 * other.accuracy.share);
+            json_set_number(object, "only_own", (double)versus.only_own);
+            json_set_number(object, "only_against", (double)versus.only_against);
+            json_set_number(object, "mcnemar", versus.mcnemar);
+        }
+        char *text = json_text(object, 0);
+        puts(text);
+        free(text);
+        json_free(object);
+    } else {
+        print_classes(&own, parent->model ? &other : NULL, &versus);
+    }
+    class_result_release(&own);
+    if (parent->model)
+        class_result_release(&other);
+    examples_release(&e);
+    return 0;
+}
+
+enum task { TASK_AUTO, TASK_TEXT, TASK_CLASSIFICATION };
+
 static int run(struct call *call, struct error *err) {
     const struct eval_command_options *o = call->options;
     struct opened m = {0}, parent = {0};
@@ -116,9 +186,14 @@ static int run(struct call *call, struct error *err) {
     header_print(o->precision);
     int status = opened_any(&m, call->words[0], err);
     const int is_language = status == 0 && model_is_language(&m.model->config);
-    if (status == 0 && is_language && o->against && opened_open(&parent, o->against, err) < 0)
+    const int reads_both_ways = is_language && !model_is_causal(&m.model->config);
+    if (status == 0 && is_language && o->against && opened_any(&parent, o->against, err) < 0)
         status = error_prefix(err, "--against");
-    if (status == 0 && !is_language)
+    if (status == 0 && o->task == TASK_TEXT && (reads_both_ways || !is_language))
+        status = error_set(err, "%s: no model that predicts the next token; expected one for --task text", m.path);
+    if (status == 0 && (o->task == TASK_CLASSIFICATION || reads_both_ways))
+        status = measure_classes(o, &m, &parent, err);
+    else if (status == 0 && !is_language)
         status = measure_images(o, &m, err);
     else if (status == 0)
         status = measure(o, &m, &parent, err);

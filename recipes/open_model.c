@@ -129,10 +129,12 @@ int opened_widen(struct opened *o, struct error *err) {
 
 int opened_open(struct opened *o, const char *path, struct error *err) {
     TRY(opened_any(o, path, err));
-    if (model_is_language(&o->model->config))
+    if (model_is_causal(&o->model->config))
         return 0;
-    error_set(err, "%s: a classifier of images (model_type %s); this works on language models", path,
-              o->model->config.model_type);
+    const int is_language = model_is_language(&o->model->config);
+    error_set(err, "%s: %s (model_type %s); this works on language models%s", path,
+              is_language ? "a model that reads both ways" : "a classifier of images", o->model->config.model_type,
+              is_language ? " that predict the next token" : "");
     opened_release(o);
     return -1;
 }

@@ -40,3 +40,20 @@ struct paired paired_compare(const double *a, const double *b, int64_t n) {
     double half = n > 1 ? NORMAL_95 * standard_error(a, b, mean, n) : HUGE_VAL;
     return (struct paired){mean, mean - half, mean + half};
 }
+
+struct share share_of(int64_t k, int64_t n)
+{
+    const double z = NORMAL_95, N = (double)n, p = (double)k / N;
+    const double middle = (p + z * z / (2 * N)) / (1 + z * z / N);
+    const double half = z / (1 + z * z / N) * sqrt(p * (1 - p) / N + z * z / (4 * N * N));
+    return (struct share){p, middle - half, middle + half};
+}
+
+double mcnemar(int64_t b, int64_t c)
+{
+    const int64_t n = b + c, least = b < c ? b : c;
+    double sum = 0;
+    for (int64_t k = 0; k <= least; k++)
+        sum += exp(lgamma((double)n + 1) - lgamma((double)k + 1) - lgamma((double)(n - k) + 1) - (double)n * M_LN2);
+    return fmin(1, 2 * sum);
+}

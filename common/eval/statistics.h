@@ -18,4 +18,12 @@ struct paired {
 // a and b [n]: losses of the same tokens. One pair says nothing of the spread: its interval is infinite.
 struct paired paired_compare(const double *a, const double *b, int64_t n);
 
+// A share k of n with its 95 % interval (Wilson 1927): never beyond 0 and 1.
+struct share {
+    double share, low, high;
+};
+struct share share_of(int64_t k, int64_t n);
+// McNemar's exact test: the probability that of n = b + c disagreements one side has at least as many as the larger of b and c, by chance.
+double mcnemar(int64_t b, int64_t c);
+
 #endif

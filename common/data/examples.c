@@ -1,0 +1,187 @@
+// examples.c: see examples.h.
+#include "common/data/examples.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/data/table.h"
+
+struct reading {
+    struct examples *e;
+    const struct tokenizer *t;
+    const struct example_classes *classes;
+    int has_pair;
+    int64_t most, n_token, token_room, room;
+};
+
+// A class by its number, or by its name in id2label; -1: none.
+static int32_t label_of(const struct example_classes *c, const char *text)
+{
+    char *end;
+    const long number = strtol(text, &end, 10);
+    for (const struct json *v = json_first(c->names); v; v = json_next(v))
+        if (json_string(v) && strcmp(json_string(v), text) == 0)
+            return (int32_t)strtol(json_key(v), NULL, 10);
+    return end != text && !*end && number >= 0 && number < c->n ? (int32_t)number : -1;
+}
+
+static void put(struct reading *r, int32_t id)
+{
+    if (r->n_token == r->token_room) {
+        r->token_room = r->token_room ? 2 * r->token_room : 4096;
+        r->e->token = xrealloc(r->e->token, (size_t)r->token_room * sizeof *r->e->token, "tokens of examples");
+    }
+    r->e->token[r->n_token++] = id;
+}
+
+static void put_all(struct reading *r, const struct token_list *list)
+{
+    for (size_t i = 0; i < list->count; i++)
+        put(r, list->id[i]);
+}
+
+static void make_room(struct reading *r)
+{
+    struct examples *e = r->e;
+    if (e->n < r->room)
+        return;
+    r->room = r->room ? 2 * r->room : 1024;
+    e->start = xrealloc(e->start, (size_t)(r->room + 1) * sizeof *e->start, "examples");
+    e->pair = xrealloc(e->pair, (size_t)r->room * sizeof *e->pair, "examples");
+    e->label = xrealloc(e->label, (size_t)r->room * sizeof *e->label, "examples");
+}
+
+static int take(void *context, const char *const *field, const char *where, struct error *err)
+{
+    struct reading *r = context;
+    struct examples *e = r->e;
+    struct token_list text[2] = {{0}};
+    const int n_text = r->has_pair ? 2 : 1;
+    const int32_t label = label_of(r->classes, field[n_text]);
+    if (label < 0 || label >= r->classes->n)
+        return error_set(err, "%s: label \"%.40s\"; expected a number from 0 to %lld, or a name of config.json's id2label", where, field[n_text],
+                         (long long)r->classes->n - 1);
+    const int64_t ends = r->has_pair ? 3 : 2;
+    for (int k = 0; k < n_text; k++) {
+        TRY(tokenizer_check_text(r->t, field[k], strlen(field[k]), where, err));
+        tokenizer_encode(r->t, field[k], strlen(field[k]), TOKENIZE_LITERAL, &text[k], NULL);
+    }
+    const size_t whole = text[0].count + text[1].count;
+    while ((int64_t)(text[0].count + text[1].count) + ends > r->most)
+        text[text[1].count > text[0].count].count--;
+    e->n_cut += text[0].count + text[1].count < whole;
+    make_room(r);
+    const int64_t start = r->n_token;
+    e->start[e->n] = start;
+    e->label[e->n] = label;
+    put(r, tokenizer_bos(r->t));
+    put_all(r, &text[0]);
+    put(r, tokenizer_eos(r->t));
+    e->pair[e->n] = (int32_t)(r->n_token - start);
+    if (r->has_pair) {
+        put_all(r, &text[1]);
+        put(r, tokenizer_eos(r->t));
+    }
+    e->n++;
+    e->start[e->n] = r->n_token;
+    e->longest = r->n_token - start > e->longest ? r->n_token - start : e->longest;
+    token_list_free(&text[0]);
+    token_list_free(&text[1]);
+    return 0;
+}
+
+int examples_read(struct examples *e, const struct tokenizer *t, const struct example_classes *classes, const char *const *paths, size_t n_paths,
+                  const struct example_columns *columns, int64_t most, const char *where, struct error *err)
+{
+    *e = (struct examples){0};
+    struct reading r = {.e = e, .t = t, .classes = classes, .has_pair = columns->pair != NULL, .most = most};
+    const char *names[3] = {columns->text, columns->pair ? columns->pair : columns->label, columns->label};
+    if (tokenizer_bos(t) < 0 || tokenizer_eos(t) < 0)
+        return error_set(err, "%s: %s puts nothing around a text; expected a tokenizer with [CLS] and [SEP]", where, tokenizer_source(t));
+    if (most < 4)
+        return error_set(err, "%s: sequences of %lld tokens; expected at least 4", where, (long long)most);
+    int status = 0;
+    for (size_t i = 0; i < n_paths && status == 0; i++)
+        status = table_read(paths[i], names, r.has_pair ? 3 : 2, take, &r, err);
+    if (status == 0 && e->n == 0)
+        status = error_set(err, "%s: no rows", n_paths ? paths[0] : "no file");
+    if (status < 0) {
+        examples_release(e);
+        return error_prefix(err, "%s", where);
+    }
+    struct hasher *h = hasher_new();
+    hasher_add(h, e->token, (size_t)r.n_token * sizeof *e->token);
+    hasher_add(h, e->start, (size_t)(e->n + 1) * sizeof *e->start);
+    hasher_add(h, e->pair, (size_t)e->n * sizeof *e->pair);
+    hasher_add(h, e->label, (size_t)e->n * sizeof *e->label);
+    hasher_end(h, e->hash);
+    return 0;
+}
+
+void examples_release(struct examples *e)
+{
+    free(e->token);
+    free(e->start);
+    free(e->pair);
+    free(e->label);
+    *e = (struct examples){0};
+}
+
+void example_batch_init(struct example_batch *b, int64_t B, int64_t T)
+{
+    *b = (struct example_batch){0};
+    b->ids = xmalloc((size_t)(B * T) * sizeof *b->ids, "a batch of examples");
+    b->types = xmalloc((size_t)(B * T) * sizeof *b->types, "a batch of examples");
+    b->length = xmalloc((size_t)B * sizeof *b->length, "a batch of examples");
+    b->label = xmalloc((size_t)B * sizeof *b->label, "a batch of examples");
+}
+
+void example_batch_release(struct example_batch *b)
+{
+    free(b->ids);
+    free(b->types);
+    free(b->length);
+    free(b->label);
+    *b = (struct example_batch){0};
+}
+
+void examples_pick(const struct examples *e, const int64_t *number, int64_t B, struct example_batch *b)
+{
+    b->B = B;
+    b->T = 1;
+    for (int64_t i = 0; i < B; i++) {
+        b->length[i] = (int32_t)(e->start[number[i] + 1] - e->start[number[i]]);
+        b->label[i] = e->label[number[i]];
+        b->T = b->length[i] > b->T ? b->length[i] : b->T;
+    }
+    for (int64_t i = 0; i < B; i++)
+        for (int64_t t = 0; t < b->T; t++) {
+            b->ids[i * b->T + t] = t < b->length[i] ? e->token[e->start[number[i]] + t] : 0;
+            b->types[i * b->T + t] = t >= e->pair[number[i]] && t < b->length[i];
+        }
+}
+
+struct sized {
+    int64_t length, number;
+};
+
+static int shorter(const void *a, const void *b)
+{
+    const struct sized *x = a, *y = b;
+    if (x->length != y->length)
+        return x->length < y->length ? -1 : 1;
+    return (x->number > y->number) - (x->number < y->number);
+}
+
+int64_t *examples_by_length(const struct examples *e)
+{
+    struct sized *all = xmalloc((size_t)(e->n + 1) * sizeof *all, "examples");
+    int64_t *order = xmalloc((size_t)(e->n + 1) * sizeof *order, "examples");
+    for (int64_t i = 0; i < e->n; i++)
+        all[i] = (struct sized){e->start[i + 1] - e->start[i], i};
+    qsort(all, (size_t)e->n, sizeof *all, shorter);
+    for (int64_t i = 0; i < e->n; i++)
+        order[i] = all[i].number;
+    free(all);
+    return order;
+}

@@ -1,0 +1,49 @@
+// examples.h: labelled texts, or pairs of texts, as token sequences for a classifier: [CLS] text [SEP], or [CLS] text [SEP] pair [SEP].
+#ifndef PDQ_EXAMPLES_H
+#define PDQ_EXAMPLES_H
+
+#include <stdint.h>
+
+#include "common/base/error.h"
+#include "common/base/hash.h"
+#include "common/base/json.h"
+#include "common/text/tokenizer.h"
+
+struct examples { // process lifetime
+    int32_t *token;  // all sequences, one behind the other
+    int64_t *start;  // [n + 1]
+    int32_t *pair;   // [n] tokens before the second text (its type is 1); the length where there is none
+    int32_t *label;  // [n]
+    int64_t n, longest;
+    int64_t n_cut;   // of which something had to be left out
+    char hash[HASH_TEXT];
+};
+
+struct example_columns { // of the files (table.h)
+    const char *text, *pair, *label; // pair NULL: none
+};
+
+struct example_classes {
+    int64_t n;
+    const struct json *names; // config.json's id2label: {"0": "negative", ...}; NULL: none
+};
+
+// Sequences longer than `most` tokens lose their ends, the longer text of a pair first. Labels are the classes' numbers, or their
+// names. where: for messages.
+int examples_read(struct examples *e, const struct tokenizer *t, const struct example_classes *classes, const char *const *paths, size_t n_paths,
+                  const struct example_columns *columns, int64_t most, const char *where, struct error *err);
+void examples_release(struct examples *e); // fine on a zeroed one
+
+struct example_batch { // of B sequences, padded to T
+    int64_t B, T;
+    int32_t *ids, *types;      // [B*T]
+    int32_t *length, *label;   // [B]
+};
+void example_batch_init(struct example_batch *b, int64_t B, int64_t T); // room for that many
+void example_batch_release(struct example_batch *b);
+// Fills b with the examples of these numbers; T becomes the longest one's.
+void examples_pick(const struct examples *e, const int64_t *number, int64_t B, struct example_batch *b);
+// The examples' numbers, shortest first: batches in this order have little padding. The caller frees.
+int64_t *examples_by_length(const struct examples *e);
+
+#endif
