@@ -178,6 +178,45 @@ int inputs_open_images(struct inputs *in, const struct recipe *r, const struct c
     return 0;
 }
 
+static int read_examples(struct examples *e, const struct recipe *r, const struct opened *model, const struct option_list *files,
+                         const char *where, struct error *err) {
+    const struct config *c = &model->model->config;
+    const struct example_classes classes = {c->n_label, json_get(c->source, "id2label")};
+    const struct example_columns columns = {r->data.text ? r->data.text : "sentence", r->data.pair, r->data.label ? r->data.label : "label"};
+    char **paths = xcalloc(files->count + 1, sizeof *paths, "paths");
+    for (size_t i = 0; i < files->count; i++)
+        paths[i] = recipe_path(r, files->item[i]);
+    int status = examples_read(e, model->tokenizer, &classes, (const char *const *)paths, files->count, &columns, r->data.seq_len, where, err);
+    for (size_t i = 0; i < files->count; i++)
+        free(paths[i]);
+    free(paths);
+    if (status == 0 && e->n_cut)
+        log_info("%s: %ld of %ld examples are longer than %ld tokens and were cut (data.seq_len)", where, (long)e->n_cut, (long)e->n,
+                 (long)r->data.seq_len);
+    return status;
+}
+
+int inputs_open_examples(struct inputs *in, const struct recipe *r, const struct opened *model, int need_train, struct error *err) {
+    memset(in, 0, sizeof *in);
+    if (need_train && !r->data.train.count)
+        return error_set(err, "%s: a stage learns from examples, but \"data\" has none: give \"train\" (.tsv, .csv or .jsonl)", r->where);
+    int status = need_train ? read_examples(&in->examples, r, model, &r->data.train, "data.train", err) : 0;
+    if (status == 0 && need_train)
+        status = examples_set_aside(&in->validation, &in->examples, r->data.validation, (uint64_t)r->seed, r->where, err);
+    if (status == 0 && r->data.eval.count)
+        status = read_examples(&in->test, r, model, &r->data.eval, "data.eval", err);
+    if (status < 0) {
+        inputs_release(in);
+        return -1;
+    }
+    in->has_examples = 1;
+    char *both = xasprintf("%s %s", in->examples.hash, in->validation.hash);
+    hash_text(both, in->train.hash);
+    free(both);
+    memcpy(in->eval.hash, in->test.hash, sizeof in->eval.hash);
+    return 0;
+}
+
 const struct images *inputs_images_without(struct inputs *in, int64_t label) {
     if (label < 0)
         return &in->images.train;
@@ -206,5 +245,8 @@ void inputs_release(struct inputs *in) {
     dataset_release(&in->eval.data);
     image_data_release(&in->images);
     images_release(&in->partial);
+    examples_release(&in->examples);
+    examples_release(&in->validation);
+    examples_release(&in->test);
     memset(in, 0, sizeof *in);
 }

@@ -184,7 +184,8 @@ int shape_read(struct config *c, const char *path, struct error *err) {
 static int counts_for_hash(const char *name, int shape_only) {
     int is_weight = path_ends_with(name, ".safetensors") || path_ends_with(name, ".safetensors.index.json");
     return (is_weight && !shape_only) || strcmp(name, "config.json") == 0 || strncmp(name, "tokenizer", 9) == 0 ||
-           strcmp(name, "special_tokens_map.json") == 0;
+           strcmp(name, "special_tokens_map.json") == 0 || strcmp(name, "vocab.json") == 0 || strcmp(name, "merges.txt") == 0 ||
+           strcmp(name, "vocab.txt") == 0;
 }
 
 int model_hash(const char *path, int shape_only, char out[HASH_TEXT], struct error *err) {

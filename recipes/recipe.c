@@ -41,7 +41,11 @@ const struct option data_option_table[] = {
      "draw the text from the model where files are absent: documents, length"},
     {ROW("images", OPTION_STRING, images), NULL, 0, 0, NULL, "DIR",
      "folder of MNIST's four idx files, for a classifier of images (default: Debian's dataset-fashion-mnist)"},
-    {ROW("validation", OPTION_INT, validation), "5000", 1, 1e9, NULL, "N", "training images set aside for validation"},
+    {ROW("validation", OPTION_INT, validation), "5000", 1, 1e9, NULL, "N", "training images or examples set aside for validation"},
+    {ROW("text", OPTION_STRING, text), NULL, 0, 0, NULL, "COLUMN",
+     "for a classifier of texts: the column of the text in train and eval (.tsv, .csv, .jsonl); default sentence"},
+    {ROW("pair", OPTION_STRING, pair), NULL, 0, 0, NULL, "COLUMN", "the column of a second text"},
+    {ROW("label", OPTION_STRING, label), NULL, 0, 0, NULL, "COLUMN", "the column of the class, a number or a name; default label"},
     {.name = NULL}};
 #undef ROW
 #define ROW(n, t, f) n, t, offsetof(struct sample_options, f)
@@ -97,6 +101,11 @@ struct json *recipe_json(const struct recipe *r, int absolute) {
         json_remove(data, "images"); // names of folders that exist are hashes of this
     if (r->data.validation == DEFAULT_VALIDATION)
         json_remove(data, "validation");
+    const char *const column[] = {"text", "pair", "label"};
+    char *const given[] = {r->data.text, r->data.pair, r->data.label};
+    for (int i = 0; i < 3; i++)
+        if (!given[i])
+            json_remove(data, column[i]);
     if (json_kind(r->data.sample) == JSON_OBJECT)
         json_set(data, "sample", options_json(sample_option_table, &r->sample));
     json_set(o, "data", data);

@@ -26,7 +26,8 @@ struct data_options {
     int64_t eval_tokens;
     struct json *sample; // {"documents", "length"}; NULL: no sampling
     char *images;                  // folder of idx files
-    int64_t validation;            // training images set aside
+    int64_t validation;            // training images or examples set aside
+    char *text, *pair, *label;     // columns of examples
 };
 
 struct sample_options { // text drawn from the model itself, where there is no other

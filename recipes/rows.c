@@ -9,6 +9,7 @@
 #include "common/base/log.h"
 #include "common/base/threads.h"
 #include "common/eval/evaluate.h"
+#include "common/eval/evaluate_classes.h"
 #include "common/eval/evaluate_images.h"
 #include "common/eval/generate.h"
 #include "common/eval/statistics.h"
@@ -71,11 +72,30 @@ static int evaluate_image_row(struct run *run, const struct row_source *s, struc
     return status;
 }
 
+static int evaluate_example_row(struct run *run, const struct row_source *s, struct opened *m, struct json *facts, struct error *err) {
+    const struct examples *test = &run->inputs->test;
+    struct class_result result;
+    if (test->n == 0 || m->model->config.head != HEAD_CLASSES)
+        return 0;
+    evaluate_classes(&result, m->model, test, PRECISION_F32);
+    struct json *o = class_result_json(&result);
+    for (const struct json *v = json_first(o); v; v = json_next(v))
+        json_set(facts, json_key(v), json_copy(v));
+    json_free(o);
+    char *path = kept_path(s, "losses", ".f64");
+    int status = file_write(path, result.nll, (size_t)result.n * sizeof *result.nll, err);
+    free(path);
+    class_result_release(&result);
+    return status;
+}
+
 static int evaluate_row(struct run *run, const struct recipe *r, const struct row_source *s, struct opened *m,
                         struct json *facts, struct error *err) {
     const struct dataset *text = &run->inputs->eval.data;
     if (run->inputs->has_images)
         return evaluate_image_row(run, s, m, facts, err);
+    if (run->inputs->has_examples)
+        return evaluate_example_row(run, s, m, facts, err);
     if (text->n_token == 0)
         return 0;
     struct eval_options options = {.protocol = EVAL_WINDOWS,
@@ -168,6 +188,11 @@ static struct json *measure_speed(const struct run *run, const struct row_source
     struct speed_result speed;
     if (!model_is_language(&m->model->config))
         return o;
+    if (!model_is_causal(&m->model->config)) { // it reads whole sequences, and writes nothing
+        if (!run->is_sweep && m->model->n_element <= LARGE)
+            add_batch_speed(o, run, m->model, run->recipe->data.seq_len);
+        return o;
+    }
     int64_t room = m->model->config.context, prefill = SPEED_PREFILL, decode = SPEED_DECODE;
     if (room > 0 && room < prefill + decode) {
         decode = room / 5 > 0 ? room / 5 : 1;
@@ -213,7 +238,7 @@ int row_make(struct run *run, const struct recipe *r, const struct row_source *s
             json_free(*measured);
     } else if (json_get(*facts, "nll")) {
         log_info("%s: loss %.4f nats per %s", s->name, json_number(json_get(*facts, "nll")),
-                 run->inputs->has_images ? "image" : "token");
+                 run->inputs->has_images ? "image" : run->inputs->has_examples ? "example" : "token");
     }
     opened_release(&m);
     free(key);

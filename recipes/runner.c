@@ -143,12 +143,15 @@ int recipe_needs_text(const struct recipe *r) {
 static int run_needs_text(const struct recipe *r) { return r->variants || recipe_needs_text(r); }
 
 #define DEFAULT_WINDOW 256
+#define DEFAULT_EXAMPLE 128
 
 static int settle_window(struct recipe *r, const struct config *c, struct error *err) {
     if (!model_is_language(c)) { // an image is one token
         r->data.seq_len = 1;
         return 0;
     }
+    if (r->data.seq_len == 0 && c->head == HEAD_CLASSES) // of examples: as long as they may become
+        r->data.seq_len = c->context < DEFAULT_EXAMPLE ? c->context : DEFAULT_EXAMPLE;
     if (r->data.seq_len == 0)
         r->data.seq_len = c->context > 0 && c->context < DEFAULT_WINDOW ? c->context : DEFAULT_WINDOW;
     if (r->data.seq_len < 2 || (c->context > 0 && r->data.seq_len > c->context))
@@ -187,6 +190,16 @@ static struct json *images_json(const struct image_data *d, const struct data_op
     return images;
 }
 
+static struct json *examples_json(const struct inputs *in) {
+    struct json *o = json_object();
+    json_set_number(o, "train", (double)in->examples.n);
+    json_set_number(o, "validation", (double)in->validation.n);
+    json_set_number(o, "test", (double)in->test.n);
+    json_set_string(o, "train_hash", in->train.hash);
+    json_set_string(o, "test_hash", in->eval.hash);
+    return o;
+}
+
 static struct json *report_begin(const struct run *run) {
     const struct recipe *r = run->recipe;
     const char *why;
@@ -204,6 +217,8 @@ static struct json *report_begin(const struct run *run) {
     json_set(inputs, "eval", text_json(&run->inputs->eval, &r->data.eval));
     if (run->inputs->has_images)
         json_set(inputs, "images", images_json(&run->inputs->images, &r->data));
+    if (run->inputs->has_examples)
+        json_set(inputs, "examples", examples_json(run->inputs));
     json_set(o, "inputs", inputs);
     return o;
 }
@@ -310,7 +325,8 @@ static int check_and_run(struct run *run, const struct runner_options *o, char *
     if (status == 0 && o->grid)
         status = sweep_check(run, o->grid, o->seeds, &needs_text, err);
     if (status == 0)
-        status = model_is_language(&run->parent.model->config)
+        status = run->parent.model->config.head == HEAD_CLASSES ? inputs_open_examples(run->inputs, r, &run->parent, needs_text, err)
+                 : model_is_language(&run->parent.model->config)
                      ? inputs_open(run->inputs, r, run->parent.tokenizer, needs_text, err)
                      : inputs_open_images(run->inputs, r, &run->parent.model->config, err);
     if (status == 0 && o->dry_run)

@@ -8,6 +8,7 @@
 
 #include "common/base/file.h"
 #include "common/eval/evaluate.h"
+#include "common/eval/evaluate_classes.h"
 #include "common/eval/evaluate_images.h"
 #include "common/model/save.h"
 #include "recipes/inputs.h"
@@ -23,7 +24,9 @@ int forecast_from_parent(const struct forecast *f) {
 }
 
 int forecast_check_images(const struct forecast *f, const struct train_options *o, struct error *err) {
-    if (model_is_language(&f->in) && (o->dropout > 0 || o->dropout_input > 0 || o->jitter > 0 || o->drop_class >= 0))
+    if (f->in.head == HEAD_CLASSES && o->tokens)
+        return error_set(err, "%s: stages[%d]: \"tokens\" counts text; give \"steps\" for a classifier", f->recipe->where, f->index);
+    if (model_is_language(&f->in) && ((o->dropout > 0 && f->in.head != HEAD_CLASSES) || o->dropout_input > 0 || o->jitter > 0 || o->drop_class >= 0))
         return error_set(err,
                          "%s: stages[%d]: \"dropout\", \"dropout_input\", \"jitter\" and \"drop_class\" are for classifiers of "
                          "images; this is a language model",
@@ -167,6 +170,14 @@ int stage_measure(const struct stage_run *s, struct model *m, int is_test, doubl
         image_result_release(&images);
         return 0;
     }
+    if (s->run->inputs->has_examples) {
+        struct class_result r;
+        evaluate_classes(&r, m, is_test ? &s->run->inputs->test : &s->run->inputs->validation, PRECISION_F32);
+        *loss = r.mean_nll;
+        *accuracy = 100 * r.accuracy.share;
+        class_result_release(&r);
+        return 0;
+    }
     struct eval_options options = {.protocol = EVAL_WINDOWS,
                                    .seq_len = s->recipe->data.seq_len,
                                    .tokens = s->recipe->data.eval_tokens,
@@ -207,12 +218,13 @@ int stage_check_training(const struct recipe *r, const struct train_options *o, 
 void stage_trainer(const struct stage_run *s, struct trainer *t, struct model *m, const struct train_options *options,
                    const char *title, const char *folder, struct held_out *held_out) {
     const struct inputs *in = s->run->inputs;
-    int has_eval = in->eval.data.n_token > 0 || (in->has_images && in->images.validation.n > 0);
+    int has_eval = in->eval.data.n_token > 0 || in->validation.n > 0 || (in->has_images && in->images.validation.n > 0);
     *held_out = (struct held_out){.stage = s, .model = m};
     *t = (struct trainer){.model = m,
                           .data = &in->train.data,
                           .images = in->has_images ? inputs_images_without(s->run->inputs, options->drop_class) : NULL,
-                          .seq_len = s->recipe->data.seq_len,
+                          .examples = in->has_examples ? &in->examples : NULL,
+                          .seq_len = in->has_examples ? 1 : s->recipe->data.seq_len,
                           .seed = (uint64_t)s->recipe->seed,
                           .precision = (enum precision)s->recipe->precision,
                           .options = *options,

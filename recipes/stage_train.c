@@ -76,6 +76,7 @@ const struct stage_type stage_train = {.name = "train",
                                        .size = sizeof(struct train_stage_options),
                                        .needs_text = needs_text,
                                        .takes_images = 1,
+                                         .takes_examples = 1,
                                        .validate = validate,
                                        .forecast = forecast,
                                        .run = run};

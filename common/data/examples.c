@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/base/random.h"
 #include "common/data/table.h"
 
 struct reading {
@@ -90,6 +91,16 @@ static int take(void *context, const char *const *field, const char *where, stru
     return 0;
 }
 
+static void hash(struct examples *e)
+{
+    struct hasher *h = hasher_new();
+    hasher_add(h, e->token, (size_t)e->start[e->n] * sizeof *e->token);
+    hasher_add(h, e->start, (size_t)(e->n + 1) * sizeof *e->start);
+    hasher_add(h, e->pair, (size_t)e->n * sizeof *e->pair);
+    hasher_add(h, e->label, (size_t)e->n * sizeof *e->label);
+    hasher_end(h, e->hash);
+}
+
 int examples_read(struct examples *e, const struct tokenizer *t, const struct example_classes *classes, const char *const *paths, size_t n_paths,
                   const struct example_columns *columns, int64_t most, const char *where, struct error *err)
 {
@@ -109,12 +120,48 @@ int examples_read(struct examples *e, const struct tokenizer *t, const struct ex
         examples_release(e);
         return error_prefix(err, "%s", where);
     }
-    struct hasher *h = hasher_new();
-    hasher_add(h, e->token, (size_t)r.n_token * sizeof *e->token);
-    hasher_add(h, e->start, (size_t)(e->n + 1) * sizeof *e->start);
-    hasher_add(h, e->pair, (size_t)e->n * sizeof *e->pair);
-    hasher_add(h, e->label, (size_t)e->n * sizeof *e->label);
-    hasher_end(h, e->hash);
+    hash(e);
+    return 0;
+}
+
+// The examples of these numbers.
+static void take_some(struct examples *to, const struct examples *from, const int64_t *number, int64_t n)
+{
+    int64_t tokens = 0;
+    *to = (struct examples){.n = n};
+    for (int64_t i = 0; i < n; i++)
+        tokens += from->start[number[i] + 1] - from->start[number[i]];
+    to->token = xmalloc((size_t)(tokens + 1) * sizeof *to->token, "examples");
+    to->start = xmalloc((size_t)(n + 1) * sizeof *to->start, "examples");
+    to->pair = xmalloc((size_t)(n + 1) * sizeof *to->pair, "examples");
+    to->label = xmalloc((size_t)(n + 1) * sizeof *to->label, "examples");
+    to->start[0] = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t at = from->start[number[i]], length = from->start[number[i] + 1] - at;
+        memcpy(to->token + to->start[i], from->token + at, (size_t)length * sizeof *to->token);
+        to->start[i + 1] = to->start[i] + length;
+        to->pair[i] = from->pair[number[i]];
+        to->label[i] = from->label[number[i]];
+        to->longest = length > to->longest ? length : to->longest;
+    }
+    hash(to);
+}
+
+int examples_set_aside(struct examples *to, struct examples *from, int64_t n, uint64_t seed, const char *where, struct error *err)
+{
+    if (n >= from->n)
+        return error_set(err, "%s: %lld examples, of which %lld are wanted for validation; expected fewer (data.validation)", where,
+                         (long long)from->n, (long long)n);
+    int64_t *order = xmalloc((size_t)from->n * sizeof *order, "examples");
+    struct examples rest;
+    for (int64_t i = 0; i < from->n; i++)
+        order[i] = random_shuffled(seed, "validation examples", from->n, i);
+    take_some(to, from, order, n);
+    take_some(&rest, from, order + n, from->n - n);
+    rest.n_cut = from->n_cut;
+    examples_release(from);
+    *from = rest;
+    free(order);
     return 0;
 }
 
@@ -171,6 +218,26 @@ static int shorter(const void *a, const void *b)
     if (x->length != y->length)
         return x->length < y->length ? -1 : 1;
     return (x->number > y->number) - (x->number < y->number);
+}
+
+#define SORTED 32 // batches
+
+void examples_batch(const struct examples *e, uint64_t seed, int64_t index, int64_t B, struct example_batch *b)
+{
+    const int64_t n = SORTED * B, first = index / SORTED * n;
+    struct sized *all = xmalloc((size_t)n * sizeof *all, "examples");
+    int64_t *number = xmalloc((size_t)B * sizeof *number, "examples");
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t k = random_shuffled(seed, "order of the data", e->n, first + i);
+        all[i] = (struct sized){e->start[k + 1] - e->start[k], k};
+    }
+    qsort(all, (size_t)n, sizeof *all, shorter);
+    const int64_t at = random_shuffled(seed, "order of sorted batches", SORTED, index) * B;
+    for (int64_t i = 0; i < B; i++)
+        number[i] = all[at + i].number;
+    examples_pick(e, number, B, b);
+    free(number);
+    free(all);
 }
 
 int64_t *examples_by_length(const struct examples *e)

@@ -32,6 +32,8 @@ struct example_classes {
 // names. where: for messages.
 int examples_read(struct examples *e, const struct tokenizer *t, const struct example_classes *classes, const char *const *paths, size_t n_paths,
                   const struct example_columns *columns, int64_t most, const char *where, struct error *err);
+// Moves `n` of them, drawn by seed, out of `from` into `to`.
+int examples_set_aside(struct examples *to, struct examples *from, int64_t n, uint64_t seed, const char *where, struct error *err);
 void examples_release(struct examples *e); // fine on a zeroed one
 
 struct example_batch { // of B sequences, padded to T
@@ -43,6 +45,9 @@ void example_batch_init(struct example_batch *b, int64_t B, int64_t T); // room 
 void example_batch_release(struct example_batch *b);
 // Fills b with the examples of these numbers; T becomes the longest one's.
 void examples_pick(const struct examples *e, const int64_t *number, int64_t B, struct example_batch *b);
+// Batch number `index` of B examples each in an endless sequence of shuffled passes; of so many batches that follow each other the examples
+// are sorted by length, so that there is little padding. A pure function of (seed, B, index).
+void examples_batch(const struct examples *e, uint64_t seed, int64_t index, int64_t B, struct example_batch *b);
 // The examples' numbers, shortest first: batches in this order have little padding. The caller frees.
 int64_t *examples_by_length(const struct examples *e);
 

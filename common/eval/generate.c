@@ -163,10 +163,10 @@ double speed_timer_run(struct speed_timer *t) {
     tape_reset(&t->tape);
     const struct forward f = {.ids = t->ids, .B = t->B, .T = t->T, .checkpoint = 1};
     const struct tensor *x = model_forward(t->model, &t->tape, &f);
-    int64_t D = tensor_columns(x);
+    const int64_t D = tensor_columns(x), T = tensor_rows(x) / t->B; // of whole sequences one row each comes out
     struct tensor *last = tape_tensor(&t->tape, x->name, 2, t->B, D, 1);
     for (int64_t b = 0; b < t->B; b++)
-        memcpy(last->data + b * D, x->data + ((b + 1) * t->T - 1) * D, (size_t)D * sizeof(float));
+        memcpy(last->data + b * D, x->data + ((b + 1) * T - 1) * D, (size_t)D * sizeof(float));
     op_linear(&t->tape, last, model_head(t->model), NULL);
     return timer_now() - started;
 }

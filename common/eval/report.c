@@ -22,7 +22,7 @@ static void print_cell(FILE *to, const struct json *v, int width, int digits, do
         fprintf(to, " %*.*f", width, digits, json_number(v) * scale);
 }
 
-// Of classifiers of images.
+// Of classifiers.
 static void print_image_rows(const struct json *rows, FILE *to) {
     fprintf(to, "%-12s %9s %9s %9s %8s %8s %10s\n", "", "params M", "MFLOP", "MB", "loss", "errors", "accuracy %");
     for (const struct json *r = json_first(rows); r; r = json_next(r)) {
@@ -116,7 +116,7 @@ static void print_variants(const struct json *variants, const struct json *compa
     for (const struct json *c = json_first(comparisons); c; c = json_next(c))
         fprintf(to, "%s - %s: %+.4f nats per %s, 95 %% interval %+.4f to %+.4f\n",
                 json_string(json_get(c, "variant")), json_string(json_get(c, "versus")),
-                json_number(json_get(c, "difference")), is_images ? "image" : "token", json_number(json_get(c, "difference_low")),
+                json_number(json_get(c, "difference")), is_images ? "item" : "token", json_number(json_get(c, "difference_low")),
                 json_number(json_get(c, "difference_high")));
 }
 

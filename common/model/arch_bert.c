@@ -52,6 +52,12 @@ static const struct weight_spec specs[N_SPECS] = {
     [FF_NORM_BIAS] = {LAYER("output.LayerNorm.bias"), 1, AXIS_ONE, AXIS_HIDDEN, NULL},
 };
 
+static struct tensor *dropped(struct tape *tape, const struct forward *f, struct tensor *x, const struct tensor *name)
+{
+    const struct dropout *d = f->dropout;
+    return d && d->hidden > 0 ? op_dropout(tape, x, d->hidden, d->seed, name->name, d->step) : x;
+}
+
 static struct tensor *attention(const struct block *b, struct tape *tape, struct tensor *x)
 {
     struct model *m = b->model;
@@ -84,6 +90,7 @@ static struct tensor *block(void *context, struct tape *tape, struct tensor *x)
     block_show(b, TAP_INPUTS, taps ? taps->attention_in : NULL, x);
     if (!block_is_skipped(b, 1)) {
         struct tensor *h = attention(b, tape, x);
+        h = dropped(tape, b->forward, h, model_weight(m, O, l));
         x = op_add(tape, x, h);
     }
     x = op_layernorm(tape, x, model_weight(m, ATTENTION_NORM, l), model_weight(m, ATTENTION_NORM_BIAS, l), eps);
@@ -91,6 +98,7 @@ static struct tensor *block(void *context, struct tape *tape, struct tensor *x)
     block_show(b, TAP_INPUTS, taps ? taps->ff_in : NULL, x);
     if (!block_is_skipped(b, 0)) {
         struct tensor *h = feed_forward(b, tape, x);
+        h = dropped(tape, b->forward, h, model_weight(m, DOWN, l));
         x = op_add(tape, x, h);
     }
     return op_layernorm(tape, x, model_weight(m, FF_NORM, l), model_weight(m, FF_NORM_BIAS, l), eps);
@@ -109,7 +117,8 @@ static struct tensor *embedded(struct model *m, struct tape *tape, const struct 
     x = op_add(tape, x, t);
     struct tensor *p = block_positions(m, tape, f, model_weight(m, POSITIONS, -1));
     x = op_add(tape, x, p);
-    return op_layernorm(tape, x, model_weight(m, EMBED_NORM, -1), model_weight(m, EMBED_NORM_BIAS, -1), m->config.norm_eps);
+    x = op_layernorm(tape, x, model_weight(m, EMBED_NORM, -1), model_weight(m, EMBED_NORM_BIAS, -1), m->config.norm_eps);
+    return dropped(tape, f, x, model_weight(m, EMBED, -1));
 }
 
 // Each sequence's first position, through the pooler: [B, D].
@@ -120,7 +129,8 @@ static struct tensor *pooled(struct model *m, struct tape *tape, const struct fo
         first[b] = (int32_t)(b * f->T);
     x = op_rows(tape, x, first, f->B);
     x = op_linear(tape, x, model_weight(m, POOLER, -1), model_weight(m, POOLER_BIAS, -1));
-    return op_tanh(tape, x);
+    x = op_tanh(tape, x);
+    return dropped(tape, f, x, model_weight(m, POOLER, -1));
 }
 
 static struct tensor *bert_forward(struct model *m, struct tape *tape, const struct forward *f)

@@ -110,7 +110,7 @@ struct forward {
     // [B*T, D] instead of ids. With last > 0 what comes out are the hidden states there, not normalised.
     int64_t first, last;
     struct tensor *x;
-    const struct dropout *dropout; // NULL: none (arch_lenet alone honours it)
+    const struct dropout *dropout; // NULL: none (classifiers honour it)
 };
 
 struct arch {

@@ -22,6 +22,7 @@ static int is_carried(const char *name) {
         "generation_config.json",
         "vocab.json",
         "merges.txt",
+        "vocab.txt",
         "added_tokens.json",
         "chat_template.jinja",
     };

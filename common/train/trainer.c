@@ -50,6 +50,7 @@ struct run {
     struct tape tape;
     int32_t *inputs, *targets; // [batch * seq_len]
     struct tensor x;           // [batch, inputs] of images
+    struct example_batch examples;
     unsigned char *is_zero;    // [n_element] weights that stay zero; NULL: none
     int64_t steps, step_tokens;
     char identity[HASH_TEXT];
@@ -87,8 +88,8 @@ static void identify(struct run *r)
     hasher_add_text(h, t->identity ? t->identity : "");
     int64_t numbers[5] = {t->seq_len, (int64_t)t->seed, t->precision, t->first_step, t->last_step};
     hasher_add(h, numbers, sizeof numbers);
-    if (t->images)
-        hasher_add_text(h, t->images->hash);
+    if (t->images || t->examples)
+        hasher_add_text(h, t->images ? t->images->hash : t->examples->hash);
     else {
         hasher_add(h, t->data->token, (size_t)t->data->n_token * sizeof *t->data->token);
         hasher_add(h, t->data->answer, (size_t)t->data->n_question * sizeof *t->data->answer);
@@ -124,6 +125,8 @@ static void batch_init(struct run *r)
     r->tape.recording = 1;
     r->inputs = xmalloc(n * sizeof *r->inputs, "a batch of tokens");
     r->targets = xmalloc(n * sizeof *r->targets, "a batch of tokens");
+    if (t->examples)
+        example_batch_init(&r->examples, o->batch, t->examples->longest);
     if (t->images) {
         const int64_t columns = t->model->config.hidden;
         r->x = (struct tensor){.name = "images", .n_dim = 2, .dim = {o->batch, columns, 1}};
@@ -137,6 +140,7 @@ static void batch_release(struct run *r)
     free(r->inputs);
     free(r->targets);
     free(r->x.data);
+    example_batch_release(&r->examples);
 }
 
 // Copies the caller's moments into the optimizer (to_caller 0), or back.
@@ -213,13 +217,22 @@ static struct loss_parts add_gradient(struct run *r, int64_t index, double weigh
     struct loss_parts parts = {0};
     if (o->dropout_input > 0 || o->dropout > 0)
         forward.dropout = &dropout;
-    if (t->images) {
+    const int32_t *targets = r->targets;
+    if (t->examples) {
+        struct example_batch *b = &r->examples;
+        examples_batch(t->examples, t->seed, index, o->batch, b);
+        forward.ids = b->ids;
+        forward.T = b->T;
+        forward.length = b->length;
+        forward.types = b->types;
+        targets = b->label;
+    } else if (t->images) {
         forward.x = &r->x;
         images_batch(t->images, t->seed, o->jitter, index * o->batch, o->batch, r->x.data, r->targets);
     } else {
         dataset_batch(t->data, t->seq_len, t->seed, index * o->batch, o->batch, r->inputs, r->targets);
     }
-    struct tensor *loss = t->loss(t->context, &r->tape, &forward, r->targets, weight, r->state.step, &parts);
+    struct tensor *loss = t->loss(t->context, &r->tape, &forward, targets, weight, r->state.step, &parts);
     tape_backward(&r->tape, loss);
     tape_reset(&r->tape);
     return parts;
@@ -359,7 +372,7 @@ static int train_to_end(struct run *r, struct error *err)
     struct progress progress;
     const int quiet = r->trainer->quiet;
     if (!quiet)
-        progress_begin(&progress, r->trainer->title, r->trainer->images ? "images" : "tokens", r->steps * r->step_tokens,
+        progress_begin(&progress, r->trainer->title, r->trainer->images ? "images" : r->trainer->examples ? "examples" : "tokens", r->steps * r->step_tokens,
                        r->state.step * r->step_tokens);
     r->snapshot_time = timer_now();
     for (;;) {
@@ -415,6 +428,11 @@ static int check_inputs(const struct trainer *t, struct error *err)
     TRY(train_check(&t->options, t->title, err));
     if (!t->model->data)
         return error_set(err, "%s: the model's weights are quantized; train the unquantized model", t->title);
+    if (t->examples)
+        return t->model->config.head == HEAD_CLASSES && t->examples->longest <= t->model->config.context
+                   ? 0
+                   : error_set(err, "%s: examples of up to %lld tokens, and a model %s", t->title, (long long)t->examples->longest,
+                               t->model->config.head == HEAD_CLASSES ? "with positions for fewer" : "without a head for classes");
     if (t->images)
         return images_check(t->images, t->model->config.hidden, t->model->config.vocab, t->title, err);
     return dataset_check(t->data, t->model->config.vocab, t->title, err);

@@ -10,6 +10,7 @@
 
 #include "common/base/options.h"
 #include "common/data/dataset.h"
+#include "common/data/examples.h"
 #include "common/data/images.h"
 #include "common/train/optimizer.h"
 
@@ -29,7 +30,7 @@ struct train_options {         // one option table row each: train_option_table
     int64_t decay_every;    // schedule "step": the rate is multiplied by `decay` every so many steps
     double decay;
     int64_t log_every;      // steps between lines of run.jsonl
-    double dropout_input, dropout; // of the inputs and of hidden units (images only)
+    double dropout_input, dropout; // of the inputs (images only) and of hidden units (classifiers only)
     int64_t jitter;                // pixels that an image is moved by, at most
     int64_t drop_class;            // of images that are left out; -1: none. The caller leaves them out
 };
@@ -82,7 +83,7 @@ extern const struct option train_option_table[]; // rows for struct train_option
     {"dropout_input", OPTION_DOUBLE, offsetof(S, prefix dropout_input), "0", 0, 0.99, NULL, "R",                     \
      "images: share of the inputs that a step sets to zero"},                                                        \
     {"dropout", OPTION_DOUBLE, offsetof(S, prefix dropout), "0", 0, 0.99, NULL, "R",                                 \
-     "images: share of the hidden units that a step sets to zero"},                                                  \
+     "classifiers: share of the hidden units that a step sets to zero"},                                                  \
     {"jitter", OPTION_INT, offsetof(S, prefix jitter), "0", 0, 64, NULL, "N",                                        \
      "images: pixels by which each is moved at random, at most"},                                                    \
     {"drop_class", OPTION_INT, offsetof(S, prefix drop_class), "-1", -1, 1e6, NULL, "N",                             \
@@ -100,6 +101,7 @@ struct trainer {
     const struct dataset *data; // text, in windows of seq_len
     int64_t seq_len;
     const struct images *images; // instead of text; seq_len is 1 then, and an image counts as a token
+    const struct examples *examples; // the same, for a classifier of texts
     // Only a part of the options' steps: from first_step (0: the start) to before last_step (0: the end). Schedule and order
     // of the data are those of the whole.
     int64_t first_step, last_step;
