@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# Classifiers of texts from the command line: a small BERT learns from a table which of two words is there, is evaluated (accuracy, F1,
+# Matthews, against its parent), pruned, distilled into a smaller one, exported; the same bytes with 1 and 2 threads and after kill -9;
+# .tsv, .csv and .jsonl say the same; bad tables are refused.
+. "$(dirname "$0")/helpers.inc"
+export OMP_WAIT_POLICY=passive
+cd "$work" || exit 1
+mkdir shape small
+printf '%s\n' '[PAD]' '[UNK]' '[CLS]' '[SEP]' '[MASK]' the film was good bad very not '##ish' , . > shape/vocab.txt
+cp shape/vocab.txt small
+config() { # layers hidden
+    cat << JSON
+{"architectures": ["BertForSequenceClassification"], "model_type": "bert", "num_hidden_layers": $1, "hidden_size": $2, "num_attention_heads": 2,
+ "intermediate_size": $((2 * $2)), "vocab_size": 15, "max_position_embeddings": 24, "id2label": {"0": "no", "1": "yes"}}
+JSON
+}
+config 2 32 > shape/config.json
+config 1 16 > small/config.json
+python3 - << 'PY'
+import random
+random.seed(1)
+fill = ["the", "film", "was", "very", "not", ",", "."]
+def rows(n):
+    for _ in range(n):
+        label = random.randrange(2)
+        words = [random.choice(fill) for _ in range(random.randint(2, 9))]
+        words.insert(random.randrange(len(words)), ("good" if label else "bad") + random.choice(["", "", "ish"]))
+        yield " ".join(words), label
+train, test = list(rows(900)), list(rows(100))
+for name, part in (("train", train), ("test", test)):
+    open(name + ".tsv", "w").write("sentence\tlabel\n" + "".join(f"{t}\t{l}\n" for t, l in part))
+names = ["no", "yes"]
+quote = lambda t: '"' + t.replace("very", '""very""') + '"'  # quotes are [UNK]s, commas stay inside
+open("test.csv", "w").write("id,label,review\n" + "".join(f"{i},{names[l]},{quote(t.replace('very', 'x'))}\n" for i, (t, l) in enumerate(test)))
+open("test-x.tsv", "w").write("sentence\tlabel\n" + "".join(f"{t.replace('very', 'x')}\t{l}\n" for t, l in test))
+open("test.jsonl", "w").write("".join('{"label": %d, "sentence": "%s"}\n' % (l, t) for t, l in test))
+open("pairs.tsv", "w").write("a\tb\tlabel\n" + "".join(f"the film\t{t}\t{l}\n" for t, l in test))
+PY
+gzip -k test.jsonl
+cat > train.json << 'JSON'
+{"model": "shape", "data": {"train": ["train.tsv"], "eval": ["test.tsv"], "seq_len": 24, "validation": 100}, "seed": 1, "stages": [
+ {"train": {"init": true, "steps": 250, "batch": 16, "learning_rate": 3e-3, "weight_decay": 0.01, "dropout": 0.05, "eval_every": 50, "keep_best": true,
+  "snapshot_every": 40}}]}
+JSON
+"$PDQ" run train.json -o one --threads 1 > out.txt 2> err.txt || fail "training: $(tail -1 err.txt)"
+"$PDQ" run train.json -o two --threads 2 > /dev/null 2> err.txt & pid=$!
+for _ in $(seq 200); do [ -s two/01-train/snapshot ] && break; sleep 0.05; done
+kill -9 $pid 2> /dev/null; wait $pid 2> /dev/null
+"$PDQ" run train.json -o two --threads 2 > /dev/null 2> err.txt || fail "resumed: $(tail -1 err.txt)"
+cmp one/01-train/model.safetensors two/01-train/model.safetensors || fail "1 and 2 threads, one killed: other weights"
+python3 - << 'PY' || fail "the report of a classifier"
+import json
+row = json.load(open("one/report.json"))["rows"][-1]
+assert row["examples"] == 100 and row["accuracy"] >= 95 and row["errors"] == 100 - row["accuracy"], row
+assert row["accuracy_low"] < row["accuracy"] <= row["accuracy_high"] <= 100 and row["f1"] > 90 and row["matthews"] > 0.9, row
+PY
+same() { "$PDQ" eval one/01-train --json --data "$@" 2> err.txt || echo "failed: $(cat err.txt)"; }
+[ "$(same test.tsv)" = "$(same test.jsonl)" ] && [ "$(same test.tsv)" = "$(same test.jsonl.gz)" ] || fail "tsv and jsonl differ"
+[ "$(same test-x.tsv)" = "$(same test.csv --text review)" ] || fail "csv with names of classes: $(same test.csv --text review)"
+same pairs.tsv --text a --pair b | grep -q '"examples":100' || fail "pairs: $(same pairs.tsv --text a --pair b)"
+"$PDQ" eval one/01-train --task classification --data test.tsv > out.txt 2> err.txt && grep -q 'F1 .*of class 1' out.txt || fail "eval --task: $(cat err.txt)"
+
+"$PDQ" prune one/01-train -o pruned --heads 0.5 --ffn 0.5 --score l2 --align 8 --log warn 2> err.txt || fail "prune: $(cat err.txt)"
+"$PDQ" eval pruned --data test.tsv --against one/01-train > out.txt 2> err.txt && grep -q 'McNemar p' out.txt || fail "against the parent: $(cat err.txt)"
+"$PDQ" export pruned -o padded --padded --dtype f32 --log warn > /dev/null 2> err.txt || fail "padded: $(cat err.txt)"
+cmp <(same test.tsv | cut -c1-40) <("$PDQ" eval one/01-train --data test.tsv --json 2> /dev/null | cut -c1-40) || fail "eval is not repeatable"
+python3 - "$("$PDQ" eval pruned --data test.tsv --json 2> /dev/null)" "$("$PDQ" eval padded --data test.tsv --json 2> /dev/null)" << 'PY' || fail "padded differs"
+import json, sys
+a, b = (json.loads(x) for x in sys.argv[1:])
+assert abs(a["nll"] - b["nll"]) < 1e-5 and a["errors"] == b["errors"], (a, b)
+PY
+cat > distill.json << 'JSON'
+{"model": "one/01-train", "data": {"train": ["train.tsv"], "eval": ["test.tsv"], "seq_len": 24, "validation": 100}, "seed": 1, "stages": [
+ {"distill": {"shape": "small", "steps": 250, "batch": 16, "learning_rate": 5e-3, "alpha": 0.9, "temperature": 2}}]}
+JSON
+"$PDQ" run distill.json -o student > out.txt 2> err.txt || fail "distilling: $(tail -1 err.txt)"
+grep -Eq '^distilled .* (9[0-9]|100)\.[0-9]+$' out.txt || fail "the student learned too little: $(cat out.txt)"
+
+refused 1 'no column "review"; the first line names: sentence, label' "$PDQ" eval one/01-train --data test.tsv --text review
+printf 'sentence\tlabel\ngood\t2\n' > bad.tsv
+refused 1 'row 2: label "2"; expected a number from 0 to 1, or a name' "$PDQ" eval one/01-train --data bad.tsv
+printf 'sentence\tlabel\ngood\n' > bad.tsv
+refused 1 'row 2: 1 fields; the first line names 2 columns' "$PDQ" eval one/01-train --data bad.tsv
+printf 'sentence,label\n"good,1\n' > bad.csv
+refused 1 'row 2: a quote is not closed' "$PDQ" eval one/01-train --data bad.csv
+echo '{"sentence": "good"}' > bad.jsonl
+refused 1 'line 1: "label" is missing; expected a string, a number' "$PDQ" eval one/01-train --data bad.jsonl
+: > bad.tsv
+refused 1 'the file is empty; expected a first line' "$PDQ" eval one/01-train --data bad.tsv
+refused 1 'ends in .tsv, .csv or .jsonl' "$PDQ" eval one/01-train --data shape/vocab.txt
+refused 1 'predicts the next token; expected one for --task text' "$PDQ" eval one/01-train --task text --data test.tsv
+refused 1 'a model that reads both ways .model_type bert.' "$PDQ" generate one/01-train --prompt good
+refused 1 'learns from text by predicting the next token; a bert model does not' "$PDQ" prune one/01-train -o bad --heads 0.5 --score taylor --align 8
+refused 1 'of which 900 are wanted for validation; expected fewer' "$PDQ" run train.json -o bad --set data.validation=900
+refused 1 '"tokens" counts text; give "steps" for a classifier' "$PDQ" run train.json -o bad --set train.tokens=100 --set train.steps=0
+refused 1 'GGUF: a bert model is not written yet' "$PDQ" export one/01-train -o bad.gguf
+exit $failed
