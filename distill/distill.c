@@ -24,6 +24,8 @@ const struct option distill_option_table[] = {
      "directory or .gguf file; by default the recipe's model before pruning"},
     {"shape", OPTION_STRING, AT(shape), NULL, 0, 0, NULL, "DIR",
      "the student begins with fresh random weights of this folder's shape, and the stage's input is the teacher"},
+    {"inherit", OPTION_BOOL, AT(inherit), "false", 0, 0, NULL, NULL,
+     "with shape: begin with the teacher's weights where they fit, its layers evenly spread"},
     {"alpha", OPTION_DOUBLE, AT(alpha), "0.7", 0, 1, NULL, "R",
      "weight of the soft targets; the hard ones get the rest"},
     {"temperature", OPTION_DOUBLE, AT(temperature), "2", 0.1, 100, NULL, "R", "temperature of the soft targets"},

@@ -12,6 +12,7 @@ enum target_order { TARGETS_MIXED, TARGETS_HARD_FIRST };
 struct distill_options { // rows in distill_option_table (which also holds train_option_table's rows through `train`)
     char *teacher;       // NULL: the recipe's model before pruning
     char *shape;         // the student is a fresh model of this folder's shape; NULL: the stage's input
+    int inherit;         // that fresh model begins with the teacher's weights where they fit
     double alpha, temperature;
     int temperature_rule;   // constant; falling: 3 * 0.9^(step/1000), not below 1; rising: from 1 to temperature over
                             // the run
@@ -25,6 +26,8 @@ extern const struct option distill_option_table[];
 // Checks that the two fit (vocabulary; hidden widths when hidden > 0; the layer map).
 int distill_check(const struct distill_options *o, const struct config *student, const struct config *teacher,
                   struct error *err);
+// Copies every tensor that both have in the same shape, of layers evenly spread (of 6: 0, 2, 4 of 0, 1, 2); returns the number of values.
+int64_t distill_inherit(struct model *student, const struct model *teacher);
 // Fills the trainer's loss and context and runs it. Everything else in t is the caller's.
 int distill_run(struct trainer *t, struct model *teacher, const struct distill_options *o, struct train_result *r,
                 struct error *err);

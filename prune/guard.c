@@ -7,15 +7,16 @@
 
 #define OVERRIDE "or go on with \"guards\": false"
 #define PROBE_TOKENS 4096
+#define PROBE_EXAMPLES 512
 #define PROBE_MARGIN 0.01 // nats per token; in a model that says nothing every choice is as good as another
 
 int guard_calibration(const struct calibration *c, struct error *err)
 {
-    const int64_t asked = calibration_batches(c) * c->batch * c->seq_len;
-    if (asked <= c->data->n_token)
+    const int64_t asked = calibration_tokens(c), there = c->examples ? c->examples->start[c->examples->n] : c->data->n_token;
+    if (asked <= there)
         return 0;
     return error_set(err, "calibration_tokens: %ld tokens asked, the text has %ld: it would be read more than once; give "
-                     "more text, a smaller \"calibration_tokens\", " OVERRIDE, (long)asked, (long)c->data->n_token);
+                     "more text, a smaller \"calibration_tokens\", " OVERRIDE, (long)asked, (long)there);
 }
 
 static int all_equal(const double *score, int64_t n)
@@ -64,7 +65,8 @@ static double probe_loss(struct model *m, const struct calibration *c, int64_t w
 
 static int64_t probe_windows(const struct calibration *c)
 {
-    return PROBE_TOKENS / c->seq_len < 4 ? 4 : PROBE_TOKENS / c->seq_len;
+    const int64_t windows = c->examples ? PROBE_EXAMPLES : PROBE_TOKENS / c->seq_len;
+    return windows < 4 ? 4 : windows;
 }
 
 // Is a's loss above b's by more than chance? Paired over windows.
@@ -98,7 +100,7 @@ int guard_probe(struct model *m, const struct plan *p, const struct plan *random
     if (worse)
         return error_set(err, "prune.score: on a probe of %ld tokens \"%s\" leaves a loss of %.4f and a random choice %.4f, which is "
                          "better by more than two standard errors; take another score, more calibration, " OVERRIDE,
-                         (long)(windows * c->seq_len), score, loss, chance);
+                         (long)(windows * calibration_targets(c)), score, loss, chance);
     if (loss >= chance)
         log_warn("prune: on a probe \"%s\" does no better than chance (loss %.4f, random %.4f)", score, loss, chance);
     else
@@ -116,8 +118,8 @@ int guard_reconstruction(struct model *plain, struct model *fitted, const struct
     if (worse)
         return error_set(err, "prune.reconstruct: on a probe of %ld tokens the fitted projections leave a loss of %.4f, the plain cut "
                          "%.4f: %ld tokens of calibration are too few for so many columns; give more \"calibration_tokens\", leave "
-                         "\"reconstruct\" out, " OVERRIDE, (long)(windows * c->seq_len), fit, loss,
-                         (long)(calibration_batches(c) * c->batch * c->seq_len));
+                         "\"reconstruct\" out, " OVERRIDE, (long)(windows * calibration_targets(c)), fit, loss,
+                         (long)calibration_tokens(c));
     log_info("prune: on a probe the fitted projections leave a loss of %.4f, the plain cut %.4f", fit, loss);
     return 0;
 }

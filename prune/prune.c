@@ -358,7 +358,7 @@ static int check_text(const struct prune_options *o, const struct calibration *c
 {
     if (!prune_needs_text(o))
         return 0;
-    if (c->data)
+    if (c->data || c->examples)
         return o->guards ? guard_calibration(c, err) : 0;
     return error_set(err, "prune: what these options look at needs text, and there is none; give data.train, or take a score of "
                      "weights alone (magnitude, l1, l2) or random, and no reconstruction");

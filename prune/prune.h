@@ -9,6 +9,7 @@
 
 #include "common/base/options.h"
 #include "common/data/dataset.h"
+#include "common/data/examples.h"
 #include "common/model/model.h"
 
 enum heads_by { HEADS_BY_GROUP, HEADS_BY_QUERY };
@@ -51,6 +52,7 @@ void score_cache_release(struct score_cache *c);
 // What scores are computed from.
 struct calibration {
     const struct dataset *data;
+    const struct examples *examples; // a classifier's, instead of text; NULL: text
     int64_t seq_len, tokens, batch;
     uint64_t seed;
     enum precision precision;

@@ -38,6 +38,8 @@ void calibration_forward(struct model *m, const struct calibration *c, unsigned 
 typedef void calibration_gates(void *context, int64_t layer, const float *heads, const float *ff);
 void calibration_gradients(struct model *m, const struct calibration *c, calibration_gates *see, void *context);
 int64_t calibration_batches(const struct calibration *c);
+int64_t calibration_tokens(const struct calibration *c);  // of all its batches; of examples about
+int64_t calibration_targets(const struct calibration *c); // of one window: seq_len, of an example 1
 // Mean loss in nats per token of some windows of the text, number `first` and on; losses [windows]: each window's.
 double calibration_loss(struct model *m, const struct calibration *c, int64_t first, int64_t windows, double *losses);
 

@@ -77,7 +77,7 @@ int score_loss_change(struct model *m, const struct calibration *c, struct prune
     single.batch = 1;
     prune_scores_init(&s.mean, &m->config);
     calibration_gradients(m, &single, see_signed, &s);
-    const double n = (double)calibration_batches(&single), T = (double)c->seq_len;
+    const double n = (double)calibration_batches(&single), T = (double)calibration_targets(c);
     for (int64_t l = 0; l < m->config.n_layer; l++) {
         change(out->head[l], s.mean.head[l], m->config.layer[l].n_head, n, T);
         change(out->ff[l], s.mean.ff[l], m->config.layer[l].n_ff, n, T);

@@ -8,6 +8,8 @@
 #include "common/base/log.h"
 #include "common/eval/evaluate.h"
 #include "common/eval/generate.h"
+#include "prune/prune.h"
+#include "recipes/stage.h"
 
 // 1: the recipe's files for a text are there. 0: none are named, or one is absent and drawing is allowed. -1: one is
 // absent.
@@ -196,12 +198,21 @@ static int read_examples(struct examples *e, const struct recipe *r, const struc
     return status;
 }
 
+// Does a stage train, so that examples are wanted for validation?
+static int may_train(const struct recipe *r) {
+    int trains = r->variants != NULL;
+    for (int i = 0; i < r->n_stage; i++)
+        trains |= strcmp(r->stage[i].type->name, "train") == 0 || strcmp(r->stage[i].type->name, "distill") == 0 ||
+                  (strcmp(r->stage[i].type->name, "prune") == 0 && ((const struct prune_options *)r->stage[i].options)->recover);
+    return trains;
+}
+
 int inputs_open_examples(struct inputs *in, const struct recipe *r, const struct opened *model, int need_train, struct error *err) {
     memset(in, 0, sizeof *in);
     if (need_train && !r->data.train.count)
         return error_set(err, "%s: a stage learns from examples, but \"data\" has none: give \"train\" (.tsv, .csv or .jsonl)", r->where);
     int status = need_train ? read_examples(&in->examples, r, model, &r->data.train, "data.train", err) : 0;
-    if (status == 0 && need_train)
+    if (status == 0 && need_train && may_train(r))
         status = examples_set_aside(&in->validation, &in->examples, r->data.validation, (uint64_t)r->seed, r->where, err);
     if (status == 0 && r->data.eval.count)
         status = read_examples(&in->test, r, model, &r->data.eval, "data.eval", err);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "common/base/file.h"
+#include "common/base/log.h"
 #include "distill/distill.h"
 #include "recipes/inputs.h"
 #include "recipes/stage.h"
@@ -19,6 +20,8 @@ static const char *teacher_path(const struct stage *s) {
 
 static int validate(struct recipe *r, int index, const char *where, struct error *err) {
     struct distill_options *o = r->stage[index].options;
+    if (o->inherit && !o->shape)
+        return error_set(err, "%s: \"inherit\" is for a student of another shape; give \"shape\", the folder of its config.json", where);
     o->train.keep_zeros |= stage_after_sparsify(r, index);
     return stage_check_training(r, &o->train, where, err);
 }
@@ -80,6 +83,9 @@ int stage_distill_model(struct stage_run *s, const struct distill_options *o, st
         return -1;
     }
     int status = distill_check(o, &student->config, &teacher->config, err);
+    if (status == 0 && o->inherit)
+        log_info("%s: the student begins with %ld of its %ld weights from the teacher", title, (long)distill_inherit(student, teacher),
+                 (long)student->n_element);
     stage_trainer(s, &trainer, student, &o->train, title, folder, &held_out);
     if (status == 0)
         status = distill_run(&trainer, teacher, o, result, err);

@@ -250,7 +250,9 @@ static int prune_once(struct pruning *p, int64_t step, struct error *err) {
     double sparsity = o->heads > o->ffn ? o->heads : o->ffn;
     double progress = prune_progress((enum prune_schedule)o->schedule, step, o->steps, sparsity);
     const struct dataset *text = &p->stage->run->inputs->train.data;
+    const struct inputs *in = p->stage->run->inputs;
     struct calibration calibration = {.data = text->n_token ? text : NULL,
+                                      .examples = in->has_examples && in->examples.n ? &in->examples : NULL,
                                       .seq_len = r->data.seq_len,
                                       .tokens = o->calibration_tokens,
                                       .batch = o->calibration_batch,
@@ -401,6 +403,7 @@ static int run(struct stage_run *s, struct error *err) {
 const struct stage_type stage_prune = {.name = "prune",
                                        .table = prune_option_table,
                                        .size = sizeof(struct prune_options),
+                                       .takes_examples = 1,
                                        .needs_text = needs_text,
                                        .teacher = teacher_path,
                                        .validate = validate,

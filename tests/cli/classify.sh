@@ -75,6 +75,12 @@ cat > distill.json << 'JSON'
 JSON
 "$PDQ" run distill.json -o student > out.txt 2> err.txt || fail "distilling: $(tail -1 err.txt)"
 grep -Eq '^distilled .* (9[0-9]|100)\.[0-9]+$' out.txt || fail "the student learned too little: $(cat out.txt)"
+# with inherit the first loss is the teacher's doing
+config 1 32 > small/config.json
+"$PDQ" run distill.json -o heir --set distill.inherit=true --set distill.steps=1 > out.txt 2> err.txt || fail "inherit: $(tail -1 err.txt)"
+grep -q 'begins with' err.txt && grep -Eq '^distilled .* (8[0-9]|9[0-9]|100)\.[0-9]+$' out.txt || fail "inherit: $(cat out.txt err.txt)"
+sed 's/"shape": "small", //' distill.json > same.json
+refused 1 '"inherit" is for a student of another shape' "$PDQ" run same.json -o bad --set distill.inherit=true
 
 refused 1 'no column "review"; the first line names: sentence, label' "$PDQ" eval one/01-train --data test.tsv --text review
 printf 'sentence\tlabel\ngood\t2\n' > bad.tsv
@@ -90,7 +96,12 @@ refused 1 'the file is empty; expected a first line' "$PDQ" eval one/01-train --
 refused 1 'ends in .tsv, .csv or .jsonl' "$PDQ" eval one/01-train --data shape/vocab.txt
 refused 1 'predicts the next token; expected one for --task text' "$PDQ" eval one/01-train --task text --data test.tsv
 refused 1 'a model that reads both ways .model_type bert.' "$PDQ" generate one/01-train --prompt good
-refused 1 'learns from text by predicting the next token; a bert model does not' "$PDQ" prune one/01-train -o bad --heads 0.5 --score taylor --align 8
+for score in taylor fisher loss_change activation; do
+    "$PDQ" prune one/01-train -o $score --ffn 0.5 --score $score --align 8 --data train.tsv --seq-len 24 --calibration-tokens 4096 --log warn 2> err.txt ||
+        fail "prune by $score: $(cat err.txt)"
+    "$PDQ" eval $score --data test.tsv --json 2> err.txt | grep -Eq '"accuracy":(9[0-9]|100)' || fail "$score: $("$PDQ" eval $score --data test.tsv)"
+done
+refused 1 'learns from text by predicting the next token; a bert model does not' "$PDQ" sparsify one/01-train -o bad --sparsity 0.5 --score wanda --data train.tsv
 refused 1 'of which 900 are wanted for validation; expected fewer' "$PDQ" run train.json -o bad --set data.validation=900
 refused 1 '"tokens" counts text; give "steps" for a classifier' "$PDQ" run train.json -o bad --set train.tokens=100 --set train.steps=0
 refused 1 'GGUF: a bert model is not written yet' "$PDQ" export one/01-train -o bad.gguf

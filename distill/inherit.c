@@ -1,0 +1,23 @@
+// inherit.c: a student that begins with its teacher's weights (DistilBERT, Sanh et al. 2019, section 2.2: every other layer).
+#include <string.h>
+
+#include "distill/distill.h"
+
+int64_t distill_inherit(struct model *student, const struct model *teacher)
+{
+    const int64_t L = student->config.n_layer, of = teacher->config.n_layer;
+    int64_t copied = 0;
+    for (int i = 0; i < student->n_parameter; i++) {
+        struct parameter *p = &student->parameter[i];
+        for (int k = 0; k < teacher->n_parameter; k++) {
+            const struct parameter *q = &teacher->parameter[k];
+            const int64_t layer = p->layer < 0 ? -1 : p->layer * of / L; // evenly spread
+            if (p->spec != q->spec || q->layer != layer || p->t.n_dim != q->t.n_dim ||
+                memcmp(p->t.dim, q->t.dim, sizeof p->t.dim) != 0)
+                continue;
+            tensor_read_rows(&q->t, 0, tensor_rows(&q->t), p->t.data);
+            copied += tensor_count(&p->t);
+        }
+    }
+    return copied;
+}
