@@ -1,0 +1,152 @@
+// test_examples.c: rows of tables by named columns, a classifier's sequences, their batches; shares and McNemar's test.
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/base/file.h"
+#include "common/data/examples.h"
+#include "common/data/table.h"
+#include "common/eval/statistics.h"
+
+static char folder[64];
+
+static char *put(const char *name, const char *text) {
+    struct error err;
+    if (!folder[0]) {
+        strcpy(folder, "/tmp/pdq-examples-XXXXXX");
+        cr_assert_not_null(mkdtemp(folder));
+    }
+    char *path = path_join(folder, name);
+    cr_assert(file_write(path, text, strlen(text), &err) == 0, "%s", err.text);
+    return path;
+}
+
+static int collect(void *context, const char *const *field, const char *where, struct error *err) {
+    (void)where;
+    (void)err;
+    char *all = context;
+    sprintf(all + strlen(all), "[%s|%s]", field[0], field[1]);
+    return 0;
+}
+
+static void expect_rows(const char *name, const char *text, const char *expected) {
+    static const char *const columns[] = {"b", "a"};
+    char found[1000] = "";
+    struct error err = {""};
+    char *path = put(name, text);
+    int status = table_read(path, columns, 2, collect, found, &err);
+    if (expected[0] == '!')
+        cr_expect(status < 0 && strstr(err.text, expected + 1), "%s: %s", name, status < 0 ? err.text : "read");
+    else
+        cr_expect(status == 0 && strcmp(found, expected) == 0, "%s: %s, expected %s (%s)", name, found, expected, err.text);
+    free(path);
+}
+
+Test(examples, tables) {
+    expect_rows("a.tsv", "a\tb\n1\t2\n3\t4\n", "[2|1][4|3]");
+    expect_rows("a.tsv", "a\tc\tb\r\n1\tx\t2\r\n\"q\t\t\"2\"\r\n", "[2|1][\"2\"|\"q]"); // tabs know no quotes
+    expect_rows("a.tsv", "a\tb\n1\t2", "[2|1]");
+    expect_rows("a.tsv", "a\tb\n\n1\t\n", "[|1]");
+    expect_rows("a.csv", "a,b\n1,2\n", "[2|1]");
+    expect_rows("a.csv", "a,b\n\"x, \"\"y\"\"\nz\",\"\"\n", "[|x, \"y\"\nz]");
+    expect_rows("a.csv", "b,a\r\n\"q\",w\r\n", "[q|w]");
+    expect_rows("a.jsonl", "{\"a\": 1, \"b\": \"t\"}\n\n{\"b\": true, \"a\": 0.5}\n", "[t|1][true|0.5]");
+    expect_rows("a.tsv", "a\tc\n", "!no column \"b\"; the first line names: a, c");
+    expect_rows("a.tsv", "a\tb\n1\n", "!row 2: 1 fields; the first line names 2 columns");
+    expect_rows("a.csv", "a,b\n\"1,2\n", "!row 2: a quote is not closed");
+    expect_rows("a.csv", "", "!the file is empty");
+    expect_rows("a.jsonl", "{\"a\": 1}\n", "!line 1: \"b\" is missing");
+    expect_rows("a.jsonl", "{\"a\": 1, \"b\": [2]}\n", "!\"b\" is a list");
+    expect_rows("a.txt", "a\tb\n", "!ends in .tsv, .csv or .jsonl");
+}
+
+static struct tokenizer *words(void) {
+    struct error err;
+    free(put("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\na\nb\nc\nd\n"));
+    struct tokenizer *t = tokenizer_open(folder, &err);
+    cr_assert_not_null(t, "%s", err.text);
+    return t;
+}
+
+Test(examples, sequences_and_batches) {
+    struct error err;
+    struct tokenizer *t = words();
+    struct json *names = json_object();
+    json_set_string(names, "0", "no");
+    json_set_string(names, "1", "yes");
+    const struct example_classes classes = {2, names};
+    const struct example_columns pair = {"x", "y", "label"};
+    const char *const paths[] = {put("p.tsv", "x\ty\tlabel\na b\tc\tyes\na b c d a b\tc d\t0\nd\tA ?\t1\n")};
+    struct examples e;
+    cr_assert(examples_read(&e, t, &classes, paths, 1, &pair, 8, "data", &err) == 0, "%s", err.text);
+    static const int32_t first[] = {2, 4, 5, 3, 6, 3}, second[] = {2, 4, 5, 6, 3, 6, 7, 3}, third[] = {2, 7, 3, 4, 1, 3};
+    cr_assert(e.n == 3 && e.longest == 8 && e.n_cut == 1 && e.label[0] == 1 && e.label[1] == 0 && e.label[2] == 1);
+    cr_assert(memcmp(e.token + e.start[0], first, sizeof first) == 0 && e.pair[0] == 4);
+    cr_assert(memcmp(e.token + e.start[1], second, sizeof second) == 0 && e.pair[1] == 5, "the longer text is cut");
+    cr_assert(memcmp(e.token + e.start[2], third, sizeof third) == 0);
+    struct example_batch b;
+    const int64_t pick[] = {2, 1};
+    example_batch_init(&b, 2, e.longest);
+    examples_pick(&e, pick, 2, &b);
+    cr_assert(b.T == 8 && b.length[0] == 6 && b.length[1] == 8 && b.label[0] == 1);
+    static const int32_t types[] = {0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1};
+    cr_assert(memcmp(b.types, types, sizeof types) == 0 && b.ids[6] == 0 && b.ids[7] == 0);
+    example_batch_release(&b);
+    examples_release(&e);
+    json_free(names);
+    tokenizer_free(t);
+}
+
+// Every example comes once in a pass; a batch is a function of its number; what is set aside is gone from the rest.
+Test(examples, passes) {
+    struct error err;
+    struct tokenizer *t = words();
+    const struct example_classes classes = {100, NULL};
+    const struct example_columns columns = {"x", NULL, "label"};
+    char text[8000] = "x\tlabel\n";
+    for (int i = 0; i < 100; i++)
+        sprintf(text + strlen(text), "%.*s\t%d\n", 1 + 2 * (i * 7 % 9), "a b c d a b c d a", i);
+    const char *const paths[] = {put("n.tsv", text)};
+    struct examples e, aside;
+    cr_assert(examples_read(&e, t, &classes, paths, 1, &columns, 16, "data", &err) == 0, "%s", err.text);
+    cr_assert(examples_set_aside(&aside, &e, 36, 5, "data", &err) == 0, "%s", err.text);
+    cr_assert(e.n == 64 && aside.n == 36 && strcmp(e.hash, aside.hash) != 0);
+    int seen[100] = {0}, kept[100] = {0};
+    for (int64_t i = 0; i < 36; i++)
+        seen[aside.label[i]]++;
+    for (int64_t i = 0; i < 64; i++)
+        seen[e.label[i]]++;
+    for (int i = 0; i < 100; i++)
+        cr_assert_eq(seen[i], 1);
+    struct example_batch b, again;
+    example_batch_init(&b, 2, e.longest);
+    example_batch_init(&again, 2, e.longest);
+    int64_t padding = 0;
+    for (int64_t k = 0; k < 32; k++) { // 32 batches of 2 are one pass over 64
+        examples_batch(&e, 9, k, 2, &b);
+        examples_batch(&e, 9, k, 2, &again);
+        cr_assert(memcmp(b.ids, again.ids, (size_t)(2 * b.T) * sizeof *b.ids) == 0);
+        kept[b.label[0]]++;
+        kept[b.label[1]]++;
+        padding += 2 * b.T - b.length[0] - b.length[1];
+    }
+    for (int64_t i = 0; i < 64; i++)
+        cr_assert_eq(kept[e.label[i]], 1, "example %d", e.label[i]);
+    cr_assert(padding <= 16, "%ld tokens of padding", (long)padding); // sorted: only where the length changes
+    cr_assert(examples_set_aside(&aside, &e, 64, 5, "data", &err) < 0 && strstr(err.text, "64 examples, of which 64"), "%s", err.text);
+    example_batch_release(&b);
+    example_batch_release(&again);
+    examples_release(&e);
+    tokenizer_free(t);
+}
+
+// Wilson's interval for 8 of 10 is 0.490 to 0.943 (Agresti and Coull 1998 give such tables); McNemar's exact p for 1 against 9 is 22/1024.
+Test(examples, statistics) {
+    const struct share s = share_of(8, 10), none = share_of(0, 20), all = share_of(20, 20);
+    cr_expect(fabs(s.low - 0.490162) < 1e-5 && fabs(s.high - 0.943318) < 1e-5, "%g %g", s.low, s.high);
+    cr_expect(none.low > -1e-12 && fabs(none.high - 0.161125) < 1e-5 && fabs(all.low - 0.838875) < 1e-5 && all.high < 1 + 1e-12);
+    cr_expect(fabs(mcnemar(1, 9) - 22.0 / 1024) < 1e-12 && mcnemar(5, 5) == 1 && mcnemar(0, 0) == 1);
+    cr_expect(fabs(mcnemar(0, 10) - 2.0 / 1024) < 1e-12 && mcnemar(3, 7) == mcnemar(7, 3));
+}
