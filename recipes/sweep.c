@@ -236,13 +236,24 @@ static void put_csv_value(FILE *f, const struct json *v) {
     }
 }
 
+// Questions are there or not; what every point lacks is no column.
+static int is_column(const struct sweep *s, size_t c) {
+    if (strcmp(columns[c].fact, "answered") != 0 && strcmp(columns[c].fact, "questions") != 0)
+        return 1;
+    for (int64_t i = 0; i < s->n; i++)
+        if (json_get(s->point[i].facts, columns[c].fact))
+            return 1;
+    return 0;
+}
+
 static void put_csv(FILE *f, const struct sweep *s) {
     for (int a = 0; a < s->grid->n; a++)
         if (strcmp(s->grid->axis[a].key, "seed") != 0)
             fprintf(f, "%s,", s->grid->axis[a].key);
     fputs("seed", f);
     for (size_t c = 0; c < COLUMNS; c++)
-        fprintf(f, ",%s", columns[c].column);
+        if (is_column(s, c))
+            fprintf(f, ",%s", columns[c].column);
     fputc('\n', f);
     for (int64_t i = 0; i < s->n; i++) {
         const struct sweep_point *p = &s->point[i];
@@ -256,6 +267,8 @@ static void put_csv(FILE *f, const struct sweep *s) {
         }
         fprintf(f, "%ld", (long)p->seed);
         for (size_t c = 0; c < COLUMNS; c++) {
+            if (!is_column(s, c))
+                continue;
             fputc(',', f);
             put_csv_value(f, json_get(columns[c].is_speed ? p->speed : p->facts, columns[c].fact));
         }

@@ -76,7 +76,7 @@ check() {
     [ -n "$sources" ] || { echo "no sources in $1"; return; }
     check_includes "$sources"
     # Golden directories and the recipes' models are laid out as checkpoints are, and bench/run and .ci/run have fixed names.
-    list_files | grep -vE '^(\./)?(tests/golden/|recipes/[a-z-]+/(model/)?(config|tokenizer|tokenizer_config)\.json$)' |
+    list_files | grep -vE '^(\./)?(tests/golden/|recipes/[a-z0-9-]+/(model/)?(config|tokenizer|tokenizer_config)\.json$)' |
         sed 's|.*/||' | grep -vxE 'README\.md|CMakeLists\.txt|\.gitignore|run' | sort | uniq -d |
         sed 's/^/two files have the name /'
     one_user 'cjson/cJSON\.h|cJSON\.h' "$sources" common/base/json.c

@@ -54,7 +54,7 @@ Test(dataset, refuses_by_name)
 {
     refused("empty.txt", "", "need at least 2");
     refused("lines.jsonl", "{\"text\":\"a\"}\n{\"txt\":\"b\"}\n", "line 2");
-    refused("number.jsonl", "{\"text\":7}\n", "a number");
+    refused("number.jsonl", "{\"text\":7}\n", "expected a string");
     refused("cut.jsonl", "{\"text\":\"a\"}\n{\"text\":\n", "line 2");
     struct dataset d;
     struct error err;

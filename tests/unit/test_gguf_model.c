@@ -147,7 +147,8 @@ static struct model *through_file(const struct model *m, const char *path, const
     cr_assert_eq(gguf_export(m, NULL, path, o, &err), 0, "%s", err.text);
     struct model *back = gguf_model_open(path, &tokenizer, &err);
     cr_assert_not_null(back, "%s", err.text);
-    cr_assert_null(tokenizer);
+    cr_assert(tokenizer && tokenizer_is_numbers(tokenizer)); // a file without a vocabulary
+    tokenizer_free(tokenizer);
     return back;
 }
 

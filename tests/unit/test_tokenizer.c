@@ -530,7 +530,8 @@ Test(tokenizer, refused_by_name) {
     struct error err;
     cr_expect_null(tokenizer_open(folder, &err));
     cr_expect(strstr(err.text, "no tokenizer.json"), "%s", err.text);
-    expect_refused("{\"model\":{\"type\":\"WordPiece\",\"vocab\":{}}}", "\"WordPiece\"");
+    expect_refused("{\"model\":{\"type\":\"WordPiece\",\"vocab\":{}}}", "model.vocab");
+    expect_refused("{\"model\":{\"type\":\"WordPiece\",\"vocab\":{\"a\":0}}}", "unk_token '[UNK]'");
     expect_refused("{\"model\":{\"type\":\"Unigram\",\"vocab\":[]}}", "\"Unigram\"");
     expect_refused("[]", "no \"model\"");
     expect_refused("{\"model\":{\"merges\":[],\"vocab\":{}}}", "model.vocab");
@@ -544,13 +545,13 @@ Test(tokenizer, refused_by_name) {
         "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]},\"normalizer\":{\"type\":\"Nmt\"}}",
         "\"Nmt\"");
     expect_refused("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]},\"pre_tokenizer\":"
-                   "{\"type\":\"BertPreTokenizer\"}}",
-                   "\"BertPreTokenizer\"");
+                   "{\"type\":\"CharDelimiterSplit\"}}",
+                   "\"CharDelimiterSplit\"");
     expect_refused("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]},\"decoder\":{\"type\":\"CTC\"}}",
                    "\"CTC\"");
     expect_refused("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]},\"post_processor\":"
                    "{\"type\":\"RobertaProcessing\"}}",
-                   "\"RobertaProcessing\"");
+                   "\"cls\" is no pair");
     expect_refused(
         "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]},\"pre_tokenizer\":{\"type\":\"Split\","
         "\"pattern\":{\"Regex\":\"(\"},\"behavior\":\"Isolated\"}}",
