@@ -92,6 +92,9 @@ static int64_t map_layers(const struct distill_options *o, const struct config *
 int distill_check(const struct distill_options *o, const struct config *student, const struct config *teacher,
                   struct error *err)
 {
+    if (student->head != teacher->head || student->n_label != teacher->n_label)
+        return error_set(err, "distill: the teacher's head (architectures in config.json) is another than the student's, or has other classes "
+                         "(%lld, the student %lld); expected the same", (long long)teacher->n_label, (long long)student->n_label);
     TRY(train_check(&o->train, "distill", err));
     if (student->vocab != teacher->vocab)
         return error_set(

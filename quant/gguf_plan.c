@@ -389,6 +389,8 @@ static int put_tokenizer_keys(struct gguf_plan *plan, const struct tokenizer *t,
 {
     struct vocab v = {0};
     const int64_t rows = plan->model->config.vocab;
+    if (t && tokenizer_is_numbers(t))
+        log_warn("%s: there is no tokenizer, so the file gets none", tokenizer_source(t));
     if (!t || tokenizer_is_numbers(t)) {
         gguf_put_string(&plan->writer, "tokenizer.ggml.model", "no_vocab");
         return 0;

@@ -28,13 +28,15 @@ struct entry { // one model; lifetime: the command
 
 // Of a prefill: the head meets the last position of each sequence only.
 static double prefill_flops(const struct config *c, int64_t B, int64_t T) {
-    double head = 2 * (double)c->vocab * (double)c->hidden;
+    double head = model_is_causal(c) ? 2 * (double)c->vocab * (double)c->hidden : 0;
     return (double)(B * T) * (model_flops_per_token(c, T) - head) + (double)B * head;
 }
 
 static int open_entry(struct entry *e, const char *path, const struct speed_options *o, struct error *err) {
-    TRY(opened_open(&e->opened, path, err));
+    TRY(opened_any(&e->opened, path, err));
     const struct config *c = &e->opened.model->config;
+    if (!model_is_language(c))
+        return error_set(err, "%s: a classifier of images (model_type %s); this works on models of text", path, c->model_type);
     if (c->context > 0 && o->tokens > c->context)
         return error_set(err, "--tokens %ld: the context of %s is %ld", (long)o->tokens, path, (long)c->context);
     e->flops = prefill_flops(c, o->batch, o->tokens);

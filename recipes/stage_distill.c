@@ -48,6 +48,12 @@ static int forecast(struct forecast *f, struct error *err) {
     int result = distill_check(o, &f->out, &teacher, err);
     if (result < 0)
         error_prefix(err, "%s: stages[%d].distill", f->recipe->where, f->index);
+    if (model_positions(&teacher) && f->recipe->data.seq_len > model_positions(&teacher)) {
+        const long most = (long)model_positions(&teacher);
+        config_release(&teacher);
+        return error_set(err, "%s: stages[%d].distill: data.seq_len is %ld, and the teacher has learned positions for %ld", f->recipe->where,
+                         f->index, (long)f->recipe->data.seq_len, most);
+    }
     int64_t seq_len = f->recipe->data.seq_len, steps = train_steps(&o->train, seq_len);
     struct step_cost cost = step_cost(&f->out, &teacher, &o->train, seq_len);
     f->flops = cost.flops * (double)steps;

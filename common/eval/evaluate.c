@@ -303,6 +303,12 @@ static int check_models(const struct model *m, const struct model *against, cons
             "evaluation: the model's vocabulary has %lld entries, the one it is compared with has %lld; compare "
             "models with the same tokenizer",
             (long long)m->config.vocab, (long long)against->config.vocab);
+    for (int k = 0; k < 2; k++) {
+        const int64_t most = k && !against ? 0 : model_positions(k ? &against->config : &m->config);
+        if (most && o->seq_len > most)
+            return error_set(err, "evaluation: windows of %lld tokens, and %s has learned positions for %lld; give a shorter seq_len",
+                             (long long)o->seq_len, k ? "the model it is compared with" : "the model", (long long)most);
+    }
     if (m->config.context > 0 && o->seq_len > m->config.context)
         log_warn("windows of %lld tokens are longer than the model's context of %lld", (long long)o->seq_len,
                  (long long)m->config.context);
