@@ -215,7 +215,8 @@ static const struct {
     {"params", "parameters", 0}, {"flops", "flops_per_token", 0}, {"bytes", "bytes", 0},
     {"nll", "nll", 0},           {"nll_se", "nll_se", 0},         {"ppl", "ppl", 0},
     {"kld", "kld", 0},           {"top1", "top1", 0},             {"answered", "answered", 0},
-    {"questions", "questions", 0}, {"prefill_tps", "prefill_tokens_per_second", 1},
+    {"questions", "questions", 0}, {"accuracy", "accuracy", 0},   {"f1", "f1", 0},
+    {"prefill_tps", "prefill_tokens_per_second", 1},
     {"decode_tps", "decode_tokens_per_second", 1},
 };
 #define COLUMNS (sizeof columns / sizeof *columns)
@@ -236,9 +237,13 @@ static void put_csv_value(FILE *f, const struct json *v) {
     }
 }
 
-// Questions are there or not; what every point lacks is no column.
+// Questions and classes are there or not; what every point lacks is no column.
 static int is_column(const struct sweep *s, size_t c) {
-    if (strcmp(columns[c].fact, "answered") != 0 && strcmp(columns[c].fact, "questions") != 0)
+    static const char *const optional[] = {"answered", "questions", "accuracy", "f1"};
+    int may_lack = 0;
+    for (size_t i = 0; i < sizeof optional / sizeof *optional; i++)
+        may_lack |= strcmp(columns[c].fact, optional[i]) == 0;
+    if (!may_lack)
         return 1;
     for (int64_t i = 0; i < s->n; i++)
         if (json_get(s->point[i].facts, columns[c].fact))
@@ -338,11 +343,19 @@ static int write_all(const struct run *run, const struct sweep *s, struct error 
 static void print_table(const struct sweep *s) {
     const struct json *first = s->n ? s->point[0].facts : NULL;
     const int has_answers = json_get(first, "questions") != NULL;
-    printf("%-48s %9s %9s %8s %9s %8s%s %9s\n", "", "params M", "MB", "loss", "ppl", "KLD", has_answers ? "    answered" : "", "decode/s");
+    const int has_classes = json_get(first, "accuracy") != NULL;
+    printf("%-48s %9s %9s %8s %9s %8s%s %9s\n", "", "params M", "MB", "loss", has_classes ? "errors" : "ppl", has_classes ? "accuracy" : "KLD",
+           has_answers ? "    answered" : "", has_classes ? "F1" : "decode/s");
     for (int64_t i = 0; i < s->n; i++) {
         const struct sweep_point *p = &s->point[i];
         if (!p->facts) {
             printf("%-48s failed: %s\n", p->name, p->failure);
+            continue;
+        }
+        if (has_classes) {
+            printf("%-48s %9.3f %9.2f %8.4f %9.0f %8.2f %9.2f\n", p->name, json_number(json_get(p->facts, "parameters")) / 1e6,
+                   json_number(json_get(p->facts, "bytes")) / 1e6, json_number(json_get(p->facts, "nll")),
+                   json_number(json_get(p->facts, "errors")), json_number(json_get(p->facts, "accuracy")), json_number(json_get(p->facts, "f1")));
             continue;
         }
         printf("%-48s %9.3f %9.2f %8.4f %9.3f %8.4f", p->name, json_number(json_get(p->facts, "parameters")) / 1e6,
