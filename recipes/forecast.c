@@ -118,8 +118,8 @@ int forecasts_make(struct forecasts *f, const struct run *run, int measures, str
                                parent->model_type);
         else
             result = r->stage[i].type->forecast(s, err);
-        const int64_t most = model_positions(&s->out);
-        if (result == 0 && most && r->data.seq_len > most)
+        const int64_t most = result == 0 ? model_positions(&s->out) : 0; // after a failure there may be no shape
+        if (most && r->data.seq_len > most)
             result = error_set(err, "%s: stages[%d]: data.seq_len is %ld, and this stage's model has learned positions for %ld", r->where, i,
                                (long)r->data.seq_len, (long)most);
         shape = r->stage[i].type->keeps_model ? shape : &s->out;
