@@ -50,24 +50,22 @@ static int keep(const struct json *o, const char *path, const char *key, struct 
     return result;
 }
 
-static void add_evaluation(struct json *facts, const struct eval_result *result) {
-    struct json *o = eval_result_json(result);
+// An evaluation's figures into the facts (o is used up), and the loss of every item into a file.
+static int add_result(const struct row_source *s, struct json *facts, struct json *o, const double *losses, int64_t n, struct error *err) {
     for (const struct json *v = json_first(o); v; v = json_next(v))
         json_set(facts, json_key(v), json_copy(v));
     json_free(o);
+    char *path = kept_path(s, "losses", ".f64");
+    int status = file_write(path, losses, (size_t)n * sizeof *losses, err);
+    free(path);
+    return status;
 }
 
 static int evaluate_image_row(struct run *run, const struct row_source *s, struct opened *m, struct json *facts,
                               struct error *err) {
     struct image_result result;
     evaluate_images(&result, m->model, &run->inputs->images.test, 0, 0);
-    struct json *o = image_result_json(&result);
-    for (const struct json *v = json_first(o); v; v = json_next(v))
-        json_set(facts, json_key(v), json_copy(v));
-    json_free(o);
-    char *path = kept_path(s, "losses", ".f64");
-    int status = file_write(path, result.image_nll, (size_t)result.n * sizeof *result.image_nll, err);
-    free(path);
+    int status = add_result(s, facts, image_result_json(&result), result.image_nll, result.n, err);
     image_result_release(&result);
     return status;
 }
@@ -78,13 +76,7 @@ static int evaluate_example_row(struct run *run, const struct row_source *s, str
     if (test->n == 0 || m->model->config.head != HEAD_CLASSES)
         return 0;
     evaluate_classes(&result, m->model, test, PRECISION_F32);
-    struct json *o = class_result_json(&result);
-    for (const struct json *v = json_first(o); v; v = json_next(v))
-        json_set(facts, json_key(v), json_copy(v));
-    json_free(o);
-    char *path = kept_path(s, "losses", ".f64");
-    int status = file_write(path, result.nll, (size_t)result.n * sizeof *result.nll, err);
-    free(path);
+    int status = add_result(s, facts, class_result_json(&result), result.nll, result.n, err);
     class_result_release(&result);
     return status;
 }
@@ -110,10 +102,7 @@ static int evaluate_row(struct run *run, const struct recipe *r, const struct ro
         return -1;
     if (evaluate(&result, m->model, against, text, run->parent.tokenizer, &options, err) < 0)
         return -1;
-    add_evaluation(facts, &result);
-    char *path = kept_path(s, "losses", ".f64");
-    int status = file_write(path, result.token_nll, (size_t)result.tokens * sizeof *result.token_nll, err);
-    free(path);
+    int status = add_result(s, facts, eval_result_json(&result), result.token_nll, result.tokens, err);
     eval_result_release(&result);
     return status;
 }

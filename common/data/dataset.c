@@ -80,15 +80,6 @@ static int mixed(const char *where, struct error *err)
     return error_set(err, "%s: has questions (\"prompt\", \"answer\") and plain text; expected one kind", where);
 }
 
-static void push(struct token_list *list, int32_t id)
-{
-    if (list->count == list->capacity) {
-        list->capacity = list->capacity ? 2 * list->capacity : 64;
-        list->id = xrealloc(list->id, list->capacity * sizeof *list->id, "the tokens of a text");
-    }
-    list->id[list->count++] = id;
-}
-
 int dataset_add(struct dataset *d, const struct tokenizer *t, const struct document *document, int ends, const char *where,
                 struct error *err)
 {
@@ -99,7 +90,7 @@ int dataset_add(struct dataset *d, const struct tokenizer *t, const struct docum
         TRY(tokenizer_check_text(t, document->prompt, document->prompt_len, where, err));
     TRY(tokenizer_check_text(t, document->text, document->len, where, err));
     if (tokenizer_adds_bos(t) && tokenizer_bos(t) >= 0)
-        push(&list, tokenizer_bos(t));
+        token_list_push(&list, tokenizer_bos(t));
     if (document->prompt) {
         d->start = xrealloc(d->start, (size_t)(d->n_question + 2) * sizeof *d->start, "questions");
         d->answer = xrealloc(d->answer, (size_t)(d->n_question + 1) * sizeof *d->answer, "questions");
@@ -109,7 +100,7 @@ int dataset_add(struct dataset *d, const struct tokenizer *t, const struct docum
     }
     tokenizer_encode(t, document->text, document->len, 0, &list, &d->invalid_bytes);
     if (ends && tokenizer_adds_eos(t) && tokenizer_eos(t) >= 0)
-        push(&list, tokenizer_eos(t));
+        token_list_push(&list, tokenizer_eos(t));
     d->token = list.id;
     d->n_token = (int64_t)list.count;
     d->text_bytes += (int64_t)document->len;

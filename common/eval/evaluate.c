@@ -46,11 +46,8 @@ static void encode_literally(struct encoding *e)
 {
     struct token_list list = {0};
     const struct tokenizer *t = e->tokenizer;
-    if (tokenizer_bos(t) >= 0 && tokenizer_adds_bos(t)) {
-        list.id = xmalloc(64 * sizeof *list.id, "the tokens of a text");
-        list.capacity = 64;
-        list.id[list.count++] = tokenizer_bos(t);
-    }
+    if (tokenizer_bos(t) >= 0 && tokenizer_adds_bos(t))
+        token_list_push(&list, tokenizer_bos(t));
     tokenizer_encode(t, e->text ? e->text : "", e->len, TOKENIZE_LITERAL, &list, &e->dataset->invalid_bytes);
     e->dataset->text_bytes = (int64_t)e->len;
     e->dataset->token = list.id;

@@ -58,27 +58,6 @@ static struct tensor *dropped(struct tape *tape, const struct forward *f, struct
     return d && d->hidden > 0 ? op_dropout(tape, x, d->hidden, d->seed, name->name, d->step) : x;
 }
 
-static struct tensor *attention(const struct block *b, struct tape *tape, struct tensor *x)
-{
-    struct model *m = b->model;
-    const int l = b->layer;
-    struct tensor *q = op_linear(tape, x, model_weight(m, Q, l), model_weight(m, Q_BIAS, l));
-    struct tensor *k = op_linear(tape, x, model_weight(m, K, l), model_weight(m, K_BIAS, l));
-    struct tensor *v = op_linear(tape, x, model_weight(m, V, l), model_weight(m, V_BIAS, l));
-    struct tensor *y = block_attend(b, tape, q, k, v);
-    return op_linear(tape, y, model_weight(m, O, l), model_weight(m, O_BIAS, l));
-}
-
-static struct tensor *feed_forward(const struct block *b, struct tape *tape, struct tensor *x)
-{
-    struct model *m = b->model;
-    const int l = b->layer;
-    struct tensor *y = op_linear(tape, x, model_weight(m, UP, l), model_weight(m, UP_BIAS, l));
-    y = block_activation(b, tape, y);
-    y = block_channels(b, tape, y);
-    return op_linear(tape, y, model_weight(m, DOWN, l), model_weight(m, DOWN_BIAS, l));
-}
-
 // A block that is left out adds nothing; the norms behind it stay.
 static struct tensor *block(void *context, struct tape *tape, struct tensor *x)
 {
@@ -89,7 +68,7 @@ static struct tensor *block(void *context, struct tape *tape, struct tensor *x)
     const int l = b->layer;
     block_show(b, TAP_INPUTS, taps ? taps->attention_in : NULL, x);
     if (!block_is_skipped(b, 1)) {
-        struct tensor *h = attention(b, tape, x);
+        struct tensor *h = block_attention(b, tape, x, Q);
         h = dropped(tape, b->forward, h, model_weight(m, O, l));
         x = op_add(tape, x, h);
     }
@@ -97,7 +76,7 @@ static struct tensor *block(void *context, struct tape *tape, struct tensor *x)
     block_show(b, TAP_MIDDLE, taps ? taps->middle : NULL, x);
     block_show(b, TAP_INPUTS, taps ? taps->ff_in : NULL, x);
     if (!block_is_skipped(b, 0)) {
-        struct tensor *h = feed_forward(b, tape, x);
+        struct tensor *h = block_feed_forward(b, tape, x, UP);
         h = dropped(tape, b->forward, h, model_weight(m, DOWN, l));
         x = op_add(tape, x, h);
     }
@@ -144,7 +123,7 @@ static struct tensor *bert_forward(struct model *m, struct tape *tape, const str
     if (m->config.head == HEAD_CLASSES)
         return pooled(m, tape, f, x);
     x = op_linear(tape, x, model_weight(m, MASKED, -1), model_weight(m, MASKED_BIAS, -1));
-    x = m->config.activation == ACTIVATION_RELU ? op_relu(tape, x) : op_gelu(tape, x, m->config.activation == ACTIVATION_GELU_TANH ? GELU_TANH : GELU_ERF);
+    x = model_activation(m, tape, x);
     return op_layernorm(tape, x, model_weight(m, MASKED_NORM, -1), model_weight(m, MASKED_NORM_BIAS, -1), m->config.norm_eps);
 }
 

@@ -40,27 +40,6 @@ static const struct weight_spec specs[N_SPECS] = {
     [DOWN_BIAS] = {LAYER("mlp.c_proj.bias"), 1, AXIS_ONE, AXIS_HIDDEN, layer_has_ff},
 };
 
-static struct tensor *attention(const struct block *b, struct tape *tape, struct tensor *x)
-{
-    struct model *m = b->model;
-    const int l = b->layer;
-    struct tensor *q = op_linear(tape, x, model_weight(m, Q, l), model_weight(m, Q_BIAS, l));
-    struct tensor *k = op_linear(tape, x, model_weight(m, K, l), model_weight(m, K_BIAS, l));
-    struct tensor *v = op_linear(tape, x, model_weight(m, V, l), model_weight(m, V_BIAS, l));
-    struct tensor *y = block_attend(b, tape, q, k, v);
-    return op_linear(tape, y, model_weight(m, O, l), model_weight(m, O_BIAS, l));
-}
-
-static struct tensor *feed_forward(const struct block *b, struct tape *tape, struct tensor *x)
-{
-    struct model *m = b->model;
-    const int l = b->layer;
-    struct tensor *y = op_linear(tape, x, model_weight(m, UP, l), model_weight(m, UP_BIAS, l));
-    y = block_activation(b, tape, y);
-    y = block_channels(b, tape, y);
-    return op_linear(tape, y, model_weight(m, DOWN, l), model_weight(m, DOWN_BIAS, l));
-}
-
 static struct tensor *block(void *context, struct tape *tape, struct tensor *x)
 {
     const struct block *b = context;
@@ -71,14 +50,14 @@ static struct tensor *block(void *context, struct tape *tape, struct tensor *x)
     if (!block_is_skipped(b, 1)) {
         struct tensor *h = op_layernorm(tape, x, model_weight(m, ATTENTION_NORM, l), model_weight(m, ATTENTION_NORM_BIAS, l), eps);
         block_show(b, TAP_INPUTS, taps ? taps->attention_in : NULL, h);
-        h = attention(b, tape, h);
+        h = block_attention(b, tape, h, Q);
         x = op_add(tape, x, h);
     }
     block_show(b, TAP_MIDDLE, taps ? taps->middle : NULL, x);
     if (!block_is_skipped(b, 0)) {
         struct tensor *h = op_layernorm(tape, x, model_weight(m, FF_NORM, l), model_weight(m, FF_NORM_BIAS, l), eps);
         block_show(b, TAP_INPUTS, taps ? taps->ff_in : NULL, h);
-        h = feed_forward(b, tape, h);
+        h = block_feed_forward(b, tape, h, UP);
         x = op_add(tape, x, h);
     }
     return x;

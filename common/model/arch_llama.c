@@ -38,20 +38,6 @@ static const struct weight_spec specs[N_SPECS] = {
     [DOWN_BIAS] = {LAYER("mlp.down_proj.bias"), 1, AXIS_ONE, AXIS_HIDDEN, mlp_bias},
 };
 
-static struct tensor *attention(const struct block *b, struct tape *tape, struct tensor *x)
-{
-    struct model *m = b->model;
-    const int l = b->layer;
-    const int64_t E = m->config.head_dim, T = b->forward->T;
-    struct tensor *q = op_linear(tape, x, model_weight(m, Q, l), model_weight(m, Q_BIAS, l));
-    struct tensor *k = op_linear(tape, x, model_weight(m, K, l), model_weight(m, K_BIAS, l));
-    struct tensor *v = op_linear(tape, x, model_weight(m, V, l), model_weight(m, V_BIAS, l));
-    q = op_rope(tape, q, b->rope, E, T);
-    k = op_rope(tape, k, b->rope, E, T);
-    struct tensor *y = block_attend(b, tape, q, k, v);
-    return op_linear(tape, y, model_weight(m, O, l), model_weight(m, O_BIAS, l));
-}
-
 static struct tensor *feed_forward(const struct block *b, struct tape *tape, struct tensor *x)
 {
     struct model *m = b->model;
@@ -72,7 +58,7 @@ static struct tensor *block(void *context, struct tape *tape, struct tensor *x)
     if (!block_is_skipped(b, 1)) {
         struct tensor *h = op_rmsnorm(tape, x, model_weight(m, ATTENTION_NORM, b->layer), eps);
         block_show(b, TAP_INPUTS, taps ? taps->attention_in : NULL, h);
-        h = attention(b, tape, h);
+        h = block_attention(b, tape, h, Q);
         x = op_add(tape, x, h);
     }
     block_show(b, TAP_MIDDLE, taps ? taps->middle : NULL, x);

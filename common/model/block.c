@@ -40,7 +40,8 @@ static void cache_extend(const struct block *b, struct tape *tape, struct tensor
     }
 }
 
-struct tensor *block_attend(const struct block *b, struct tape *tape, struct tensor *q, struct tensor *k, struct tensor *v)
+// From q [N, H*E], k and v [N, G*E] to what the output projection reads: cached positions, attention, gates, taps.
+static struct tensor *block_attend(const struct block *b, struct tape *tape, struct tensor *q, struct tensor *k, struct tensor *v)
 {
     const struct model *m = b->model;
     const struct forward *f = b->forward;
@@ -56,15 +57,42 @@ struct tensor *block_attend(const struct block *b, struct tape *tape, struct ten
     return y;
 }
 
-struct tensor *block_activation(const struct block *b, struct tape *tape, struct tensor *x)
+static struct tensor *linear(const struct block *b, struct tape *tape, struct tensor *x, int spec)
 {
-    switch (b->model->config.activation) {
+    return op_linear(tape, x, model_weight(b->model, spec, b->layer), model_weight(b->model, spec + 1, b->layer));
+}
+
+struct tensor *block_attention(const struct block *b, struct tape *tape, struct tensor *x, int first)
+{
+    const int64_t E = b->model->config.head_dim, T = b->forward->T;
+    struct tensor *q = linear(b, tape, x, first);
+    struct tensor *k = linear(b, tape, x, first + 2);
+    struct tensor *v = linear(b, tape, x, first + 4);
+    if (b->rope) {
+        q = op_rope(tape, q, b->rope, E, T);
+        k = op_rope(tape, k, b->rope, E, T);
+    }
+    struct tensor *y = block_attend(b, tape, q, k, v);
+    return linear(b, tape, y, first + 6);
+}
+
+struct tensor *block_feed_forward(const struct block *b, struct tape *tape, struct tensor *x, int first)
+{
+    struct tensor *y = linear(b, tape, x, first);
+    y = model_activation(b->model, tape, y);
+    y = block_channels(b, tape, y);
+    return linear(b, tape, y, first + 2);
+}
+
+struct tensor *model_activation(const struct model *m, struct tape *tape, struct tensor *x)
+{
+    switch (m->config.activation) {
     case ACTIVATION_GELU_TANH: return op_gelu(tape, x, GELU_TANH);
     case ACTIVATION_GELU_ERF: return op_gelu(tape, x, GELU_ERF);
     case ACTIVATION_RELU: return op_relu(tape, x);
     case ACTIVATION_SILU: break; // the gated block's own op
     }
-    BUG("activation %d", (int)b->model->config.activation);
+    BUG("activation %d", (int)m->config.activation);
 }
 
 struct tensor *block_positions(struct model *m, struct tape *tape, const struct forward *f, struct tensor *table)

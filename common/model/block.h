@@ -21,10 +21,13 @@ int layer_has_attention(const struct config *c, int layer); // for weight tables
 int layer_has_ff(const struct config *c, int layer);
 int block_is_skipped(const struct block *b, int is_attention); // it has none, or a gate leaves it out
 void block_show(const struct block *b, enum tap which, struct tensor **place, struct tensor *x);
-// From q [N, H*E], k and v [N, G*E] to what the output projection reads: cached positions, attention, gates, taps.
-struct tensor *block_attend(const struct block *b, struct tape *tape, struct tensor *q, struct tensor *k, struct tensor *v);
 // act(x), as the config says.
-struct tensor *block_activation(const struct block *b, struct tape *tape, struct tensor *x);
+struct tensor *model_activation(const struct model *m, struct tape *tape, struct tensor *x);
+// A whole attention, or feed-forward block with an activation, from its input [N, D] to what is added. Specs of the weights in a row:
+// first = q, its bias, k, its bias, v, its bias, o, its bias; and up, its bias, down, its bias. Keys and queries are rotated where
+// b->rope is there.
+struct tensor *block_attention(const struct block *b, struct tape *tape, struct tensor *x, int first);
+struct tensor *block_feed_forward(const struct block *b, struct tape *tape, struct tensor *x, int first);
 // Rows of a table of learned positions [P, D] for every token: [N, D].
 struct tensor *block_positions(struct model *m, struct tape *tape, const struct forward *f, struct tensor *table);
 // From the activations of the feed-forward block [N, F] to what the output projection reads: gates, taps.

@@ -47,6 +47,5 @@ void bpe_finish_scores(struct bpe *b, const float *score, const uint8_t *takes_p
 void bpe_release(struct bpe *b);
 
 void bpe_encode(const struct bpe *b, struct bpe_scratch *s, const char *text, size_t len, struct token_list *out);
-void token_list_push(struct token_list *list, int32_t id);
 
 #endif

@@ -234,11 +234,14 @@ struct tokenizer *tokenizer_open(const char *folder, struct error *err) {
         t = tokenizer_new(ORIGIN_SENTENCEPIECE, model_path);
     else if (file_exists(vocab_path) && file_exists(merges_path))
         t = tokenizer_new(ORIGIN_VOCAB_MERGES, vocab_path);
+    else if (file_exists(vocab_path) || file_exists(merges_path))
+        error_set(err, "%s: %s without %s; GPT-2's tokenizer needs both (or tokenizer.json)", folder,
+                  file_exists(vocab_path) ? "vocab.json" : "merges.txt", file_exists(vocab_path) ? "merges.txt" : "vocab.json");
     else if (file_exists(words_path))
         t = tokenizer_new(ORIGIN_VOCAB, words_path);
     else
         t = tokenizer_new(ORIGIN_NUMBERS, folder);
-    if (read_optional(folder, "tokenizer_config.json", &tokenizer_config, err) < 0 ||
+    if (!t || read_optional(folder, "tokenizer_config.json", &tokenizer_config, err) < 0 ||
         read_optional(folder, "special_tokens_map.json", &special_map, err) < 0 ||
         read_optional(folder, "config.json", &config, err) < 0)
         goto out;

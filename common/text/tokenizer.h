@@ -54,6 +54,7 @@ struct token_list {
     int32_t *id;
     size_t count, capacity;
 };
+void token_list_push(struct token_list *list, int32_t id);
 void token_list_free(struct token_list *list); // a zeroed list is empty
 
 enum {

@@ -63,7 +63,6 @@ same pairs.tsv --text a --pair b | grep -q '"examples":100' || fail "pairs: $(sa
 "$PDQ" prune one/01-train -o pruned --heads 0.5 --ffn 0.5 --score l2 --align 8 --log warn 2> err.txt || fail "prune: $(cat err.txt)"
 "$PDQ" eval pruned --data test.tsv --against one/01-train > out.txt 2> err.txt && grep -q 'McNemar p' out.txt || fail "against the parent: $(cat err.txt)"
 "$PDQ" export pruned -o padded --padded --dtype f32 --log warn > /dev/null 2> err.txt || fail "padded: $(cat err.txt)"
-cmp <(same test.tsv | cut -c1-40) <("$PDQ" eval one/01-train --data test.tsv --json 2> /dev/null | cut -c1-40) || fail "eval is not repeatable"
 python3 - "$("$PDQ" eval pruned --data test.tsv --json 2> /dev/null)" "$("$PDQ" eval padded --data test.tsv --json 2> /dev/null)" << 'PY' || fail "padded differs"
 import json, sys
 a, b = (json.loads(x) for x in sys.argv[1:])

@@ -60,6 +60,13 @@ echo "The cat and the dog's inn; Ärger, 你好 🙂 12345   the	end" > words.tx
 tr ' ' '\n' < a.txt | grep -v '^0$' > a.ids; tr ' ' '\n' < b.txt | grep -v '^0$' > b.ids # one of them puts <s> in front
 cmp a.ids b.ids || fail "vocab.json with merges.txt gives other ids"
 
+mkdir lone && cp split/config.json split/model.safetensors split/vocab.json lone/
+refused 1 'vocab.json without merges.txt' "$PDQ" inspect lone
+echo '{"a": 0' > lone/vocab.json; cp split/merges.txt lone/
+refused 1 'vocab.json' "$PDQ" inspect lone
+cp -r "$PDQ_SOURCE_DIR/tests/golden/model-gpt2" short && chmod -R u+w short && truncate -s 20000 short/model.safetensors
+refused 1 'short/model.safetensors' "$PDQ" inspect short
+
 # questions: a model that was trained on them answers; damaged ones are refused
 cat > train.json << 'JSON'
 {"model": "tiny", "data": {"train": ["q.jsonl"], "eval": ["q.jsonl"], "seq_len": 6}, "seed": 1,
