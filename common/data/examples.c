@@ -318,11 +318,10 @@ void examples_batch(const struct examples *e, uint64_t seed, int64_t index, int6
     free(all);
 }
 
-#define SHARE_HIDDEN 0.15
-#define SHARE_MASKED 0.8 // of those
+#define SHARE_MASKED 0.8 // of those that are hidden
 #define SHARE_RANDOM 0.1
 
-void examples_mask(const struct examples *e, uint64_t seed, uint64_t index, struct example_batch *b)
+void examples_mask(const struct examples *e, double share, uint64_t seed, uint64_t index, struct example_batch *b)
 {
     struct random r;
     random_init(&r, seed, "masked words", index);
@@ -331,7 +330,7 @@ void examples_mask(const struct examples *e, uint64_t seed, uint64_t index, stru
         for (int64_t i = 0; i < b->B; i++)
             for (int64_t t = 1; t + 1 < b->length[i]; t++) {
                 const int64_t at = i * b->T + t;
-                const double how = random_uniform(&r) / SHARE_HIDDEN;
+                const double how = random_uniform(&r) / share;
                 const int32_t other = (int32_t)random_below(&r, e->vocab);
                 if (how >= 1)
                     continue;

@@ -58,9 +58,10 @@ void examples_pick(const struct examples *e, const int64_t *number, int64_t B, s
 // are sorted by length, so that there is little padding. A pure function of (seed, B, index).
 void examples_batch(const struct examples *e, uint64_t seed, int64_t index, int64_t B, struct example_batch *b);
 // Hides words of a batch (Devlin et al. 2019, section 3.1): each token between the first and the last of a sequence is chosen with
-// probability 0.15, one of a batch at least; a chosen one becomes the mask in 80 % of the cases, a random token in 10 %, and stays in 10 %. A
-// pure function of (seed, index) and the batch.
-void examples_mask(const struct examples *e, uint64_t seed, uint64_t index, struct example_batch *b);
+// probability `share`, one of a batch at least; a chosen one becomes the mask in 80 % of the cases, a random token in 10 %, and stays in 10 %.
+// A pure function of (seed, index) and the batch.
+#define SHARE_HIDDEN 0.15 // the usual one
+void examples_mask(const struct examples *e, double share, uint64_t seed, uint64_t index, struct example_batch *b);
 // The examples' numbers, shortest first: batches in this order have little padding. The caller frees.
 int64_t *examples_by_length(const struct examples *e);
 

@@ -227,7 +227,7 @@ static struct loss_parts add_gradient(struct run *r, int64_t index, double weigh
         forward.types = b->types;
         targets = b->label;
         if (t->model->config.head == HEAD_MASKED) {
-            examples_mask(t->examples, t->seed, (uint64_t)index, b);
+            examples_mask(t->examples, o->mask_share, t->seed, (uint64_t)index, b);
             forward.rows = b->hidden;
             forward.n_rows = b->n_hidden;
             targets = b->word;

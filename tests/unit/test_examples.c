@@ -167,7 +167,7 @@ Test(examples, hidden_words) {
     for (uint64_t index = 0; index < n; index++) {
         examples_pick(&e, number, 4, &b);
         examples_pick(&e, number, 4, &again);
-        examples_mask(&e, 7, index, &b);
+        examples_mask(&e, SHARE_HIDDEN, 7, index, &b);
         cr_assert_gt(b.n_hidden, 0);
         for (int64_t k = 0; k < b.n_hidden; k++) {
             const int32_t at = b.hidden[k];
