@@ -5,6 +5,8 @@
 //
 //   alpha T^2 KL(teacher || student, both at T) + (1 - alpha) CE  +  sum of weighted losses on features (feature.h)
 //
+// where other divergences (common/tensor/divergence.h) may stand beside KL or instead of it.
+//
 // The teacher runs on a tape of its own that records nothing, on the same micro-batch; its final hidden states go
 // straight into the fused output head, so neither model's logits are ever held whole.
 #include "distill/distill.h"
@@ -15,6 +17,7 @@
 #include <string.h>
 
 #include "common/base/hash.h"
+#include "distill/answers.h"
 #include "distill/feature.h"
 
 #define AT(member) offsetof(struct distill_options, member)
@@ -33,6 +36,9 @@ const struct option distill_option_table[] = {
      "falling: 3 * 0.9^(step/1000), not below 1; rising: from 1 to temperature"},
     {"order", OPTION_CHOICE, AT(order), "mixed", 0, 0, "mixed|hard_first", NULL,
      "hard_first: alpha rises from 0 to its value in the first half of the run"},
+    {"divergence", OPTION_JSON, AT(divergence), NULL, 0, 0, NULL, "NAME",
+     "of the soft targets: " DIVERGENCE_NAMES ", or an object of these with weights"},
+    {"beta", OPTION_DOUBLE, AT(beta), "0.5", 0.001, 0.999, NULL, "R", "divergence js: the teacher's share of the mean"},
     {"hidden", OPTION_DOUBLE, AT(hidden), "0", 0, 1e6, NULL, "R", "weight of the hidden states' mean squared error"},
     {"layer_map", OPTION_JSON, AT(layer_map), NULL, 0, 0, NULL, "MAP",
      "which student layer follows which teacher layer: " LAYER_MAPS ", or [[S,T],...] from 0"},
@@ -45,6 +51,7 @@ struct distillation { // lifetime: one run
     const struct distill_options *options;
     int64_t steps;
     struct tape teacher_tape;
+    struct answers answers;
     struct features features;
     struct shown student_shown, teacher_shown; // here, because with checkpoint the backward pass shows again
 };
@@ -62,7 +69,9 @@ int distill_check(const struct distill_options *o, const struct config *student,
             "distill: the teacher's vocabulary has %lld entries, the student's %lld; take a teacher with the "
             "student's tokenizer",
             (long long)teacher->vocab, (long long)student->vocab);
+    struct answers answers;
     struct features features;
+    TRY(answers_read(&answers, o->divergence, err));
     TRY(features_read(&features, o, student, teacher, err));
     features_release(&features);
     return 0;
@@ -91,22 +100,43 @@ static double alpha_at(const struct distillation *d, int64_t step)
     return d->options->alpha;
 }
 
+static double share_done(const struct distillation *d, int64_t step) { return d->steps > 1 ? (double)step / (double)(d->steps - 1) : 0; }
+
+// The soft targets' and the hard ones' loss, from the fused head; all divergences but KL are further terms of the log.
+static struct tensor *answers_loss(const struct distillation *d, struct tape *tape, struct tensor *x, struct head_spec *spec, int64_t step,
+                                   struct loss_parts *parts)
+{
+    double weight[DIVERGENCES];
+    struct head_result head;
+    answers_at(&d->answers, share_done(d, step), weight);
+    spec->divergence = weight;
+    spec->beta = d->options->beta;
+    struct tensor *loss = op_head_loss(tape, x, model_head(d->student), spec, &head);
+    *parts = (struct loss_parts){.loss = (1 - spec->alpha) * head.ce, .ce = head.ce, .kl = head.kl};
+    for (int k = 0; k < DIVERGENCES; k++) {
+        parts->loss += spec->alpha * weight[k] * divergence_scale(k, spec->temperature) * head.divergence[k];
+        if (k != DIVERGENCE_KL && answers_has(&d->answers, k))
+            parts->term[parts->n_term++] = (struct loss_term){divergence_names[k], head.divergence[k]};
+    }
+    return loss;
+}
+
 // Adds the losses on features to the answers' loss, and notes each.
 static struct tensor *add_features(struct distillation *d, struct tape *tape, const struct forward *forward, struct tensor *loss,
                                    double weight, int64_t step, struct loss_parts *parts)
 {
     const struct features *f = &d->features;
-    const double share = d->steps > 1 ? (double)step / (double)(d->steps - 1) : 0;
+    const double share = share_done(d, step);
     const struct feature_batch batch = {.forward = forward,
                                         .student = &d->student_shown,
-                                        .teacher = &d->teacher_shown,
+                                  .teacher = &d->teacher_shown,
                                         .student_config = &d->student->config,
-                                        .teacher_config = &d->teacher->config,
+                                  .teacher_config = &d->teacher->config,
                                         .causal = !d->student->arch->reads_both_ways};
     double *value = arena_alloc(&tape->arena, (size_t)f->n * sizeof *value);
     struct tensor *sum = features_loss(f, tape, &batch, weight, share, value);
     for (int i = 0; i < f->n; i++) {
-        parts->loss += feature_weight(&f->item[i], share) * value[i];
+        parts->loss += loss_weight_at(&f->item[i].weight, share) * value[i];
         if (i == 0 && d->options->hidden > 0)
             parts->mse = value[i];
         else
@@ -120,7 +150,6 @@ static struct tensor *distill_loss(void *context, struct tape *tape, const struc
 {
     struct distillation *d = context;
     const int shows = d->features.n > 0;
-    double alpha = alpha_at(d, step), temperature = temperature_at(d, step);
     struct forward teacher_forward = *forward, student_forward = *forward;
     student_forward.taps = shows ? &d->student_shown.taps : NULL;
     teacher_forward.taps = shows ? &d->teacher_shown.taps : NULL;
@@ -131,18 +160,15 @@ static struct tensor *distill_loss(void *context, struct tape *tape, const struc
     tape_reset(&d->teacher_tape); // here, not below: the backward pass still reads the teacher's values
     struct tensor *reference = model_forward(d->teacher, &d->teacher_tape, &teacher_forward);
     struct tensor *x = model_forward(d->student, tape, &student_forward);
-    const struct head_spec spec = {.targets = targets,
-                                   .teacher_x = reference->data,
-                                   .teacher_w = model_head(d->teacher),
-                                   .bias = model_head_bias(d->student),
-                                   .teacher_bias = model_head_bias(d->teacher),
-                                   .alpha = alpha,
-                                   .temperature = temperature,
-                                   .weight = weight};
-    struct head_result head;
-    struct tensor *loss = op_head_loss(tape, x, model_head(d->student), &spec, &head);
-    *parts = (struct loss_parts){.ce = head.ce, .kl = head.kl};
-    parts->loss = alpha * temperature * temperature * head.kl + (1 - alpha) * head.ce;
+    struct head_spec spec = {.targets = targets,
+                             .teacher_x = reference->data,
+                             .teacher_w = model_head(d->teacher),
+                             .bias = model_head_bias(d->student),
+                             .teacher_bias = model_head_bias(d->teacher),
+                             .alpha = alpha_at(d, step),
+                             .temperature = temperature_at(d, step),
+                             .weight = weight};
+    struct tensor *loss = answers_loss(d, tape, x, &spec, step, parts);
     return shows ? add_features(d, tape, forward, loss, weight, step, parts) : loss;
 }
 
@@ -172,6 +198,7 @@ int distill_run(struct trainer *t, struct model *teacher, const struct distill_o
     TRY(distill_check(o, student_config, teacher_config, err));
     struct distillation d = {
         .student = t->model, .teacher = teacher, .options = o, .steps = train_steps(&o->train, t->seq_len)};
+    TRY(answers_read(&d.answers, o->divergence, err));
     TRY(features_read(&d.features, o, student_config, teacher_config, err));
     features_initialise(&d.features, t->seed);
     const unsigned want = features_want(&d.features);

@@ -14,6 +14,8 @@ struct distill_options { // rows in distill_option_table (which also holds train
     char *shape;         // the student is a fresh model of this folder's shape; NULL: the stage's input
     int inherit;         // that fresh model begins with the teacher's weights where they fit
     double alpha, temperature;
+    struct json *divergence; // of the soft targets (answers.h); NULL: kl
+    double beta;             // of Jensen-Shannon's
     int temperature_rule;   // constant; falling: 3 * 0.9^(step/1000), not below 1; rising: from 1 to temperature over
                             // the run
     int order;              // hard_first: alpha rises linearly from 0 to its value over the run's first half

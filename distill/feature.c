@@ -79,13 +79,6 @@ struct tensor *feature_record(struct tape *tape, const struct feature_loss *loss
     return y;
 }
 
-double feature_weight(const struct feature *f, double share)
-{
-    if (share <= f->start || f->from == f->to)
-        return f->from;
-    return share >= f->end ? f->to : f->from + (f->to - f->from) * (share - f->start) / (f->end - f->start);
-}
-
 // n of `of` positions from `at` on, evenly spread, `step` rows apart; returns how many.
 static int64_t take_samples(int64_t *row, int64_t at, int64_t of, int64_t step, int64_t most)
 {
@@ -158,7 +151,7 @@ struct tensor *features_loss(const struct features *f, struct tape *tape, const 
     struct tensor *sum = NULL;
     for (int i = 0; i < f->n; i++) {
         const struct feature *item = &f->item[i];
-        const double factor = weight * feature_weight(item, share) / (double)item->n_pair;
+        const double factor = weight * loss_weight_at(&item->weight, share) / (double)item->n_pair;
         struct feature_input in = {.B = b->forward->B, .T = b->forward->T, .length = b->forward->length, .causal = b->causal};
         value[i] = 0;
         if (factor == 0)

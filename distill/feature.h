@@ -12,6 +12,7 @@
 #define PDQ_FEATURE_H
 
 #include "common/model/model.h"
+#include "distill/loss_weight.h"
 
 struct distill_options;
 
@@ -67,7 +68,7 @@ struct tensor *feature_record(struct tape *tape, const struct feature_loss *loss
 struct feature { // one entry of the recipe's list; lifetime: one run
     const struct feature_loss *loss;
     char name[48];                   // in run.jsonl
-    double from, to, start, end;     // the weight: `from` up to the share `start` of the run, `to` after `end`, linear between
+    struct loss_weight weight;
     int64_t n_pair;
     int64_t *student_layer, *teacher_layer; // [n_pair]; of the embedding: one pair, not read
     int first;                       // only each sequence's first token
@@ -88,7 +89,6 @@ void features_release(struct features *f);
 void features_initialise(struct features *f, uint64_t seed); // the projections' values
 // enum tap bits that the forward passes must show.
 unsigned features_want(const struct features *f);
-double feature_weight(const struct feature *f, double share); // share of the run, 0 to 1
 
 // What the forward passes showed: arrays of taps, and room for them.
 struct shown {

@@ -30,48 +30,6 @@ static const struct option entry_table[] = {
     {0}};
 #undef AT
 
-#define AT(member) offsetof(struct feature, member)
-#define WEIGHT_MOST 1e6
-static const struct option weight_table[] = {
-    {"from", OPTION_DOUBLE, AT(from), "0", 0, WEIGHT_MOST, NULL, "R", "the weight up to the share `start` of the run"},
-    {"to", OPTION_DOUBLE, AT(to), "0", 0, WEIGHT_MOST, NULL, "R", "the weight after the share `end`"},
-    {"start", OPTION_DOUBLE, AT(start), "0", 0, 1, NULL, "R", "a share of the run"},
-    {"end", OPTION_DOUBLE, AT(end), "1", 0, 1, NULL, "R", "a share of the run"},
-    {0}};
-#undef AT
-
-static int number_between(const struct json *v, const char *where, double *out, struct error *err)
-{
-    *out = json_number(v);
-    if (!v || json_kind(v) != JSON_NUMBER || !(*out >= 0 && *out <= WEIGHT_MOST))
-        return error_set(err, "%s: expected a number from 0 to %g, [from, to], or {\"from\", \"to\", \"start\", \"end\"}", where, WEIGHT_MOST);
-    return 0;
-}
-
-static int read_weight(struct feature *f, const struct json *v, const char *where, struct error *err)
-{
-    const struct json *first = json_first(v);
-    f->start = 0;
-    f->end = 1;
-    if (!v) {
-        f->from = f->to = 1;
-    } else if (json_kind(v) == JSON_OBJECT) {
-        options_init(weight_table, f);
-        TRY(options_read_json(weight_table, f, v, where, err));
-    } else if (json_kind(v) == JSON_ARRAY && json_count(v) == 2) {
-        TRY(number_between(first, where, &f->from, err));
-        TRY(number_between(json_next(first), where, &f->to, err));
-    } else {
-        TRY(number_between(v, where, &f->from, err));
-        f->to = f->from;
-    }
-    if (f->start >= f->end)
-        return error_set(err, "%s: starts to change at %g of the run and ends at %g; expected an end after the start", where, f->start, f->end);
-    if (f->from == 0 && f->to == 0)
-        return error_set(err, "%s: is 0 over the whole run; expected a weight above 0, or no such entry", where);
-    return 0;
-}
-
 static const struct feature_loss *find_loss(const char *name, const char *where, struct error *err)
 {
     enum { MOST = 64 };
@@ -168,7 +126,7 @@ static int read_entry(struct feature *f, const struct entry *e, const char *wher
     if (!(f->loss = find_loss(e->loss, where, err)))
         return -1;
     snprintf(part, sizeof part, "%s.weight", where);
-    TRY(read_weight(f, e->weight, part, err));
+    TRY(loss_weight_read(&f->weight, e->weight, part, err));
     f->first = e->tokens;
     f->samples = e->samples < 0 ? f->loss->samples : e->samples;
     snprintf(part, sizeof part, "%s.map", where);
@@ -249,7 +207,7 @@ static int read_list(struct features *f, const struct distill_options *o, const 
         char name[] = "hidden_mse";
         const struct entry entry = {.loss = name, .samples = -1};
         TRY(read_entry(&f->item[f->n++], &entry, "distill.hidden", o, student, teacher, err));
-        f->item[0].from = f->item[0].to = o->hidden;
+        f->item[0].weight.from = f->item[0].weight.to = o->hidden;
     }
     const struct json *v = json_first(o->features);
     for (int64_t i = 0; i < json_count(o->features); i++, v = json_next(v)) {

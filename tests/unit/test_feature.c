@@ -288,8 +288,8 @@ Test(feature, lists)
 
 Test(feature, weights)
 {
-    const struct feature f = {.from = 2, .to = 4, .start = 0.25, .end = 0.75};
+    const struct loss_weight w = {.from = 2, .to = 4, .start = 0.25, .end = 0.75};
     const double share[] = {0, 0.25, 0.5, 0.75, 1}, wanted[] = {2, 2, 3, 4, 4};
     for (int i = 0; i < 5; i++)
-        cr_expect_eq(feature_weight(&f, share[i]), wanted[i]);
+        cr_expect_eq(loss_weight_at(&w, share[i]), wanted[i]);
 }
