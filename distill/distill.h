@@ -14,16 +14,19 @@ struct distill_options { // rows in distill_option_table (which also holds train
     char *shape;         // the student is a fresh model of this folder's shape; NULL: the stage's input
     int inherit;         // that fresh model begins with the teacher's weights where they fit
     double alpha, temperature;
+    struct json *divergence; // of the soft targets (answers.h); NULL: kl
+    double beta;             // of Jensen-Shannon's
     int temperature_rule;   // constant; falling: 3 * 0.9^(step/1000), not below 1; rising: from 1 to temperature over
                             // the run
     int order;              // hard_first: alpha rises linearly from 0 to its value over the run's first half
-    double hidden;          // weight of the hidden-state MSE; 0: off
-    struct json *layer_map; // [[student layer, teacher layer], ...]; NULL: evenly spread
+    double hidden;          // weight of the hidden states' MSE: short for an entry of features; 0: off
+    struct json *layer_map; // of features that name none (layer_map_read, feature.h); NULL: each loss's own
+    struct json *features;  // losses on features (feature.h); NULL: none
     struct train_options train;
 };
 extern const struct option distill_option_table[];
 
-// Checks that the two fit (vocabulary; hidden widths when hidden > 0; the layer map).
+// Checks that the two fit (vocabulary; what the losses on features read; the layer maps).
 int distill_check(const struct distill_options *o, const struct config *student, const struct config *teacher,
                   struct error *err);
 // Fills the trainer's loss and context and runs it. Everything else in t is the caller's.

@@ -46,6 +46,9 @@ static struct tensor *block_attend(const struct block *b, struct tape *tape, str
     const struct model *m = b->model;
     const struct forward *f = b->forward;
     const int64_t S = f->cache ? f->cache->length + f->T : f->T;
+    block_show(b, TAP_QKV, f->taps ? f->taps->q : NULL, q);
+    block_show(b, TAP_QKV, f->taps ? f->taps->k : NULL, k);
+    block_show(b, TAP_QKV, f->taps ? f->taps->v : NULL, v);
     if (f->cache)
         cache_extend(b, tape, &k, &v);
     const int64_t E = m->config.head_dim;

@@ -1,6 +1,6 @@
 // model.h: a transformer's parameters and its forward pass, with exactly three extension points:
 //
-//   taps          what the forward pass shows while it runs (hidden states, head outputs, FFN activations)
+//   taps          what the forward pass shows while it runs (hidden states, q, k, v, head outputs, FFN activations)
 //   gates         one factor per query head and per FFN channel, 1 by default: masks, and what Taylor scores differentiate
 //   weight hooks  tensor.hook: mask, fake-quant, quantized storage
 //
@@ -77,14 +77,15 @@ enum tap {
     TAP_HEADS = 2,  // heads[l]: attention output before o: [N, H*E]
     TAP_FF = 4,     // ff[l]: silu(gate) * up: [N, F]
     TAP_MIDDLE = 8, // middle[l] between the layer's attention and its feed-forward block: [N, D]
-    TAP_INPUTS = 16 // attention_in[l], ff_in[l]: what q, k, v and gate, up read (normalised): [N, D]
+    TAP_INPUTS = 16, // attention_in[l], ff_in[l]: what q, k, v and gate, up read (normalised): [N, D]
+    TAP_QKV = 32    // q[l] [N, H*E], k[l] and v[l] [N, G*E]: what attention reads (rotated)
 };
 
 struct taps {
     unsigned want; // bits of enum tap
     // Arrays given by the caller, [n_layer + 1] for hidden, else [n_layer]; only those asked for. A block that is not there
     // leaves its place as it was.
-    struct tensor **hidden, **heads, **ff, **middle, **attention_in, **ff_in;
+    struct tensor **hidden, **heads, **ff, **middle, **attention_in, **ff_in, **q, **k, **v;
 };
 
 // Keys and values of the positions so far, for decoding one sequence. Process or request lifetime.

@@ -9,6 +9,7 @@
 
 #include <stdint.h>
 
+#include "common/tensor/divergence.h"
 #include "common/tensor/tape.h"
 
 // y[N,D] = table[ids[n]]. table [V,D]. Honours table->hook.
@@ -72,7 +73,8 @@ struct tensor *op_sum(struct tape *tape, struct tensor *a, struct tensor *b);
 // The output head and the losses on it, fused: logits of N x V are never held whole. It walks the rows in chunks,
 //   z_s = x w^T + bias,  z_t = teacher_x teacher_w^T + teacher_bias   (the same vocabulary; biases NULL: none)
 //   CE = -log softmax(z_s)[target],  KL = sum_v p_t (log p_t - log p_s) with p = softmax(z / temperature)
-//   loss[1] = weight * mean over the rows with target >= 0 of  alpha * temperature^2 * KL + (1 - alpha) * CE
+//   loss[1] = weight * mean over the rows with target >= 0 of  alpha * soft + (1 - alpha) * CE
+//   soft = temperature^2 * KL, or the sum of several divergences (divergence.h), each with its weight and its power of the temperature
 // (Hinton et al. 2015). Rows with target < 0 count for nothing. Without a teacher alpha is taken as 0.
 // The gradients are made in the forward pass (w's goes straight into w->grad), for an incoming gradient of 1: the op must be
 // a root, or reach it through op_sum only.
@@ -83,11 +85,14 @@ struct head_spec {
     double alpha, temperature, weight;
     struct tensor *bias; // [V] or NULL
     const struct tensor *teacher_bias;
+    const double *divergence; // [DIVERGENCES] weights in soft; NULL: KL alone, with 1
+    double beta;              // of Jensen-Shannon
 };
 struct head_result {   // in double
     double loss;       // the tensor's value, with its weight
     double ce, kl;     // means over the counted rows; kl at the given temperature, without its square
     int64_t count;
+    double divergence[DIVERGENCES]; // the same of every divergence with a weight; KL's always
 };
 int64_t head_chunk_rows(int64_t N, int64_t V); // rows whose logits are held at a time
 struct tensor *op_head_loss(struct tape *tape, struct tensor *x, struct tensor *w, const struct head_spec *spec,

@@ -93,8 +93,15 @@ extern const struct option train_option_table[]; // rows for struct train_option
      "images: a class to leave out of the training; -1: none"}
 // clang-format on
 
+#define LOSS_TERMS 24
+
 struct loss_parts { // means over a micro-batch's counted tokens; what the curves show
     double loss, ce, kl, mse;
+    int n_term; // a method's further losses, the same in every micro-batch of a run
+    struct loss_term {
+        const char *name; // in run.jsonl; lives as long as the run
+        double value;
+    } term[LOSS_TERMS];
 };
 
 #define HELD_OUT_NOTE 128
@@ -111,6 +118,9 @@ struct trainer {
     // The optimizer's moments [n_element] at the start, and after trainer_run those at the end (the second one is AdamW's); NULL:
     // they begin empty.
     float *moment[2];
+    // A method's own parameters, trained along by the same rule, in snapshots, and nobody's afterwards: a model of parameters alone,
+    // without an architecture. NULL: there are none.
+    struct model *beside;
     uint64_t seed;
     enum precision precision;
     struct train_options options;
@@ -144,7 +154,7 @@ struct train_result {
 int train_check(const struct train_options *o, const char *where, struct error *err);
 int64_t train_steps(const struct train_options *o, int64_t seq_len);
 // Runs (or resumes) to the end; on ^C leaves a snapshot and fails. Curves go to folder/run.jsonl, one object per step
-// {"step","tokens","loss","ce","kl","mse","lr","norm"} and {"step","held_out"}. The last snapshot stays in the
+// {"step","tokens","loss","ce","kl","mse","lr","norm", further losses} and {"step","held_out"}. The last snapshot stays in the
 // folder, so that nothing is lost before the caller has saved the weights; trainer_drop_snapshot then removes it.
 int trainer_run(struct trainer *t, struct train_result *result, struct error *err);
 void trainer_drop_snapshot(const char *folder);
