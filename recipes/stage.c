@@ -24,9 +24,11 @@ int forecast_from_parent(const struct forecast *f) {
 }
 
 int forecast_check_images(const struct forecast *f, const struct train_options *o, struct error *err) {
-    if (f->in.head == HEAD_CLASSES && o->tokens)
+    const struct config *c = &f->out;
+    const int drops_inputs = model_has_blocks(c) && o->dropout_input > 0;
+    if (c->head == HEAD_CLASSES && o->tokens)
         return error_set(err, "%s: stages[%d]: \"tokens\" counts text; give \"steps\" for a classifier", f->recipe->where, f->index);
-    if (model_is_language(&f->in) && ((o->dropout > 0 && f->in.head != HEAD_CLASSES) || o->dropout_input > 0 || o->jitter > 0 || o->drop_class >= 0))
+    if (model_is_language(c) && ((o->dropout > 0 && c->head != HEAD_CLASSES) || drops_inputs || o->jitter > 0 || o->drop_class >= 0))
         return error_set(err,
                          "%s: stages[%d]: \"dropout\", \"dropout_input\", \"jitter\" and \"drop_class\" are for classifiers of "
                          "images; this is a language model",
