@@ -11,6 +11,7 @@
 #include "common/eval/evaluate.h"
 #include "common/eval/evaluate_classes.h"
 #include "common/eval/evaluate_images.h"
+#include "common/eval/evaluate_masked.h"
 #include "common/eval/generate.h"
 #include "common/eval/statistics.h"
 #include "recipes/forecast.h"
@@ -70,11 +71,22 @@ static int evaluate_image_row(struct run *run, const struct row_source *s, struc
     return status;
 }
 
+static int evaluate_masked_row(struct run *run, const struct row_source *s, struct opened *m, struct json *facts, struct error *err) {
+    struct masked_result result;
+    evaluate_masked(&result, m->model, &run->inputs->test, PRECISION_F32);
+    int status = add_result(s, facts, masked_result_json(&result), result.nll, result.n, err);
+    masked_result_release(&result);
+    return status;
+}
+
 static int evaluate_example_row(struct run *run, const struct row_source *s, struct opened *m, struct json *facts, struct error *err) {
     const struct examples *test = &run->inputs->test;
+    const enum model_head_kind head = m->model->config.head;
     struct class_result result;
-    if (test->n == 0 || m->model->config.head != HEAD_CLASSES)
+    if (test->n == 0 || head != run->parent.model->config.head) // of stages on the way to a classifier the labels say nothing
         return 0;
+    if (head == HEAD_MASKED)
+        return evaluate_masked_row(run, s, m, facts, err);
     evaluate_classes(&result, m->model, test, PRECISION_F32);
     int status = add_result(s, facts, class_result_json(&result), result.nll, result.n, err);
     class_result_release(&result);

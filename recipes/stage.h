@@ -74,6 +74,7 @@ struct stage_type {
     int takes_images; // works on classifiers of images, too
     int takes_examples; // learns from a classifier's labelled examples, too
     int needs_blocks;   // works on attention and feed-forward blocks
+    int takes_words;    // learns masked words, too
     int (*needs_text)(const struct stage *s);                    // training text; NULL: no
     const char *(*teacher)(const struct stage *s);               // a second model's path, or NULL; NULL: never
     // Checks what one option row cannot; fills defaults that depend on other stages. NULL: nothing. where: for

@@ -104,6 +104,8 @@ struct dropout { // while training (Srivastava et al. 2014): the rate of zeros; 
 struct forward {
     const int32_t *ids; // [B*T]; NULL for a model of inputs that are no tokens: they are x [B, inputs], and T is 1
     int64_t B, T;
+    const int32_t *rows;    // positions b * T + t whose words a masked-word head shall tell, [n_rows]; NULL: all
+    int64_t n_rows;
     const int32_t *length, *types; // for models that read both ways: tokens of each sequence [B] (NULL: T), token types [B*T] (NULL: 0)
     struct taps *taps;      // NULL: none
     struct kv_cache *cache; // NULL: none. With one: B is 1, nothing records, positions go on from cache->length
@@ -139,6 +141,8 @@ struct model *model_new(const struct config *config, int with_storage);
 void model_free(struct model *m); // NULL is fine
 // Matrices normal with the architecture's deviation, norms 1, biases 0; each tensor's values depend on (seed, its name) alone.
 void model_initialise(struct model *m, uint64_t seed);
+// Copies every tensor that both have in the same shape, of layers evenly spread (of 6: 0, 2, 4 of 0, 1, 2); returns the number of values.
+int64_t model_inherit(struct model *m, const struct model *from);
 void model_want_gradients(struct model *m); // allocates and attaches m->grad
 void model_drop_gradients(struct model *m);
 int parameter_is_norm(const struct parameter *p); // the factors of a norm, 1 at first
@@ -158,7 +162,7 @@ int64_t model_positions(const struct config *c);
 int model_has_blocks(const struct config *c);
 // Does it read tokens (and not, say, images)?
 int model_is_language(const struct config *c);
-// Final, normalised hidden states [B*T, D], to be given to op_head_loss or op_head_eval with model_head.
+// Final, normalised hidden states [B*T, D] (of a head for classes [B, D], for masked words [n_rows, D]), to be given to op_head_loss or op_head_eval with model_head.
 struct tensor *model_forward(struct model *m, struct tape *tape, const struct forward *f);
 // Gates of ones for every layer, with gradients where wanted; drop frees them.
 void model_add_gates(struct model *m, int with_gradients);

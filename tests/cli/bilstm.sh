@@ -15,28 +15,27 @@ JSON
 cat > lstm/config.json << 'JSON'
 {"model_type": "bilstm", "vocab_size": 15, "embedding_size": 12, "hidden_size": 10, "classifier_size": 8, "id2label": {"0": "no", "1": "yes"}}
 JSON
-# "not" right before the word turns it around, so that the order of words counts
 rows() { # SEED N
     awk -v seed="$1" -v n="$2" 'BEGIN {
-        srand(seed); split("the film was very plot long .", fill, " "); print "sentence\tlabel"
+        srand(seed); split("the film was very plot not long .", fill, " "); print "sentence\tlabel"
         for (i = 0; i < n; i++) {
-            good = rand() < 0.5; turned = rand() < 0.4; text = ""; words = 1 + int(rand() * 6); at = int(rand() * (words + 1))
-            for (w = 0; w <= words; w++) text = text (w == at ? (turned ? "not " : "") (good ? "good " : "bad ") : fill[1 + int(rand() * 7)] " ")
-            print substr(text, 1, length(text) - 1) "\t" (good != turned)
+            good = rand() < 0.5; text = ""; words = 1 + int(rand() * 8); at = int(rand() * (words + 1))
+            for (w = 0; w <= words; w++) text = text (w == at ? (good ? "good " : "bad ") : fill[1 + int(rand() * 8)] " ")
+            print substr(text, 1, length(text) - 1) "\t" good
         } }'
 }
 rows 1 1100 > train.tsv
 rows 2 100 > test.tsv
 data='"data": {"train": ["train.tsv"], "eval": ["test.tsv"], "seq_len": 24, "validation": 100}, "seed": 1'
 cat > teacher.json << JSON
-{"model": "teacher", $data, "stages": [{"train": {"init": true, "steps": 400, "batch": 16, "learning_rate": 3e-3, "weight_decay": 0.01}}]}
+{"model": "teacher", $data, "stages": [{"train": {"init": true, "steps": 250, "batch": 16, "learning_rate": 3e-3, "weight_decay": 0.01}}]}
 JSON
 cat > train.json << JSON
 {"model": "lstm", $data, "stages": [{"train": {"init": true, "steps": 250, "batch": 32, "learning_rate": 1e-2, "weight_decay": 0.01, "dropout": 0.05,
  "dropout_input": 0.05, "eval_every": 50, "keep_best": true, "snapshot_every": 40}}]}
 JSON
 cat > distill.json << JSON
-{"model": "one/01-train", $data, "stages": [{"distill": {"shape": "lstm", "steps": 300, "batch": 32, "learning_rate": 1e-2, "alpha": 1,
+{"model": "one/01-train", $data, "stages": [{"distill": {"shape": "lstm", "steps": 250, "batch": 32, "learning_rate": 1e-2, "alpha": 1,
  "temperature": 2, "weight_decay": 0.01}}]}
 JSON
 good() { # MODEL: nine of ten answers are right

@@ -143,6 +143,56 @@ Test(examples, passes) {
 }
 
 // Wilson's interval for 8 of 10 is 0.490 to 0.943 (Agresti and Coull 1998 give such tables); McNemar's exact p for 1 against 9 is 22/1024.
+Test(examples, hidden_words) {
+    struct error err;
+    struct examples e;
+    char *rows = put("t.tsv", "x\tlabel\na b c d a b c\tq\n\t1\nb\t1\n"), *text = put("t.txt", "a b c d");
+    struct tokenizer *t = words();
+    const char *paths[] = {rows, text};
+    cr_expect(examples_read_unlabelled(&e, t, paths, 2, "x", 6, "here", &err) < 0 && strstr(err.text, "no token that hides a word"), "%s", err.text);
+    tokenizer_free(t);
+    free(put("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\na\nb\nc\nd\n[MASK]\n"));
+    cr_assert_not_null(t = tokenizer_open(folder, &err), "%s", err.text);
+    cr_assert(examples_read_unlabelled(&e, t, paths, 2, "x", 6, "here", &err) == 0, "%s", err.text);
+    // seven words in two sequences of at most four words, nothing of an empty text, one word, and the document
+    const int64_t lengths[] = {6, 5, 3, 6};
+    cr_assert_eq(e.n, 4);
+    for (int64_t i = 0; i < e.n; i++)
+        cr_expect_eq(e.start[i + 1] - e.start[i], lengths[i]);
+    struct example_batch b, again;
+    example_batch_init(&b, 4, e.longest);
+    example_batch_init(&again, 4, e.longest);
+    int64_t hidden = 0, masked = 0, kept = 0, words_there = 0, number[] = {0, 1, 2, 3};
+    const uint64_t n = 4000;
+    for (uint64_t index = 0; index < n; index++) {
+        examples_pick(&e, number, 4, &b);
+        examples_pick(&e, number, 4, &again);
+        examples_mask(&e, 7, index, &b);
+        cr_assert_gt(b.n_hidden, 0);
+        for (int64_t k = 0; k < b.n_hidden; k++) {
+            const int32_t at = b.hidden[k];
+            cr_assert_eq(b.word[k], again.ids[at]);
+            cr_assert(b.ids[at] < 9 && again.ids[at] >= 4 && again.ids[at] < 8);
+            masked += b.ids[at] == 8;
+            kept += b.ids[at] == b.word[k];
+            again.ids[at] = b.ids[at];
+        }
+        cr_assert_arr_eq(b.ids, again.ids, (size_t)(b.B * b.T) * sizeof *b.ids); // nothing else was touched
+        hidden += b.n_hidden;
+        words_there += 12;
+    }
+    // a batch without any is drawn again: 0.15 / (1 - 0.85^12)
+    cr_expect(fabs((double)hidden / (double)words_there - 0.1749) < 0.004, "%g hidden", (double)hidden / (double)words_there);
+    cr_expect(fabs((double)masked / (double)hidden - 0.8111) < 0.01, "%g masked", (double)masked / (double)hidden); // one of nine at random, too
+    cr_expect(fabs((double)kept / (double)hidden - 0.1111) < 0.01, "%g kept", (double)kept / (double)hidden);
+    example_batch_release(&b);
+    example_batch_release(&again);
+    examples_release(&e);
+    tokenizer_free(t);
+    free(rows);
+    free(text);
+}
+
 Test(examples, statistics) {
     const struct share s = share_of(8, 10), none = share_of(0, 20), all = share_of(20, 20);
     cr_expect(fabs(s.low - 0.490162) < 1e-5 && fabs(s.high - 0.943318) < 1e-5, "%g %g", s.low, s.high);

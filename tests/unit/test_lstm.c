@@ -225,8 +225,8 @@ Test(lstm, honours_hooks)
 
 Test(bilstm, is_pytorchs)
 {
-    sequences_check("bilstm", 1, 0);
-    sequences_check("bilstm", 2, 1);
+    sequences_check("bilstm", 1, 0, 0);
+    sequences_check("bilstm", 2, 1, 0);
 }
 
 Test(bilstm, padding_changes_nothing) { sequences_check_padding("bilstm"); }
