@@ -34,6 +34,9 @@ int forecast_check_images(const struct forecast *f, const struct train_options *
                          "%s: stages[%d]: \"dropout\", \"dropout_input\", \"jitter\" and \"drop_class\" are for classifiers of "
                          "images; this is a language model",
                          f->recipe->where, f->index);
+    if (c->head != HEAD_CLASSES && (o->mask_words > 0 || o->ngrams > 0))
+        return error_set(err, "%s: stages[%d]: \"mask_words\" and \"ngrams\" change the texts of a classifier; this is a %s model without classes of "
+                         "texts", f->recipe->where, f->index, c->model_type);
     return 0;
 }
 

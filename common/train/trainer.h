@@ -31,6 +31,7 @@ struct train_options {         // one option table row each: train_option_table
     double decay;
     int64_t log_every;      // steps between lines of run.jsonl
     double dropout_input, dropout; // of the inputs (images, a bilstm's embeddings) and of hidden units (classifiers only)
+    double mask_words, ngrams;     // of texts for classifiers: examples_augment
     int64_t jitter;                // pixels that an image is moved by, at most
     int64_t drop_class;            // of images that are left out; -1: none. The caller leaves them out
 };
@@ -84,6 +85,10 @@ extern const struct option train_option_table[]; // rows for struct train_option
      "images: share of the inputs that a step sets to zero; bilstm: of the embeddings"},                                                        \
     {"dropout", OPTION_DOUBLE, offsetof(S, prefix dropout), "0", 0, 0.99, NULL, "R",                                 \
      "classifiers: share of the hidden units that a step sets to zero"},                                                  \
+    {"mask_words", OPTION_DOUBLE, offsetof(S, prefix mask_words), "0", 0, 0.99, NULL, "R",                           \
+     "classifiers of texts: share of the words that a step hides"},                                                  \
+    {"ngrams", OPTION_DOUBLE, offsetof(S, prefix ngrams), "0", 0, 1, NULL, "R",                                      \
+     "classifiers of texts: share of which a step sees one to five words in a row alone"},                          \
     {"jitter", OPTION_INT, offsetof(S, prefix jitter), "0", 0, 64, NULL, "N",                                        \
      "images: pixels by which each is moved at random, at most"},                                                    \
     {"drop_class", OPTION_INT, offsetof(S, prefix drop_class), "-1", -1, 1e6, NULL, "N",                             \
