@@ -111,6 +111,9 @@ int forecasts_make(struct forecasts *f, const struct run *run, int measures, str
         if (!model_is_language(parent) && !r->stage[i].type->takes_images)
             result = error_set(err, "%s: stages[%d]: %s works on language models; this one is a classifier of images (%s)",
                                r->where, i, r->stage[i].type->name, parent->model_type);
+        else if (!model_has_blocks(shape) && r->stage[i].type->needs_blocks)
+            result = error_set(err, "%s: stages[%d]: %s works on attention and feed-forward blocks; a %s model has none (it can be trained, distilled "
+                               "and exported to a folder)", r->where, i, r->stage[i].type->name, shape->model_type);
         else if (model_is_language(parent) && !model_is_causal(parent) && r->stage[i].type->needs_text &&
                  r->stage[i].type->needs_text(&r->stage[i]) && !(r->stage[i].type->takes_examples && shape->head == HEAD_CLASSES) && !(r->stage[i].type->takes_words && shape->head == HEAD_MASKED))
             result = error_set(err, "%s: stages[%d]: %s, as it is asked for, learns from text by predicting the next token; a %s model does not "

@@ -25,14 +25,18 @@ int forecast_from_parent(const struct forecast *f) {
 }
 
 int forecast_check_images(const struct forecast *f, const struct train_options *o, struct error *err) {
-    const int is_encoder = model_is_language(&f->in) && !model_is_causal(&f->in);
+    const struct config *c = &f->out;
+    const int is_encoder = model_is_language(c) && !model_is_causal(c), drops_inputs = model_has_blocks(c) && o->dropout_input > 0;
     if (is_encoder && o->tokens)
         return error_set(err, "%s: stages[%d]: \"tokens\" counts text; give \"steps\" for an encoder", f->recipe->where, f->index);
-    if (model_is_language(&f->in) && ((o->dropout > 0 && !is_encoder) || o->dropout_input > 0 || o->jitter > 0 || o->drop_class >= 0))
+    if (model_is_language(c) && ((o->dropout > 0 && !is_encoder) || drops_inputs || o->jitter > 0 || o->drop_class >= 0))
         return error_set(err,
                          "%s: stages[%d]: \"dropout\", \"dropout_input\", \"jitter\" and \"drop_class\" are for classifiers of "
                          "images; this is a language model",
                          f->recipe->where, f->index);
+    if (c->head != HEAD_CLASSES && (o->mask_words > 0 || o->ngrams > 0))
+        return error_set(err, "%s: stages[%d]: \"mask_words\" and \"ngrams\" change the texts of a classifier; this is a %s model without classes of "
+                         "texts", f->recipe->where, f->index, c->model_type);
     return 0;
 }
 

@@ -42,8 +42,8 @@ static int teacher_shape(const struct forecast *f, const char *named, struct con
 static int forecast(struct forecast *f, struct error *err) {
     const struct distill_options *o = f->recipe->stage[f->index].options;
     struct config teacher = {0};
-    TRY(forecast_check_images(f, &o->train, err));
     TRY(forecast_fresh(f, o->shape, err));
+    TRY(forecast_check_images(f, &o->train, err));
     TRY(teacher_shape(f, o->teacher, &teacher, err));
     int result = distill_check(o, &f->out, &teacher, err);
     if (result < 0)

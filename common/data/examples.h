@@ -62,6 +62,9 @@ void examples_batch(const struct examples *e, uint64_t seed, int64_t index, int6
 // A pure function of (seed, index) and the batch.
 #define SHARE_HIDDEN 0.15 // the usual one
 void examples_mask(const struct examples *e, double share, uint64_t seed, uint64_t index, struct example_batch *b);
+// Makes other sequences of a batch's (augment.c): each token between the first and the last becomes the mask with probability `mask`, then a
+// single text is cut to one to five neighbours with probability `ngram`. A pure function of (seed, index) and the batch; T stays.
+void examples_augment(const struct examples *e, double mask, double ngram, uint64_t seed, uint64_t index, struct example_batch *b);
 // The examples' numbers, shortest first: batches in this order have little padding. The caller frees.
 int64_t *examples_by_length(const struct examples *e);
 

@@ -23,6 +23,8 @@ enum axis {
     AXIS_POSITIONS, // learned positions
     AXIS_TYPES,     // token types
     AXIS_LABELS,    // what a head decides between
+    AXIS_EMBEDDING, // an LSTM's inputs...
+    AXIS_CELLS, AXIS_BOTH_CELLS, AXIS_GATES, // ... its cells in one direction, in both, and the four gates of each
     AXIS_HEADS, // n_head * head_dim; unit: a query head
     AXIS_GROUPS, // n_kv_head * head_dim; unit: a key/value head
     AXIS_FF,    // unit: a channel
@@ -126,6 +128,7 @@ struct arch {
     // table, tied).
     int head[4], head_bias[4];
     int reads_both_ways; // attention over whole sequences, else causal
+    int no_blocks;       // neither attention nor feed-forward blocks: nothing to tap, to gate or to cut
     const char *spare;   // "a|b": beginnings of names of what checkpoints hold beside the model; NULL: none
     // What of the config only the files say: has(files, name) tells whether a tensor is there. NULL: nothing.
     void (*look)(struct config *c, int (*has)(const void *files, const char *name), const void *files);
@@ -156,6 +159,8 @@ int64_t axis_unit(const struct config *c, enum axis axis); // elements in one un
 int model_is_causal(const struct config *c);
 // Positions that it has learned and cannot go beyond; 0: any number.
 int64_t model_positions(const struct config *c);
+// Does it have attention and feed-forward blocks, which taps show and pruning cuts?
+int model_has_blocks(const struct config *c);
 // Does it read tokens (and not, say, images)?
 int model_is_language(const struct config *c);
 // Final, normalised hidden states [B*T, D] (of a head for classes [B, D], for masked words [n_rows, D]), to be given to op_head_loss or op_head_eval with model_head.

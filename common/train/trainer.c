@@ -235,6 +235,8 @@ static struct loss_parts add_gradient(struct run *r, int64_t index, double weigh
         forward.length = b->length;
         forward.types = b->types;
         targets = b->label;
+        if (o->mask_words > 0 || o->ngrams > 0)
+            examples_augment(t->examples, o->mask_words, o->ngrams, t->seed, (uint64_t)index, b);
         if (t->model->config.head == HEAD_MASKED) {
             examples_mask(t->examples, o->mask_share, t->seed, (uint64_t)index, b);
             forward.rows = b->hidden;
@@ -466,6 +468,8 @@ static int check_inputs(const struct trainer *t, struct error *err)
         return error_set(err, "%s: the model's weights are quantized; train the unquantized model", t->title);
     if (t->examples) {
         const struct config *c = &t->model->config;
+        if (t->options.mask_words > 0 && t->examples->mask < 0)
+            return error_set(err, "%s.mask_words: the tokenizer has no token that hides a word ([MASK]); leave it out", t->title);
         const int has_head = c->head == HEAD_CLASSES || (c->head == HEAD_MASKED && t->examples->mask >= 0);
         return has_head && t->examples->longest <= c->context
                    ? 0
