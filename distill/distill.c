@@ -34,6 +34,9 @@ const struct option distill_option_table[] = {
     {"order", OPTION_CHOICE, AT(order), "mixed", 0, 0, "mixed|hard_first", NULL,
      "hard_first: alpha rises from 0 to its value in the first half of the run"},
     {"hidden", OPTION_DOUBLE, AT(hidden), "0", 0, 1e6, NULL, "R", "weight of the hidden states' mean squared error"},
+    {"teacher_cache", OPTION_STRING, AT(teacher_cache), NULL, 0, 0, NULL, "FILE|auto",
+     "learn from this file of the teacher's likeliest answers, made where it lacks some; auto: in the run's folder"},
+    {"top_k", OPTION_INT, AT(top_k), "32", 1, 65535, NULL, "N", "with teacher_cache: answers a token that it holds"},
     {"layer_map", OPTION_JSON, AT(layer_map), NULL, 0, 0, NULL, "[[S,T],...]",
      "which student layer follows which teacher layer, from 0; by default evenly spread"},
     TRAIN_OPTION_ROWS(struct distill_options, train.),
@@ -130,12 +133,12 @@ static double temperature_at(const struct distillation *d, int64_t step)
     BUG("distill: temperature rule %d", o->temperature_rule);
 }
 
-static double alpha_at(const struct distillation *d, int64_t step)
+double distill_alpha(const struct distill_options *o, int64_t steps, int64_t step)
 {
-    double half = (double)d->steps / 2;
-    if (d->options->order == TARGETS_HARD_FIRST && (double)step < half)
-        return d->options->alpha * (double)step / half;
-    return d->options->alpha;
+    double half = (double)steps / 2;
+    if (o->order == TARGETS_HARD_FIRST && (double)step < half)
+        return o->alpha * (double)step / half;
+    return o->alpha;
 }
 
 // Mean over the mapped layers of the hidden states' MSE, added to loss with its weight.
@@ -158,7 +161,7 @@ static struct tensor *distill_loss(void *context, struct tape *tape, const struc
 {
     struct distillation *d = context;
     int hidden = d->options->hidden > 0;
-    double alpha = alpha_at(d, step), temperature = temperature_at(d, step);
+    double alpha = distill_alpha(d->options, d->steps, step), temperature = temperature_at(d, step);
     struct taps teacher_taps = {.want = TAP_HIDDEN, .hidden = d->teacher_hidden};
     struct forward teacher_forward = *forward;
     d->student_taps = (struct taps){.want = TAP_HIDDEN, .hidden = d->student_hidden};
@@ -186,19 +189,21 @@ static struct tensor *distill_loss(void *context, struct tape *tape, const struc
     return hidden ? add_hidden_loss(d, tape, loss, weight, parts) : loss;
 }
 
-// What the trainer cannot see: the caller's identity, these options and the teacher. Its path is no input, its
-// weights are.
-static void identify(const struct trainer *t, const struct distill_options *o, const struct model *teacher,
-                     char out[HASH_TEXT])
+// Paths are no inputs, what lies there is.
+void distill_identify(const struct trainer *t, const struct distill_options *o, const struct model *teacher, const char *instead,
+                      char out[HASH_TEXT])
 {
     struct hasher *h = hasher_new();
     struct json *options = options_json(distill_option_table, o);
     json_remove(options, "teacher");
+    json_remove(options, "teacher_cache");
     json_remove(options, "snapshot_every");
     char *text = json_text(options, 0);
     hasher_add_text(h, text);
     hasher_add_text(h, t->identity ? t->identity : "");
-    if (teacher->data)
+    if (instead)
+        hasher_add_text(h, instead);
+    if (teacher && teacher->data)
         hasher_add(h, teacher->data, (size_t)teacher->n_element * sizeof *teacher->data);
     hasher_end(h, out);
     free(text);
@@ -217,7 +222,7 @@ int distill_run(struct trainer *t, struct model *teacher, const struct distill_o
     d.teacher_hidden = xcalloc((size_t)teacher_config->n_layer + 1, sizeof *d.teacher_hidden, "taps");
     tape_init(&d.teacher_tape, t->precision);
     char identity[HASH_TEXT];
-    identify(t, o, teacher, identity);
+    distill_identify(t, o, teacher, NULL, identity);
     struct trainer trainer = *t;
     trainer.options = o->train;
     trainer.loss = distill_loss;
