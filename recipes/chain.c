@@ -36,6 +36,8 @@ static int stage_hash(const struct run *run, const struct recipe *r, int index, 
     struct hasher *h = hasher_new();
     struct json *options = options_json(stage->type->table, stage->options);
     json_remove(options, "teacher"); // its files count, not their place
+    if (json_string(json_get(options, "teacher_cache")))
+        json_set_bool(options, "teacher_cache", 1); // so does that there is one
     char *text = json_text(options, 0);
     int64_t numbers[] = {r->seed, r->precision, r->data.seq_len, r->data.eval_tokens};
     hasher_add_text(h, PDQ_VERSION);

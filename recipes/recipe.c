@@ -59,7 +59,7 @@ const struct option sample_option_table[] = {
 
 // Keys whose values are paths.
 static int is_path_key(const char *key) {
-    static const char *const keys[] = {"model", "output", "train", "eval", "teacher", "shape", "images", "data", "unlabelled"};
+    static const char *const keys[] = {"model", "output", "train", "eval", "teacher", "teacher_cache", "shape", "images", "data", "unlabelled"};
     for (size_t i = 0; key && i < sizeof keys / sizeof *keys; i++)
         if (strcmp(key, keys[i]) == 0)
             return 1;
@@ -78,7 +78,7 @@ char *recipe_path(const struct recipe *r, const char *path) { return path_join(r
 // A copy in which every path, at any depth, is joined with folder. key: whose value v is (items of a list inherit
 // it).
 static struct json *copy_absolute(const struct json *v, const char *key, const char *folder) {
-    if (json_kind(v) == JSON_STRING && is_path_key(key)) {
+    if (json_kind(v) == JSON_STRING && is_path_key(key) && !(strcmp(key, "teacher_cache") == 0 && strcmp(json_string(v), "auto") == 0)) {
         char *path = path_join(folder, json_string(v));
         struct json *joined = json_from_string(path);
         free(path);

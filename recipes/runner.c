@@ -47,7 +47,9 @@ static int look_at_folder(const struct run *run, const char *recipe_text, int *i
     char **names;
     size_t n;
     TRY(directory_list(run->out, &names, &n, err));
-    int empty = n == 0 || (n == 1 && strcmp(names[0], ".lock") == 0);
+    int empty = 1; // but for what is left where a run was killed as it began
+    for (size_t i = 0; i < n; i++)
+        empty &= strcmp(names[i], ".lock") == 0 || strncmp(names[i], "recipe.json.tmp-", 16) == 0;
     names_free(names, n);
     if (empty)
         return 0;

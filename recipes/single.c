@@ -49,6 +49,16 @@ static char *output_name(const char *output) {
     return xasprintf("%.*s", (int)(path_ends_with(base, ".gguf") ? n - 5 : n), base);
 }
 
+// "auto" is no path (answers.h).
+static void make_absolute(struct json *options, const char *key) {
+    const char *given = json_string(json_get(options, key));
+    if (!given || strcmp(given, "auto") == 0)
+        return;
+    char *path = path_absolute(given);
+    json_set_string(options, key, path);
+    free(path);
+}
+
 static struct json *make_recipe(const struct call *call, const struct stage_type *type, const void *stage_options,
                                 const char *output) {
     const struct single_options *s = call->shared;
@@ -65,12 +75,8 @@ static struct json *make_recipe(const struct call *call, const struct stage_type
         json_set_string(o, "precision", s->precision == PRECISION_BF16 ? "bf16" : "f32");
     }
     struct json *options = options_json(type->table, stage_options);
-    const char *teacher = json_string(json_get(options, "teacher"));
-    if (teacher) {
-        char *path = path_absolute(teacher);
-        json_set_string(options, "teacher", path);
-        free(path);
-    }
+    make_absolute(options, "teacher");
+    make_absolute(options, "teacher_cache");
     json_set(stage, type->name, options);
     json_push(stages, stage);
     json_set(o, "data", data);

@@ -31,6 +31,8 @@ static int read_recover(const struct recipe *r, const struct prune_options *o, c
     int result = options_read_json(distill_option_table, recover, o->recover, place, err);
     if (result == 0)
         result = stage_check_training(r, &recover->train, place, err);
+    if (result == 0)
+        result = distill_check_cached(recover, place, err);
     if (result < 0)
         options_release(distill_option_table, recover);
     free(place);

@@ -89,6 +89,14 @@ struct tensor *op_sum(struct tape *tape, struct tensor *a, struct tensor *b);
 // (Hinton et al. 2015). Rows with target < 0 count for nothing. Without a teacher alpha is taken as 0.
 // The gradients are made in the forward pass (w's goes straight into w->grad), for an incoming gradient of 1: the op must be
 // a root, or reach it through op_sum only.
+// Instead of the whole teacher its k likeliest entries a row and the mass of all others may stand (top): KL is then that of the
+// distributions over these k + 1 events, the student's mass of all others being what its k entries leave.
+struct head_top {      // of N rows, at one temperature
+    int64_t k;
+    int32_t *id;       // [N, k] rising in each row
+    float *log_p;      // [N, k]
+    float *log_tail;   // [N] -INFINITY: there is nothing else (k is V)
+};
 struct head_spec {
     const int32_t *targets;          // [N]
     const float *teacher_x;          // [N, Dt] or NULL
@@ -98,6 +106,7 @@ struct head_spec {
     const struct tensor *teacher_bias;
     const double *divergence; // [DIVERGENCES] weights in soft; NULL: KL alone, with 1
     double beta;              // of Jensen-Shannon
+    const struct head_top *top; // of a teacher whose logits are not there (teacher_x NULL); NULL: none
 };
 struct head_result {   // in double
     double loss;       // the tensor's value, with its weight
@@ -108,6 +117,11 @@ struct head_result {   // in double
 int64_t head_chunk_rows(int64_t N, int64_t V); // rows whose logits are held at a time
 struct tensor *op_head_loss(struct tape *tape, struct tensor *x, struct tensor *w, const struct head_spec *spec,
                             struct head_result *result);
+
+// What `top` holds, from a teacher's final hidden states x [N, D]: fills its arrays; k is at most V. Of equal logits the first count.
+// Not recorded.
+void op_head_top(struct tape *tape, const struct tensor *x, const struct tensor *w, const struct tensor *bias, double temperature,
+                 const struct head_top *top);
 
 // Evaluation: for each row with target >= 0, nll[n] = -log softmax(x w^T)[target] in double; with a reference (against_x NULL: none),
 // also against_nll[n], kl[n] = KL(reference || model) at temperature 1 and agree[n] = 1 when both have the same largest logit.

@@ -249,6 +249,7 @@ static struct loss_parts add_gradient(struct run *r, int64_t index, double weigh
     } else {
         dataset_batch(t->data, t->seq_len, t->seed, index * o->batch, o->batch, r->inputs, r->targets);
     }
+    r->trainer->first_window = index * o->batch;
     struct tensor *loss = t->loss(t->context, &r->tape, &forward, targets, weight, r->state.step, &parts);
     tape_backward(&r->tape, loss);
     tape_reset(&r->tape);
