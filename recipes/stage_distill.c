@@ -6,7 +6,7 @@
 #include "common/base/file.h"
 #include "common/base/log.h"
 #include "distill/distill.h"
-#include "recipes/answers.h"
+#include "recipes/teacher_answers.h"
 #include "recipes/inputs.h"
 #include "recipes/stage.h"
 

@@ -1,5 +1,5 @@
-// answers.c: see answers.h.
-#include "recipes/answers.h"
+// teacher_answers.c: see teacher_answers.h.
+#include "recipes/teacher_answers.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,7 +1,7 @@
-// answers.h: a distillation's teacher as a file of its answers (distill/teacher_cache.h): where it lies, what it must belong to, and that it
+// teacher_answers.h: a distillation's teacher as a file of its answers (distill/teacher_cache.h): where it lies, what it must belong to, and that it
 // has what the run reads.
-#ifndef PDQ_ANSWERS_H
-#define PDQ_ANSWERS_H
+#ifndef PDQ_TEACHER_ANSWERS_H
+#define PDQ_TEACHER_ANSWERS_H
 
 #include "distill/distill.h"
 #include "distill/teacher_cache.h"
