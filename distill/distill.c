@@ -69,6 +69,9 @@ int distill_check(const struct distill_options *o, const struct config *student,
             "distill: the teacher's vocabulary has %lld entries, the student's %lld; take a teacher with the "
             "student's tokenizer",
             (long long)teacher->vocab, (long long)student->vocab);
+    if (!model_has_blocks(student) && (o->hidden > 0 || o->features || o->inherit))
+        return error_set(err, "distill.%s: a %s student has no layers like its teacher's; leave it out, logits are what it can learn from",
+                         o->features ? "features" : o->hidden > 0 ? "hidden" : "inherit", student->model_type);
     struct answers answers;
     struct features features;
     TRY(answers_read(&answers, o->divergence, err));

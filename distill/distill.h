@@ -29,8 +29,6 @@ extern const struct option distill_option_table[];
 // Checks that the two fit (vocabulary; what the losses on features read; the layer maps).
 int distill_check(const struct distill_options *o, const struct config *student, const struct config *teacher,
                   struct error *err);
-// Copies every tensor that both have in the same shape, of layers evenly spread (of 6: 0, 2, 4 of 0, 1, 2); returns the number of values.
-int64_t distill_inherit(struct model *student, const struct model *teacher);
 // Fills the trainer's loss and context and runs it. Everything else in t is the caller's.
 int distill_run(struct trainer *t, struct model *teacher, const struct distill_options *o, struct train_result *r,
                 struct error *err);

@@ -5,6 +5,7 @@
 #include "common/eval/evaluate.h"
 #include "common/eval/evaluate_classes.h"
 #include "common/eval/evaluate_images.h"
+#include "common/eval/evaluate_masked.h"
 #include "common/base/log.h"
 #include "recipes/command.h"
 #include "recipes/open_model.h"
@@ -19,9 +20,9 @@ struct eval_command_options {
 static const struct option table[] = {
     {ROW("data", OPTION_LIST, data), NULL, 0, 0, NULL, "FILE",
      "text: .txt, .jsonl, or .jsonl of questions (prompt, answer), may be gzipped (may be repeated); for a classifier the folder of idx files, whose test images count"},
-    {ROW("task", OPTION_CHOICE, task), "auto", 0, 0, "auto|text|classification", NULL,
+    {ROW("task", OPTION_CHOICE, task), "auto", 0, 0, "auto|text|classification|masked", NULL,
      "what is measured; auto: what the model's head is for"},
-    {ROW("text", OPTION_STRING, text), "sentence", 0, 0, NULL, "COLUMN", "classification: the column of the text (.tsv, .csv, .jsonl)"},
+    {ROW("text", OPTION_STRING, text), "sentence", 0, 0, NULL, "COLUMN", "classification, masked: the column of the text (.tsv, .csv, .jsonl)"},
     {ROW("pair", OPTION_STRING, pair), NULL, 0, 0, NULL, "COLUMN", "classification: the column of a second text"},
     {ROW("label", OPTION_STRING, label), "label", 0, 0, NULL, "COLUMN", "classification: the column of the class, a number or a name"},
     {ROW("protocol", OPTION_CHOICE, protocol), "windows", 0, 0, "windows|llama.cpp", NULL,
@@ -174,7 +175,50 @@ static int measure_classes(const struct eval_command_options *o, struct opened *
     return 0;
 }
 
-enum task { TASK_AUTO, TASK_TEXT, TASK_CLASSIFICATION };
+static int print_masked(const struct eval_command_options *o, const struct masked_result *r, const struct masked_result *parent) {
+    if (o->json) {
+        struct json *object = masked_result_json(r);
+        if (parent)
+            json_set_number(object, "against_nll", parent->mean_nll);
+        char *text = json_text(object, 0);
+        puts(text);
+        free(text);
+        json_free(object);
+        return 0;
+    }
+    printf("hidden words   %ld\nloss           %.9g nats per word (standard error %.3g)\naccuracy       %.2f %% (95 %% interval %.2f to %.2f)\n",
+           (long)r->n, r->mean_nll, r->nll_se, 100 * r->accuracy.share, 100 * r->accuracy.low, 100 * r->accuracy.high);
+    if (parent) {
+        const struct paired p = paired_compare(r->nll, parent->nll, r->n);
+        printf("parent's loss  %.9g\ndifference     %+.9g (95 %% interval %+.9g to %+.9g)\n", parent->mean_nll, p.mean, p.low, p.high);
+    }
+    return 0;
+}
+
+static int measure_masked(const struct eval_command_options *o, struct opened *m, struct opened *parent, struct error *err) {
+    const int64_t context = m->model->config.context, most = o->seq_len ? o->seq_len : context;
+    struct examples e;
+    struct masked_result own, other = {0};
+    struct opened *const both[] = {m, parent};
+    for (int i = 0; i < 2; i++)
+        if (both[i]->model && both[i]->model->config.head != HEAD_MASKED)
+            return error_set(err, "%s: no head for masked words (architectures in config.json); expected one, as BertForMaskedLM", both[i]->path);
+    if (most > context)
+        return error_set(err, "--seq-len %ld: the model has positions for %ld tokens", (long)most, (long)context);
+    if (parent->model && parent->model->config.vocab != m->model->config.vocab)
+        return error_set(err, "--against: another vocabulary");
+    TRY(examples_read_unlabelled(&e, m->tokenizer, (const char *const *)o->data.item, o->data.count, o->text, most, "--data", err));
+    evaluate_masked(&own, m->model, &e, (enum precision)o->precision);
+    if (parent->model)
+        evaluate_masked(&other, parent->model, &e, (enum precision)o->precision);
+    const int status = print_masked(o, &own, parent->model ? &other : NULL);
+    masked_result_release(&own);
+    masked_result_release(&other);
+    examples_release(&e);
+    return status;
+}
+
+enum task { TASK_AUTO, TASK_TEXT, TASK_CLASSIFICATION, TASK_MASKED };
 
 static int run(struct call *call, struct error *err) {
     const struct eval_command_options *o = call->options;
@@ -191,7 +235,10 @@ static int run(struct call *call, struct error *err) {
         status = error_prefix(err, "--against");
     if (status == 0 && o->task == TASK_TEXT && (reads_both_ways || !is_language))
         status = error_set(err, "%s: no model that predicts the next token; expected one for --task text", m.path);
-    if (status == 0 && (o->task == TASK_CLASSIFICATION || reads_both_ways))
+    const int is_masked = status == 0 && m.model->config.head == HEAD_MASKED && o->task == TASK_AUTO;
+    if (status == 0 && (is_masked || o->task == TASK_MASKED))
+        status = measure_masked(o, &m, &parent, err);
+    else if (status == 0 && (o->task == TASK_CLASSIFICATION || reads_both_ways))
         status = measure_classes(o, &m, &parent, err);
     else if (status == 0 && !is_language)
         status = measure_images(o, &m, err);

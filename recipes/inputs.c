@@ -180,11 +180,13 @@ int inputs_open_images(struct inputs *in, const struct recipe *r, const struct c
     return 0;
 }
 
+static const char *text_column(const struct recipe *r) { return r->data.text ? r->data.text : "sentence"; }
+
 static int read_examples(struct examples *e, const struct recipe *r, const struct opened *model, const struct option_list *files,
                          const char *where, struct error *err) {
     const struct config *c = &model->model->config;
     const struct example_classes classes = {c->n_label, json_get(c->source, "id2label")};
-    const struct example_columns columns = {r->data.text ? r->data.text : "sentence", r->data.pair, r->data.label ? r->data.label : "label"};
+    const struct example_columns columns = {text_column(r), r->data.pair, r->data.label ? r->data.label : "label"};
     char **paths = xcalloc(files->count + 1, sizeof *paths, "paths");
     for (size_t i = 0; i < files->count; i++)
         paths[i] = recipe_path(r, files->item[i]);
@@ -198,6 +200,19 @@ static int read_examples(struct examples *e, const struct recipe *r, const struc
     return status;
 }
 
+// Unlabelled sequences from these files, as long as the recipe's.
+static int read_words(struct examples *e, const struct recipe *r, const struct opened *model, const struct option_list *files, const char *where,
+                      struct error *err) {
+    char **paths = xcalloc(files->count + 1, sizeof *paths, "paths");
+    for (size_t i = 0; i < files->count; i++)
+        paths[i] = recipe_path(r, files->item[i]);
+    int status = examples_read_unlabelled(e, model->tokenizer, (const char *const *)paths, files->count, text_column(r), r->data.seq_len, where, err);
+    for (size_t i = 0; i < files->count; i++)
+        free(paths[i]);
+    free(paths);
+    return status;
+}
+
 // Does a stage train, so that examples are wanted for validation?
 static int may_train(const struct recipe *r) {
     int trains = r->variants != NULL;
@@ -208,20 +223,32 @@ static int may_train(const struct recipe *r) {
 }
 
 int inputs_open_examples(struct inputs *in, const struct recipe *r, const struct opened *model, int need_train, struct error *err) {
+    const int is_masked = model->model->config.head == HEAD_MASKED;
+    const struct option_list *unlabelled = is_masked ? &r->data.train : &r->data.unlabelled;
     memset(in, 0, sizeof *in);
     if (need_train && !r->data.train.count)
         return error_set(err, "%s: a stage learns from examples, but \"data\" has none: give \"train\" (.tsv, .csv or .jsonl)", r->where);
-    int status = need_train ? read_examples(&in->examples, r, model, &r->data.train, "data.train", err) : 0;
-    if (status == 0 && need_train && may_train(r))
+    int status = need_train && !is_masked ? read_examples(&in->examples, r, model, &r->data.train, "data.train", err) : 0;
+    if (status == 0 && in->examples.n && may_train(r))
         status = examples_set_aside(&in->validation, &in->examples, r->data.validation, (uint64_t)r->seed, r->where, err);
+    if (status == 0 && need_train && unlabelled->count)
+        status = read_words(&in->words, r, model, unlabelled, is_masked ? "data.train" : "data.unlabelled", err);
+    if (status == 0 && in->words.n)
+        status = examples_set_aside(&in->words_validation, &in->words, r->data.validation, (uint64_t)r->seed, r->where, err);
     if (status == 0 && r->data.eval.count)
-        status = read_examples(&in->test, r, model, &r->data.eval, "data.eval", err);
+        status = is_masked ? read_words(&in->test, r, model, &r->data.eval, "data.eval", err)
+                           : read_examples(&in->test, r, model, &r->data.eval, "data.eval", err);
     if (status < 0) {
         inputs_release(in);
         return -1;
     }
     in->has_examples = 1;
     char *both = xasprintf("%s %s", in->examples.hash, in->validation.hash);
+    if (in->words.n) {
+        char *more = xasprintf("%s %s %s", both, in->words.hash, in->words_validation.hash);
+        free(both);
+        both = more;
+    }
     hash_text(both, in->train.hash);
     free(both);
     memcpy(in->eval.hash, in->test.hash, sizeof in->eval.hash);
@@ -259,5 +286,7 @@ void inputs_release(struct inputs *in) {
     examples_release(&in->examples);
     examples_release(&in->validation);
     examples_release(&in->test);
+    examples_release(&in->words);
+    examples_release(&in->words_validation);
     memset(in, 0, sizeof *in);
 }

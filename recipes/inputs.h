@@ -19,7 +19,8 @@ struct inputs { // lifetime: one run
     struct image_data images;
     struct images partial; // the training images without one class, where a stage wants that
     int64_t left_out;
-    struct examples examples, validation, test; // of a classifier of texts
+    struct examples examples, validation, test; // of an encoder: labelled for a classifier
+    struct examples words, words_validation;    // unlabelled, to learn masked words from
     int has_examples; // and no text
     int has_images; // and then there is no text; train.hash and eval.hash are theirs
     int draw_train, draw_eval; // files are absent and the recipe allows drawing
@@ -33,7 +34,8 @@ int inputs_draw(struct inputs *in, const struct recipe *r, struct opened *parent
                 const char *folder, struct error *err);
 // Images instead of text, for a model of them: data.images, or Debian's Fashion-MNIST.
 int inputs_open_images(struct inputs *in, const struct recipe *r, const struct config *c, struct error *err);
-// Labelled examples instead of text, for a classifier: data.train, of which data.validation are set aside, and data.eval.
+// Examples instead of text, for an encoder. A classifier's are labelled: data.train, of which data.validation are set aside, and data.eval;
+// data.unlabelled is for stages whose models learn masked words. Of a model of masked words all three are unlabelled.
 int inputs_open_examples(struct inputs *in, const struct recipe *r, const struct opened *model, int need_train, struct error *err);
 // The training images, without those of one class (-1: with all).
 const struct images *inputs_images_without(struct inputs *in, int64_t label);

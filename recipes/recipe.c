@@ -45,6 +45,8 @@ const struct option data_option_table[] = {
     {ROW("text", OPTION_STRING, text), NULL, 0, 0, NULL, "COLUMN",
      "for a classifier of texts: the column of the text in train and eval (.tsv, .csv, .jsonl); default sentence"},
     {ROW("pair", OPTION_STRING, pair), NULL, 0, 0, NULL, "COLUMN", "the column of a second text"},
+    {ROW("unlabelled", OPTION_LIST, unlabelled), NULL, 0, 0, NULL, "FILE",
+     "texts and tables that stages learn masked words from in a classifier's recipe"},
     {ROW("label", OPTION_STRING, label), NULL, 0, 0, NULL, "COLUMN", "the column of the class, a number or a name; default label"},
     {.name = NULL}};
 #undef ROW
@@ -57,7 +59,7 @@ const struct option sample_option_table[] = {
 
 // Keys whose values are paths.
 static int is_path_key(const char *key) {
-    static const char *const keys[] = {"model", "output", "train", "eval", "teacher", "shape", "images", "data"};
+    static const char *const keys[] = {"model", "output", "train", "eval", "teacher", "shape", "images", "data", "unlabelled"};
     for (size_t i = 0; key && i < sizeof keys / sizeof *keys; i++)
         if (strcmp(key, keys[i]) == 0)
             return 1;
@@ -101,6 +103,8 @@ struct json *recipe_json(const struct recipe *r, int absolute) {
         json_remove(data, "images"); // names of folders that exist are hashes of this
     if (r->data.validation == DEFAULT_VALIDATION)
         json_remove(data, "validation");
+    if (!r->data.unlabelled.count)
+        json_remove(data, "unlabelled");
     const char *const column[] = {"text", "pair", "label"};
     char *const given[] = {r->data.text, r->data.pair, r->data.label};
     for (int i = 0; i < 3; i++)

@@ -21,7 +21,7 @@ struct stage { // process lifetime, owned by the recipe
 };
 
 struct data_options {
-    struct option_list train, eval;
+    struct option_list train, eval, unlabelled;
     int64_t seq_len; // 0 until the runner knows the model
     int64_t eval_tokens;
     struct json *sample; // {"documents", "length"}; NULL: no sampling

@@ -150,7 +150,7 @@ static int settle_window(struct recipe *r, const struct config *c, struct error 
         r->data.seq_len = 1;
         return 0;
     }
-    if (r->data.seq_len == 0 && c->head == HEAD_CLASSES) // of examples: as long as they may become
+    if (r->data.seq_len == 0 && (c->head == HEAD_CLASSES || c->head == HEAD_MASKED)) // of examples: as long as they may become
         r->data.seq_len = c->context < DEFAULT_EXAMPLE ? c->context : DEFAULT_EXAMPLE;
     if (r->data.seq_len == 0)
         r->data.seq_len = c->context > 0 && c->context < DEFAULT_WINDOW ? c->context : DEFAULT_WINDOW;
@@ -325,7 +325,8 @@ static int check_and_run(struct run *run, const struct runner_options *o, char *
     if (status == 0 && o->grid)
         status = sweep_check(run, o->grid, o->seeds, &needs_text, err);
     if (status == 0)
-        status = run->parent.model->config.head == HEAD_CLASSES ? inputs_open_examples(run->inputs, r, &run->parent, needs_text, err)
+        status = run->parent.model->config.head == HEAD_CLASSES || run->parent.model->config.head == HEAD_MASKED
+                     ? inputs_open_examples(run->inputs, r, &run->parent, needs_text, err)
                  : model_is_language(&run->parent.model->config)
                      ? inputs_open(run->inputs, r, run->parent.tokenizer, needs_text, err)
                      : inputs_open_images(run->inputs, r, &run->parent.model->config, err);

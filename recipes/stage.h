@@ -61,7 +61,7 @@ struct forecast { // what a stage will do, need and leave
 };
 // Is the stage's input the recipe's model itself?
 int forecast_from_parent(const struct forecast *f);
-// Options of a training that are for classifiers alone.
+// Options of a training that are for classifiers alone, by the shape that is trained (forecast_fresh comes first).
 int forecast_check_images(const struct forecast *f, const struct train_options *o, struct error *err);
 // A stage that begins with fresh weights of another folder's shape (NULL: it does not) leaves a model of that shape.
 int forecast_fresh(struct forecast *f, const char *shape, struct error *err);
@@ -73,6 +73,8 @@ struct stage_type {
     int keeps_model; // what it writes is for use elsewhere: the next stage starts from this one's input
     int takes_images; // works on classifiers of images, too
     int takes_examples; // learns from a classifier's labelled examples, too
+    int needs_blocks;   // works on attention and feed-forward blocks
+    int takes_words;    // learns masked words, too
     int (*needs_text)(const struct stage *s);                    // training text; NULL: no
     const char *(*teacher)(const struct stage *s);               // a second model's path, or NULL; NULL: never
     // Checks what one option row cannot; fills defaults that depend on other stages. NULL: nothing. where: for

@@ -42,8 +42,8 @@ static int teacher_shape(const struct forecast *f, const char *named, struct con
 static int forecast(struct forecast *f, struct error *err) {
     const struct distill_options *o = f->recipe->stage[f->index].options;
     struct config teacher = {0};
-    TRY(forecast_check_images(f, &o->train, err));
     TRY(forecast_fresh(f, o->shape, err));
+    TRY(forecast_check_images(f, &o->train, err));
     TRY(teacher_shape(f, o->teacher, &teacher, err));
     int result = distill_check(o, &f->out, &teacher, err);
     if (result < 0)
@@ -90,7 +90,7 @@ int stage_distill_model(struct stage_run *s, const struct distill_options *o, st
     }
     int status = distill_check(o, &student->config, &teacher->config, err);
     if (status == 0 && o->inherit)
-        log_info("%s: the student begins with %ld of its %ld weights from the teacher", title, (long)distill_inherit(student, teacher),
+        log_info("%s: the student begins with %ld of its %ld weights from the teacher", title, (long)model_inherit(student, teacher),
                  (long)student->n_element);
     stage_trainer(s, &trainer, student, &o->train, title, folder, &held_out);
     if (status == 0)
@@ -123,6 +123,7 @@ const struct stage_type stage_distill = {.name = "distill",
                                          .needs_text = needs_text,
                                          .takes_images = 1,
                                          .takes_examples = 1,
+                                         .takes_words = 1,
                                          .teacher = teacher_path,
                                          .validate = validate,
                                          .forecast = forecast,

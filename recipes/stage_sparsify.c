@@ -72,6 +72,7 @@ static int run(struct stage_run *s, struct error *err) {
 const struct stage_type stage_sparsify = {.name = "sparsify",
                                           .table = sparse_option_table,
                                           .size = sizeof(struct sparse_options),
+                                          .needs_blocks = 1,
                                           .needs_text = needs_text,
                                           .validate = validate,
                                           .forecast = forecast,

@@ -11,7 +11,7 @@
 #include "common/base/random.h"
 #include "common/model/arch.h"
 
-static const struct arch *const arch_table[] = {&arch_llama, &arch_gpt2, &arch_bert, &arch_lenet};
+static const struct arch *const arch_table[] = {&arch_llama, &arch_gpt2, &arch_bert, &arch_bilstm, &arch_lenet};
 
 // Is `word` one of the names in "a|b|c"?
 static int among(const char *word, const char *names)
@@ -40,6 +40,10 @@ int64_t axis_size(const struct config *c, enum axis axis, int layer)
     case AXIS_POSITIONS: return c->context;
     case AXIS_TYPES: return c->n_type;
     case AXIS_LABELS: return c->n_label;
+    case AXIS_EMBEDDING: return c->n_embedding;
+    case AXIS_CELLS: return c->n_cell;
+    case AXIS_BOTH_CELLS: return 2 * c->n_cell;
+    case AXIS_GATES: return 4 * c->n_cell;
     case AXIS_HEADS: return c->layer[layer].n_head * c->head_dim;
     case AXIS_GROUPS: return c->layer[layer].n_kv_head * c->head_dim;
     case AXIS_FF: return c->layer[layer].n_ff;
@@ -166,6 +170,8 @@ int64_t model_positions(const struct config *c)
             return c->context;
     return 0;
 }
+
+int model_has_blocks(const struct config *c) { return !arch_find(c->model_type)->no_blocks; }
 
 int model_is_language(const struct config *c) { return arch_find(c->model_type)->embed >= 0; }
 

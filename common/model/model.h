@@ -23,6 +23,8 @@ enum axis {
     AXIS_POSITIONS, // learned positions
     AXIS_TYPES,     // token types
     AXIS_LABELS,    // what a head decides between
+    AXIS_EMBEDDING, // an LSTM's inputs...
+    AXIS_CELLS, AXIS_BOTH_CELLS, AXIS_GATES, // ... its cells in one direction, in both, and the four gates of each
     AXIS_HEADS, // n_head * head_dim; unit: a query head
     AXIS_GROUPS, // n_kv_head * head_dim; unit: a key/value head
     AXIS_FF,    // unit: a channel
@@ -103,6 +105,8 @@ struct dropout { // while training (Srivastava et al. 2014): the rate of zeros; 
 struct forward {
     const int32_t *ids; // [B*T]; NULL for a model of inputs that are no tokens: they are x [B, inputs], and T is 1
     int64_t B, T;
+    const int32_t *rows;    // positions b * T + t whose words a masked-word head shall tell, [n_rows]; NULL: all
+    int64_t n_rows;
     const int32_t *length, *types; // for models that read both ways: tokens of each sequence [B] (NULL: T), token types [B*T] (NULL: 0)
     struct taps *taps;      // NULL: none
     struct kv_cache *cache; // NULL: none. With one: B is 1, nothing records, positions go on from cache->length
@@ -124,6 +128,7 @@ struct arch {
     // table, tied).
     int head[4], head_bias[4];
     int reads_both_ways; // attention over whole sequences, else causal
+    int no_blocks;       // neither attention nor feed-forward blocks: nothing to tap, to gate or to cut
     const char *spare;   // "a|b": beginnings of names of what checkpoints hold beside the model; NULL: none
     // What of the config only the files say: has(files, name) tells whether a tensor is there. NULL: nothing.
     void (*look)(struct config *c, int (*has)(const void *files, const char *name), const void *files);
@@ -137,6 +142,8 @@ struct model *model_new(const struct config *config, int with_storage);
 void model_free(struct model *m); // NULL is fine
 // Matrices normal with the architecture's deviation, norms 1, biases 0; each tensor's values depend on (seed, its name) alone.
 void model_initialise(struct model *m, uint64_t seed);
+// Copies every tensor that both have in the same shape, of layers evenly spread (of 6: 0, 2, 4 of 0, 1, 2); returns the number of values.
+int64_t model_inherit(struct model *m, const struct model *from);
 void model_want_gradients(struct model *m); // allocates and attaches m->grad
 void model_drop_gradients(struct model *m);
 int parameter_is_norm(const struct parameter *p); // the factors of a norm, 1 at first
@@ -152,9 +159,11 @@ int64_t axis_unit(const struct config *c, enum axis axis); // elements in one un
 int model_is_causal(const struct config *c);
 // Positions that it has learned and cannot go beyond; 0: any number.
 int64_t model_positions(const struct config *c);
+// Does it have attention and feed-forward blocks, which taps show and pruning cuts?
+int model_has_blocks(const struct config *c);
 // Does it read tokens (and not, say, images)?
 int model_is_language(const struct config *c);
-// Final, normalised hidden states [B*T, D], to be given to op_head_loss or op_head_eval with model_head.
+// Final, normalised hidden states [B*T, D] (of a head for classes [B, D], for masked words [n_rows, D]), to be given to op_head_loss or op_head_eval with model_head.
 struct tensor *model_forward(struct model *m, struct tape *tape, const struct forward *f);
 // Gates of ones for every layer, with gradients where wanted; drop frees them.
 void model_add_gates(struct model *m, int with_gradients);

@@ -39,6 +39,17 @@ struct tensor *op_attention(struct tape *tape, struct tensor *q, struct tensor *
 struct tensor *op_attention_both_ways(struct tape *tape, struct tensor *q, struct tensor *k, struct tensor *v, int64_t B, int64_t T,
                                       int64_t E, const int32_t *length);
 
+// One direction of a long short-term memory of U units (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000), as
+// torch.nn.LSTM has it. From c = h = 0, position by position, or with from_end from each sequence's last one back:
+//   [i f g o] = z_t + h w^T + bias,   c = sigmoid(f) c + sigmoid(i) tanh(g),   h = sigmoid(o) tanh(c)
+// z [B*T, 4U] (of all positions at once: op_linear of the inputs), w [4U, U], bias [4U] or NULL; length[b] positions each (1 to T; NULL: T).
+// y [B*T, U]: h at each position, 0 behind a sequence's end. Honours w->hook. The recurrence is in f32 at any precision.
+struct tensor *op_lstm(struct tape *tape, struct tensor *z, struct tensor *w, struct tensor *bias, int64_t B, int64_t T, const int32_t *length,
+                       int from_end);
+
+// y[N, A+C] = a[N,A] and c[N,C] side by side.
+struct tensor *op_join(struct tape *tape, struct tensor *a, struct tensor *c);
+
 // y = tanh(x).
 struct tensor *op_tanh(struct tape *tape, struct tensor *x);
 

@@ -50,6 +50,9 @@ static inline float vec_log(float x)
 
 static inline float vec_sigmoid(float x) { return 1.0f / (1.0f + vec_exp(-x)); }
 
+// Absolute error below 3e-7; relative to small results it is larger.
+static inline float vec_tanh(float x) { return 1.0f - 2.0f / (1.0f + vec_exp(2.0f * x)); }
+
 // Sums are taken in f32 over blocks this long and then in double: fast, and exact enough for a loss.
 #define SUM_BLOCK 256
 

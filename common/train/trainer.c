@@ -235,6 +235,14 @@ static struct loss_parts add_gradient(struct run *r, int64_t index, double weigh
         forward.length = b->length;
         forward.types = b->types;
         targets = b->label;
+        if (o->mask_words > 0 || o->ngrams > 0)
+            examples_augment(t->examples, o->mask_words, o->ngrams, t->seed, (uint64_t)index, b);
+        if (t->model->config.head == HEAD_MASKED) {
+            examples_mask(t->examples, o->mask_share, t->seed, (uint64_t)index, b);
+            forward.rows = b->hidden;
+            forward.n_rows = b->n_hidden;
+            targets = b->word;
+        }
     } else if (t->images) {
         forward.x = &r->x;
         images_batch(t->images, t->seed, o->jitter, index * o->batch, o->batch, r->x.data, r->targets);
@@ -458,11 +466,16 @@ static int check_inputs(const struct trainer *t, struct error *err)
     TRY(train_check(&t->options, t->title, err));
     if (!t->model->data)
         return error_set(err, "%s: the model's weights are quantized; train the unquantized model", t->title);
-    if (t->examples)
-        return t->model->config.head == HEAD_CLASSES && t->examples->longest <= t->model->config.context
+    if (t->examples) {
+        const struct config *c = &t->model->config;
+        if (t->options.mask_words > 0 && t->examples->mask < 0)
+            return error_set(err, "%s.mask_words: the tokenizer has no token that hides a word ([MASK]); leave it out", t->title);
+        const int has_head = c->head == HEAD_CLASSES || (c->head == HEAD_MASKED && t->examples->mask >= 0);
+        return has_head && t->examples->longest <= c->context
                    ? 0
                    : error_set(err, "%s: examples of up to %lld tokens, and a model %s", t->title, (long long)t->examples->longest,
-                               t->model->config.head == HEAD_CLASSES ? "with positions for fewer" : "without a head for classes");
+                               has_head ? "with positions for fewer" : "without a head for classes or masked words");
+    }
     if (t->images)
         return images_check(t->images, t->model->config.hidden, t->model->config.vocab, t->title, err);
     return dataset_check(t->data, t->model->config.vocab, t->title, err);

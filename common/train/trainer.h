@@ -30,7 +30,9 @@ struct train_options {         // one option table row each: train_option_table
     int64_t decay_every;    // schedule "step": the rate is multiplied by `decay` every so many steps
     double decay;
     int64_t log_every;      // steps between lines of run.jsonl
-    double dropout_input, dropout; // of the inputs (images only) and of hidden units (classifiers only)
+    double dropout_input, dropout; // of the inputs (images, a bilstm's embeddings) and of hidden units (classifiers only)
+    double mask_share;             // masked words: how many a step hides
+    double mask_words, ngrams;     // of texts for classifiers: examples_augment
     int64_t jitter;                // pixels that an image is moved by, at most
     int64_t drop_class;            // of images that are left out; -1: none. The caller leaves them out
 };
@@ -81,9 +83,15 @@ extern const struct option train_option_table[]; // rows for struct train_option
     {"log_every", OPTION_INT, offsetof(S, prefix log_every), "1", 1, 1e9, NULL, "N",                                 \
      "steps between lines of the training's log"},                                                                   \
     {"dropout_input", OPTION_DOUBLE, offsetof(S, prefix dropout_input), "0", 0, 0.99, NULL, "R",                     \
-     "images: share of the inputs that a step sets to zero"},                                                        \
+     "images: share of the inputs that a step sets to zero; bilstm: of the embeddings"},                                                        \
     {"dropout", OPTION_DOUBLE, offsetof(S, prefix dropout), "0", 0, 0.99, NULL, "R",                                 \
      "classifiers: share of the hidden units that a step sets to zero"},                                                  \
+    {"mask_share", OPTION_DOUBLE, offsetof(S, prefix mask_share), "0.15", 0.001, 0.99, NULL, "R",                    \
+     "masked words: share of the tokens that a step hides"},                                                         \
+    {"mask_words", OPTION_DOUBLE, offsetof(S, prefix mask_words), "0", 0, 0.99, NULL, "R",                           \
+     "classifiers of texts: share of the words that a step hides"},                                                  \
+    {"ngrams", OPTION_DOUBLE, offsetof(S, prefix ngrams), "0", 0, 1, NULL, "R",                                      \
+     "classifiers of texts: share of which a step sees one to five words in a row alone"},                          \
     {"jitter", OPTION_INT, offsetof(S, prefix jitter), "0", 0, 64, NULL, "N",                                        \
      "images: pixels by which each is moved at random, at most"},                                                    \
     {"drop_class", OPTION_INT, offsetof(S, prefix drop_class), "-1", -1, 1e6, NULL, "N",                             \
@@ -108,7 +116,7 @@ struct trainer {
     const struct dataset *data; // text, in windows of seq_len
     int64_t seq_len;
     const struct images *images; // instead of text; seq_len is 1 then, and an image counts as a token
-    const struct examples *examples; // the same, for a classifier of texts
+    const struct examples *examples; // the same, for an encoder: labelled for a classifier, any for a model that learns masked words
     // Only a part of the options' steps: from first_step (0: the start) to before last_step (0: the end). Schedule and order
     // of the data are those of the whole.
     int64_t first_step, last_step;
