@@ -122,7 +122,7 @@ static struct tensor *answers_loss(const struct distillation *d, struct tape *ta
     for (int k = 0; k < DIVERGENCES; k++) {
         parts->loss += spec->alpha * weight[k] * divergence_scale(k, spec->temperature) * head.divergence[k];
         if (k != DIVERGENCE_KL && answers_has(&d->answers, k))
-            parts->term[parts->n_term++] = (struct loss_term){divergence_names[k], head.divergence[k]};
+            parts->term[parts->n_term++] = (struct loss_term){answers_log_name(k), head.divergence[k]};
     }
     return loss;
 }
