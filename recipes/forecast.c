@@ -105,7 +105,7 @@ int forecasts_make(struct forecasts *f, const struct run *run, int measures, str
     for (int i = 0; i < r->n_stage && result == 0; i++) {
         struct forecast *s = &f->stage[f->n++];
         *s = (struct forecast){.recipe = r, .index = i, .parent = parent, .tokenizer = run->parent.tokenizer,
-                                .has_text = r->data.train.count > 0 || r->data.sample};
+                                .has_text = r->data.train.count > 0 || r->data.sample || stage_after_sample(r, i)};
         config_copy(&s->in, shape);
         config_copy(&s->out, shape);
         if (!model_is_language(parent) && !r->stage[i].type->takes_images)
@@ -191,7 +191,8 @@ void forecasts_print(const struct forecasts *f, const struct recipe *r, FILE *to
         }
         fprintf(to, "   %.3g TFLOP, about %.0f s, memory %.2f GB, disk %.1f MB\n", s->flops / 1e12, seconds(s, rate),
                 (double)s->memory / 1e9, (double)s->disk / 1e6);
-        print_loads(to, s);
+        if (!type->makes_text)
+            print_loads(to, s);
         total += seconds(s, rate);
     }
     if (f->measuring.flops > 0)

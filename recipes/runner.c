@@ -135,7 +135,7 @@ static int open_parent(struct run *run, struct error *err) {
 }
 
 int recipe_needs_text(const struct recipe *r) {
-    for (int i = 0; i < r->n_stage; i++)
+    for (int i = 0; i < r->n_stage && !stage_after_sample(r, i); i++)
         if (r->stage[i].type->needs_text && r->stage[i].type->needs_text(&r->stage[i]))
             return 1;
     return 0;

@@ -251,7 +251,7 @@ static int prune_once(struct pruning *p, int64_t step, struct error *err) {
     const struct recipe *r = p->stage->recipe;
     double sparsity = o->heads > o->ffn ? o->heads : o->ffn;
     double progress = prune_progress((enum prune_schedule)o->schedule, step, o->steps, sparsity);
-    const struct dataset *text = &p->stage->run->inputs->train.data;
+    const struct dataset *text = &p->stage->train->data;
     const struct inputs *in = p->stage->run->inputs;
     struct calibration calibration = {.data = text->n_token ? text : NULL,
                                       .examples = in->has_examples && in->examples.n ? &in->examples : NULL,
@@ -261,7 +261,7 @@ static int prune_once(struct pruning *p, int64_t step, struct error *err) {
                                       .seed = (uint64_t)r->seed,
                                       .precision = (enum precision)r->precision};
     struct run *run = p->stage->run;
-    if (run->is_sweep && p->current.model == run->parent.model)
+    if (run->is_sweep && p->current.model == run->parent.model && p->stage->train == &in->train)
         calibration.cache = &run->parent_scores;
     struct model *smaller;
     struct prune_budget budget = p->budget.prune;

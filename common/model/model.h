@@ -90,10 +90,11 @@ struct taps {
     struct tensor **hidden, **heads, **ff, **middle, **attention_in, **ff_in, **q, **k, **v;
 };
 
-// Keys and values of the positions so far, for decoding one sequence. Process or request lifetime.
+// Keys and values of the positions so far, for decoding sequences that are all equally long. Process or request lifetime.
 struct kv_cache {
-    int64_t capacity, length; // positions
-    float **k, **v;           // per layer [capacity, G*E]
+    int64_t sequences;
+    int64_t capacity, length; // positions of each
+    float **k, **v;           // per layer [sequences, capacity, G*E]
     int n_layer;
 };
 
@@ -109,7 +110,7 @@ struct forward {
     int64_t n_rows;
     const int32_t *length, *types; // for models that read both ways: tokens of each sequence [B] (NULL: T), token types [B*T] (NULL: 0)
     struct taps *taps;      // NULL: none
-    struct kv_cache *cache; // NULL: none. With one: B is 1, nothing records, positions go on from cache->length
+    struct kv_cache *cache; // NULL: none. With one: B is its sequences, nothing records, positions go on from cache->length
     int checkpoint;         // keep only the layers' outputs and compute again in the backward pass (no taps but TAP_HIDDEN)
     // A part of the way, for passes layer by layer: layers from `first` to before `last` (0: all), from hidden states `x`
     // [B*T, D] instead of ids. With last > 0 what comes out are the hidden states there, not normalised.
@@ -169,7 +170,8 @@ struct tensor *model_forward(struct model *m, struct tape *tape, const struct fo
 void model_add_gates(struct model *m, int with_gradients);
 void model_drop_gates(struct model *m);
 
-void kv_cache_init(struct kv_cache *c, const struct model *m, int64_t capacity);
+void kv_cache_init(struct kv_cache *c, const struct model *m, int64_t capacity); // of one sequence
+void kv_cache_init_batch(struct kv_cache *c, const struct model *m, int64_t sequences, int64_t capacity);
 void kv_cache_release(struct kv_cache *c);
 
 // FLOPs of the products for one token: forward, at a context of T positions (attention counted at the mean context T/2).

@@ -32,9 +32,12 @@ struct tensor *op_rope(struct tape *tape, struct tensor *x, const float *table, 
 
 // Causal grouped-query attention, softmax(q k^T / sqrt(E)) v, tiled so that no T x T map is kept.
 // q [B*T, H*E], k and v [B*S, G*E], H a multiple of G; query head h reads group h / (H/G). S >= T: the queries are the
-// last T of S positions (S > T only with cached keys, and then nothing may be recording). y [B*T, H*E].
+// last T of S positions. y [B*T, H*E].
 struct tensor *op_attention(struct tape *tape, struct tensor *q, struct tensor *k, struct tensor *v, int64_t B, int64_t T,
                             int64_t S, int64_t E);
+// The same where keys and values lie in a cache: k and v [B*room, G*E], the first S of each sequence's rows are there. Not recorded.
+struct tensor *op_attention_cached(struct tape *tape, struct tensor *q, struct tensor *k, struct tensor *v, int64_t B, int64_t T,
+                                   int64_t S, int64_t room, int64_t E);
 // The same in both directions: each query sees the first length[b] of the T positions of its sequence (1 to T; NULL: all).
 struct tensor *op_attention_both_ways(struct tape *tape, struct tensor *q, struct tensor *k, struct tensor *v, int64_t B, int64_t T,
                                       int64_t E, const int32_t *length);

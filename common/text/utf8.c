@@ -56,6 +56,18 @@ size_t utf8_decode(const char *s, size_t n, uint32_t *code) {
     return need;
 }
 
+void text_append_valid(struct text *out, const char *s, size_t n)
+{
+    for (size_t at = 0; at < n;) {
+        uint32_t code = 0;
+        const size_t length = utf8_decode(s + at, n - at, &code);
+        text_append_code(out, length && code ? code : 0xFFFD);
+        at += length ? length : 1;
+    }
+    text_append(out, "", 1);
+    out->len--;
+}
+
 int utf8_valid(const char *s, size_t n) {
     uint32_t code;
     for (size_t i = 0, step; i < n; i += step) {

@@ -24,6 +24,8 @@ void text_release(struct text *s);
 // Length of the valid sequence at s (1 to 4), or 0; *code is set when it is valid. n > 0.
 size_t utf8_decode(const char *s, size_t n, uint32_t *code);
 int utf8_valid(const char *s, size_t n);
+// Appends s as valid text without NUL bytes (and, not counted, one at its end), as JSON wants it: what is none becomes U+FFFD.
+void text_append_valid(struct text *out, const char *s, size_t n);
 // utf8_decode for text known to be valid.
 size_t utf8_next(const char *s, size_t n, uint32_t *code);
 size_t utf8_put(char out[4], uint32_t code); // bytes written
