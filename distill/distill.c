@@ -180,7 +180,7 @@ static struct tensor *distill_loss(void *context, struct tape *tape, const struc
                                    .temperature = temperature,
                                    .weight = weight};
     struct head_result head;
-    struct tensor *loss = op_head_loss(tape, x, model_head(d->student), &spec, &head);
+    struct tensor *loss = model_head_loss(d->student, tape, &student_forward, x, &spec, &head);
     *parts = (struct loss_parts){.ce = head.ce, .kl = head.kl};
     parts->loss = alpha * temperature * temperature * head.kl + (1 - alpha) * head.ce;
     return hidden ? add_hidden_loss(d, tape, loss, weight, parts) : loss;
