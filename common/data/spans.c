@@ -121,6 +121,17 @@ static int take(void *context, const struct squad_question *q, const char *where
     return 0;
 }
 
+// What is right is an input of an evaluation, too.
+static void hash_answers(struct examples *e, const struct span_texts *t)
+{
+    struct hasher *h = hasher_new();
+    hasher_add_text(h, e->hash);
+    for (int64_t i = 0; i < t->n; i++)
+        for (int64_t k = 0; k < t->question[i].n_answer; k++)
+            hasher_add_text(h, t->question[i].answer[k]);
+    hasher_end(h, e->hash);
+}
+
 int spans_read(struct examples *e, struct span_texts *texts, const struct tokenizer *t, const char *const *paths, size_t n_paths, int64_t most,
                int64_t stride, const char *where, struct error *err)
 {
@@ -141,6 +152,8 @@ int spans_read(struct examples *e, struct span_texts *texts, const struct tokeni
             span_texts_release(texts);
         return -1;
     }
+    if (texts)
+        hash_answers(e, texts);
     return 0;
 }
 
