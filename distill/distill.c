@@ -75,6 +75,8 @@ int distill_check(const struct distill_options *o, const struct config *student,
     if (!model_has_blocks(student) && (o->hidden > 0 || o->features || o->inherit))
         return error_set(err, "distill.%s: a %s student has no layers like its teacher's; leave it out, logits are what it can learn from",
                          o->features ? "features" : o->hidden > 0 ? "hidden" : "inherit", student->model_type);
+    if (student->head == HEAD_SPANS && o->divergence)
+        return error_set(err, "distill.divergence: answers as spans are learned by KL alone; leave it out");
     struct answers answers;
     struct features features;
     TRY(answers_read(&answers, o->divergence, err));
@@ -109,15 +111,15 @@ double distill_alpha(const struct distill_options *o, int64_t steps, int64_t ste
 static double share_done(const struct distillation *d, int64_t step) { return d->steps > 1 ? (double)step / (double)(d->steps - 1) : 0; }
 
 // The soft targets' and the hard ones' loss, from the fused head; all divergences but KL are further terms of the log.
-static struct tensor *answers_loss(const struct distillation *d, struct tape *tape, struct tensor *x, struct head_spec *spec, int64_t step,
-                                   struct loss_parts *parts)
+static struct tensor *answers_loss(const struct distillation *d, struct tape *tape, const struct forward *f, struct tensor *x,
+                                   struct head_spec *spec, int64_t step, struct loss_parts *parts)
 {
     double weight[DIVERGENCES];
     struct head_result head;
     answers_at(&d->answers, share_done(d, step), weight);
     spec->divergence = weight;
     spec->beta = d->options->beta;
-    struct tensor *loss = op_head_loss(tape, x, model_head(d->student), spec, &head);
+    struct tensor *loss = model_head_loss(d->student, tape, f, x, spec, &head);
     *parts = (struct loss_parts){.loss = (1 - spec->alpha) * head.ce, .ce = head.ce, .kl = head.kl};
     for (int k = 0; k < DIVERGENCES; k++) {
         parts->loss += spec->alpha * weight[k] * divergence_scale(k, spec->temperature) * head.divergence[k];
@@ -174,7 +176,7 @@ static struct tensor *distill_loss(void *context, struct tape *tape, const struc
                              .alpha = distill_alpha(d->options, d->steps, step),
                              .temperature = temperature_at(d, step),
                              .weight = weight};
-    struct tensor *loss = answers_loss(d, tape, x, &spec, step, parts);
+    struct tensor *loss = answers_loss(d, tape, &student_forward, x, &spec, step, parts);
     return shows ? add_features(d, tape, forward, loss, weight, step, parts) : loss;
 }
 

@@ -115,7 +115,7 @@ int forecasts_make(struct forecasts *f, const struct run *run, int measures, str
             result = error_set(err, "%s: stages[%d]: %s works on attention and feed-forward blocks; a %s model has none (it can be trained, distilled "
                                "and exported to a folder)", r->where, i, r->stage[i].type->name, shape->model_type);
         else if (model_is_language(parent) && !model_is_causal(parent) && r->stage[i].type->needs_text &&
-                 r->stage[i].type->needs_text(&r->stage[i]) && !(r->stage[i].type->takes_examples && shape->head == HEAD_CLASSES) && !(r->stage[i].type->takes_words && shape->head == HEAD_MASKED))
+                 r->stage[i].type->needs_text(&r->stage[i]) && !(r->stage[i].type->takes_examples && head_is_labelled(shape->head)) && !(r->stage[i].type->takes_words && shape->head == HEAD_MASKED))
             result = error_set(err, "%s: stages[%d]: %s, as it is asked for, learns from text by predicting the next token; a %s model does not "
                                "(a classifier learns from examples; any can be pruned by the weights alone: score magnitude, l1, l2 or random)", r->where, i, r->stage[i].type->name,
                                parent->model_type);

@@ -187,15 +187,19 @@ int inputs_open_images(struct inputs *in, const struct recipe *r, const struct c
 
 static const char *text_column(const struct recipe *r) { return r->data.text ? r->data.text : "sentence"; }
 
-static int read_examples(struct examples *e, const struct recipe *r, const struct opened *model, const struct option_list *files,
-                         const char *where, struct error *err) {
+// By the model's head labelled rows, or questions with spans (texts: what evaluation needs of these; NULL: not wanted).
+static int read_examples(struct examples *e, struct span_texts *texts, const struct recipe *r, const struct opened *model,
+                         const struct option_list *files, const char *where, struct error *err) {
     const struct config *c = &model->model->config;
     const struct example_classes classes = {c->n_label, json_get(c->source, "id2label")};
     const struct example_columns columns = {text_column(r), r->data.pair, r->data.label ? r->data.label : "label"};
     char **paths = xcalloc(files->count + 1, sizeof *paths, "paths");
     for (size_t i = 0; i < files->count; i++)
         paths[i] = recipe_path(r, files->item[i]);
-    int status = examples_read(e, model->tokenizer, &classes, (const char *const *)paths, files->count, &columns, r->data.seq_len, where, err);
+    const char *const *named = (const char *const *)paths;
+    int status = c->head == HEAD_SPANS
+                     ? spans_read(e, texts, model->tokenizer, named, files->count, r->data.seq_len, r->data.stride, where, err)
+                     : examples_read(e, model->tokenizer, &classes, named, files->count, &columns, r->data.seq_len, where, err);
     for (size_t i = 0; i < files->count; i++)
         free(paths[i]);
     free(paths);
@@ -232,8 +236,9 @@ int inputs_open_examples(struct inputs *in, const struct recipe *r, const struct
     const struct option_list *unlabelled = is_masked ? &r->data.train : &r->data.unlabelled;
     memset(in, 0, sizeof *in);
     if (need_train && !r->data.train.count)
-        return error_set(err, "%s: a stage learns from examples, but \"data\" has none: give \"train\" (.tsv, .csv or .jsonl)", r->where);
-    int status = need_train && !is_masked ? read_examples(&in->examples, r, model, &r->data.train, "data.train", err) : 0;
+        return error_set(err, "%s: a stage learns from examples, but \"data\" has none: give \"train\" (%s)", r->where,
+                         model->model->config.head == HEAD_SPANS ? "SQuAD's .json, or .jsonl" : ".tsv, .csv or .jsonl");
+    int status = need_train && !is_masked ? read_examples(&in->examples, NULL, r, model, &r->data.train, "data.train", err) : 0;
     if (status == 0 && in->examples.n && may_train(r))
         status = examples_set_aside(&in->validation, &in->examples, r->data.validation, (uint64_t)r->seed, r->where, err);
     if (status == 0 && need_train && unlabelled->count)
@@ -242,7 +247,7 @@ int inputs_open_examples(struct inputs *in, const struct recipe *r, const struct
         status = examples_set_aside(&in->words_validation, &in->words, r->data.validation, (uint64_t)r->seed, r->where, err);
     if (status == 0 && r->data.eval.count)
         status = is_masked ? read_words(&in->test, r, model, &r->data.eval, "data.eval", err)
-                           : read_examples(&in->test, r, model, &r->data.eval, "data.eval", err);
+                           : read_examples(&in->test, &in->test_texts, r, model, &r->data.eval, "data.eval", err);
     if (status < 0) {
         inputs_release(in);
         return -1;
@@ -293,6 +298,7 @@ void inputs_release(struct inputs *in) {
     examples_release(&in->examples);
     examples_release(&in->validation);
     examples_release(&in->test);
+    span_texts_release(&in->test_texts);
     examples_release(&in->words);
     examples_release(&in->words_validation);
     memset(in, 0, sizeof *in);

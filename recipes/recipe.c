@@ -48,6 +48,8 @@ const struct option data_option_table[] = {
     {ROW("unlabelled", OPTION_LIST, unlabelled), NULL, 0, 0, NULL, "FILE",
      "texts and tables that stages learn masked words from in a classifier's recipe"},
     {ROW("label", OPTION_STRING, label), NULL, 0, 0, NULL, "COLUMN", "the column of the class, a number or a name; default label"},
+    {ROW("stride", OPTION_INT, stride), "0", 0, 1 << 20, NULL, "N",
+     "of questions with spans (SQuAD's .json, or .jsonl): tokens from one window of a long context to the next; 0: 128, at most half of one"},
     {.name = NULL}};
 #undef ROW
 #define ROW(n, t, f) n, t, offsetof(struct sample_options, f)
@@ -105,6 +107,8 @@ struct json *recipe_json(const struct recipe *r, int absolute) {
         json_remove(data, "validation");
     if (!r->data.unlabelled.count)
         json_remove(data, "unlabelled");
+    if (!r->data.stride)
+        json_remove(data, "stride");
     const char *const column[] = {"text", "pair", "label"};
     char *const given[] = {r->data.text, r->data.pair, r->data.label};
     for (int i = 0; i < 3; i++)

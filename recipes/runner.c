@@ -146,14 +146,16 @@ static int run_needs_text(const struct recipe *r) { return r->variants || recipe
 
 #define DEFAULT_WINDOW 256
 #define DEFAULT_EXAMPLE 128
+#define DEFAULT_ANSWERS 384 // as in BERT's code
 
 static int settle_window(struct recipe *r, const struct config *c, struct error *err) {
     if (!model_is_language(c)) { // an image is one token
         r->data.seq_len = 1;
         return 0;
     }
-    if (r->data.seq_len == 0 && (c->head == HEAD_CLASSES || c->head == HEAD_MASKED)) // of examples: as long as they may become
-        r->data.seq_len = c->context < DEFAULT_EXAMPLE ? c->context : DEFAULT_EXAMPLE;
+    const int64_t most = c->head == HEAD_SPANS ? DEFAULT_ANSWERS : DEFAULT_EXAMPLE;
+    if (r->data.seq_len == 0 && (head_is_labelled(c->head) || c->head == HEAD_MASKED)) // of examples: as long as they may become
+        r->data.seq_len = c->context < most ? c->context : most;
     if (r->data.seq_len == 0)
         r->data.seq_len = c->context > 0 && c->context < DEFAULT_WINDOW ? c->context : DEFAULT_WINDOW;
     if (r->data.seq_len < 2 || (c->context > 0 && r->data.seq_len > c->context))
@@ -192,11 +194,14 @@ static struct json *images_json(const struct image_data *d, const struct data_op
     return images;
 }
 
+// Of questions with spans these are counted, not their windows.
+static double count_examples(const struct examples *e) { return (double)(e->question ? e->n_question : e->n); }
+
 static struct json *examples_json(const struct inputs *in) {
     struct json *o = json_object();
-    json_set_number(o, "train", (double)in->examples.n);
-    json_set_number(o, "validation", (double)in->validation.n);
-    json_set_number(o, "test", (double)in->test.n);
+    json_set_number(o, "train", count_examples(&in->examples));
+    json_set_number(o, "validation", count_examples(&in->validation));
+    json_set_number(o, "test", count_examples(&in->test));
     json_set_string(o, "train_hash", in->train.hash);
     json_set_string(o, "test_hash", in->eval.hash);
     return o;
@@ -327,7 +332,7 @@ static int check_and_run(struct run *run, const struct runner_options *o, char *
     if (status == 0 && o->grid)
         status = sweep_check(run, o->grid, o->seeds, &needs_text, err);
     if (status == 0)
-        status = run->parent.model->config.head == HEAD_CLASSES || run->parent.model->config.head == HEAD_MASKED
+        status = head_is_labelled(run->parent.model->config.head) || run->parent.model->config.head == HEAD_MASKED
                      ? inputs_open_examples(run->inputs, r, &run->parent, needs_text, err)
                  : model_is_language(&run->parent.model->config)
                      ? inputs_open(run->inputs, r, run->parent.tokenizer, needs_text, err)

@@ -11,6 +11,7 @@
 #include "common/eval/evaluate_classes.h"
 #include "common/eval/evaluate_images.h"
 #include "common/eval/evaluate_masked.h"
+#include "common/eval/evaluate_spans.h"
 #include "common/model/save.h"
 #include "recipes/inputs.h"
 
@@ -182,6 +183,15 @@ int stage_measure(const struct stage_run *s, struct model *m, int is_test, doubl
         *loss = r.mean_nll;
         *accuracy = 100 * r.accuracy.share;
         masked_result_release(&r);
+        return 0;
+    }
+    if (m->config.head == HEAD_SPANS) { // of the questions set aside the loss alone
+        const struct inputs *in = s->run->inputs;
+        struct span_result r;
+        evaluate_spans(&r, m, is_test ? &in->test : &in->validation, is_test ? &in->test_texts : NULL, PRECISION_F32);
+        *loss = r.mean_nll;
+        *accuracy = is_test ? 100 * r.exact_share.share : (double)NAN;
+        span_result_release(&r);
         return 0;
     }
     if (s->run->inputs->has_examples) {

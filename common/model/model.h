@@ -166,6 +166,9 @@ int model_has_blocks(const struct config *c);
 int model_is_language(const struct config *c);
 // Final, normalised hidden states [B*T, D] (of a head for classes [B, D], for masked words [n_rows, D]), to be given to op_head_loss or op_head_eval with model_head.
 struct tensor *model_forward(struct model *m, struct tape *tape, const struct forward *f);
+// The loss that the model's head is for, on model_forward's x: op_head_loss; on answers' spans op_span_loss, whose targets are [B, 2].
+struct tensor *model_head_loss(struct model *m, struct tape *tape, const struct forward *f, struct tensor *x, const struct head_spec *spec,
+                               struct head_result *result);
 // Gates of ones for every layer, with gradients where wanted; drop frees them.
 void model_add_gates(struct model *m, int with_gradients);
 void model_drop_gates(struct model *m);

@@ -126,6 +126,21 @@ struct tensor *op_head_loss(struct tape *tape, struct tensor *x, struct tensor *
 void op_head_top(struct tape *tape, const struct tensor *x, const struct tensor *w, const struct tensor *bias, double temperature,
                  const struct head_top *top);
 
+// The loss on answers' spans (Devlin et al. 2019, section 4.2): logits z [B*T, 2] of where an answer starts and where it ends, each a
+// distribution over the positions of its sequence: the first length[b] of T, so all but padding; [CLS] (which stands for "no answer" here) and
+// the question are among them, as in the original, which counted padding, too.
+//   loss[1] = weight * mean over the 2 B distributions of  alpha * temperature^2 * KL + (1 - alpha) * CE     (terms as of op_head_loss)
+struct span_spec {
+    const int32_t *targets; // [B, 2] positions in their sequences
+    const int32_t *length;  // [B]; NULL: T
+    int64_t B, T;
+    const float *teacher;   // its logits [B*T, 2], or NULL: alpha is taken as 0
+    double alpha, temperature, weight;
+};
+struct tensor *op_span_loss(struct tape *tape, struct tensor *z, const struct span_spec *spec, struct head_result *result);
+// -log softmax over n positions, at target; z: the first position's logit of a start, or of an end, [n, 2].
+double span_cross_entropy(const float *z, int64_t n, int32_t target);
+
 // Evaluation: for each row with target >= 0, nll[n] = -log softmax(x w^T)[target] in double; with a reference (against_x NULL: none),
 // also against_nll[n], kl[n] = KL(reference || model) at temperature 1 and agree[n] = 1 when both have the same largest logit.
 // Rows with target < 0 are left untouched. Not recorded.

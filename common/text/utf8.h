@@ -36,6 +36,10 @@ size_t utf8_escape(const char *s, size_t n, struct text *out, int *changed);
 
 int code_is_space(uint32_t code); // Unicode White_Space
 int code_is_punctuation(uint32_t code); // of Unicode's categories P, or one of ASCII's symbols
+int code_is_alphanumeric(uint32_t code); // letters and numbers, no marks
+int code_is_cased(uint32_t code);        // a letter of upper, lower or title case
+int code_is_case_ignorable(uint32_t code); // marks and signs that stand inside words (Unicode's Case_Ignorable, but for a few signs)
+uint32_t code_lower(uint32_t code);
 int code_is_word(uint32_t code);  // \w: letters, marks, digits, connectors
 
 #endif

@@ -116,7 +116,7 @@ struct trainer {
     const struct dataset *data; // text, in windows of seq_len
     int64_t seq_len;
     const struct images *images; // instead of text; seq_len is 1 then, and an image counts as a token
-    const struct examples *examples; // the same, for an encoder: labelled for a classifier, any for a model that learns masked words
+    const struct examples *examples; // the same, for an encoder: with labels or spans, any for a model that learns masked words
     // Only a part of the options' steps: from first_step (0: the start) to before last_step (0: the end). Schedule and order
     // of the data are those of the whole.
     int64_t first_step, last_step;
