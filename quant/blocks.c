@@ -47,7 +47,12 @@ static __m256 dot16_i8(__m128i q, const float *x, __m256 sum)
 
 // F32
 
-static void f32_encode(const float *from, void *to, int64_t n) { memcpy(to, from, (size_t)n * 4); }
+static void f32_encode(const float *from, const float *importance, int64_t n, void *to)
+{
+    (void)importance; // nothing is lost
+    memcpy(to, from, (size_t)n * 4);
+}
+
 static void f32_decode(const void *from, float *to, int64_t n) { memcpy(to, from, (size_t)n * 4); }
 
 static float f32_dot(const void *row, const float *x, int64_t n)
@@ -65,7 +70,12 @@ static float f32_dot(const void *row, const float *x, int64_t n)
 
 // F16, BF16
 
-static void f16_encode(const float *from, void *to, int64_t n) { dtype_from_f32(DTYPE_F16, from, to, n); }
+static void f16_encode(const float *from, const float *importance, int64_t n, void *to)
+{
+    (void)importance; // each value by itself: the nearest one is the best
+    dtype_from_f32(DTYPE_F16, from, to, n);
+}
+
 static void f16_decode(const void *from, float *to, int64_t n) { dtype_to_f32(DTYPE_F16, from, to, n); }
 
 static float f16_dot(const void *row, const float *x, int64_t n)
@@ -82,7 +92,12 @@ static float f16_dot(const void *row, const float *x, int64_t n)
     return sum8(sum) + rest;
 }
 
-static void bf16_encode(const float *from, void *to, int64_t n) { dtype_from_f32(DTYPE_BF16, from, to, n); }
+static void bf16_encode(const float *from, const float *importance, int64_t n, void *to)
+{
+    (void)importance; // each value by itself: the nearest one is the best
+    dtype_from_f32(DTYPE_BF16, from, to, n);
+}
+
 static void bf16_decode(const void *from, float *to, int64_t n) { dtype_to_f32(DTYPE_BF16, from, to, n); }
 
 static float bf16_dot(const void *row, const float *x, int64_t n)
@@ -102,8 +117,9 @@ static float bf16_dot(const void *row, const float *x, int64_t n)
 
 // Q8_0, 34 bytes: f16 d, 32 signed bytes. value = d * q.
 
-static void q8_0_encode(const float *from, void *to, int64_t n)
+static void q8_0_encode(const float *from, const float *importance, int64_t n, void *to)
 {
+    (void)importance; // rounding to nearest does not search
     uint8_t *b = to;
     for (int64_t i = 0; i < n; i += 32, b += 34) {
         float largest = 0;
@@ -142,8 +158,9 @@ static float q8_0_dot(const void *row, const float *x, int64_t n)
 // Q4_0, 18 bytes: f16 d, 16 bytes; the low half of byte j is value j, the high half value j + 16.
 // value = d * (q - 8).
 
-static void q4_0_encode(const float *from, void *to, int64_t n)
+static void q4_0_encode(const float *from, const float *importance, int64_t n, void *to)
 {
+    (void)importance; // rounding to nearest does not search
     uint8_t *b = to;
     for (int64_t i = 0; i < n; i += 32, b += 18) {
         float largest = 0; // with its sign, so that the extreme value lands on the end -8 of the range

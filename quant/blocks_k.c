@@ -190,8 +190,9 @@ static void pack4(const float *x, const struct codes4 *c, uint8_t *b)
     }
 }
 
-void q4_k_encode(const float *from, void *to, int64_t n)
+void q4_k_encode(const float *from, const float *importance, int64_t n, void *to)
 {
+    (void)importance;
     uint8_t *b = to;
     for (int64_t i = 0; i < n; i += SUPER_BLOCK, b += Q4_K_BYTES) {
         const float *x = from + i;
@@ -327,8 +328,9 @@ static void pack6(const float *x, const struct codes6 *c, uint8_t *b)
     }
 }
 
-void q6_k_encode(const float *from, void *to, int64_t n)
+void q6_k_encode(const float *from, const float *importance, int64_t n, void *to)
 {
+    (void)importance;
     uint8_t *b = to;
     for (int64_t i = 0; i < n; i += SUPER_BLOCK, b += Q6_K_BYTES) {
         const float *x = from + i;

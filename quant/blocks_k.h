@@ -25,7 +25,7 @@ static inline void q4_k_unpack(const uint8_t *packed, int j, uint8_t *scale, uin
     }
 }
 
-void q4_k_encode(const float *from, void *to, int64_t n);
-void q6_k_encode(const float *from, void *to, int64_t n);
+void q4_k_encode(const float *from, const float *importance, int64_t n, void *to);
+void q6_k_encode(const float *from, const float *importance, int64_t n, void *to);
 
 #endif

@@ -113,7 +113,7 @@ static void encode_rows(const struct row_reader *r, int64_t row0, int64_t n, uns
             read_row(r, row0 + i, row, row + columns);
             const int64_t column = find_bad(t->format, row, columns);
             if (column < 0) {
-                t->format->encode(row, to + i * row_bytes, columns);
+                t->format->encode(row, NULL, columns, to + i * row_bytes);
                 continue;
             }
 #pragma omp critical

@@ -35,7 +35,7 @@ Test(quant_blocks, q8_0_by_hand)
     x[3] = -0.25f;
     x[31] = 0.24f; // below half a step
     unsigned char b[34];
-    block_format_find("q8_0")->encode(x, b, 32);
+    block_format_find("q8_0")->encode(x, NULL, 32, b);
     unsigned char want[34] = {0x00, 0x38, 127, 0x81, 1, 0xff};
     cr_assert_arr_eq(b, want, 34);
 }
@@ -48,7 +48,7 @@ Test(quant_blocks, q4_0_by_hand)
     x[2] = -2;     // 8 steps do not fit: cut to 15
     x[16] = 0.25f; // code 7, in the high half of byte 0
     unsigned char b[18];
-    block_format_find("Q4_0")->encode(x, b, 32);
+    block_format_find("Q4_0")->encode(x, NULL, 32, b);
     unsigned char want[18];
     memset(want, 0x88, 18);
     put_f16(want, -0.25f);
@@ -121,7 +121,7 @@ Test(quant_blocks, error_bounds)
     cr_assert_eq(sizeof bounds / sizeof *bounds, N_NAMES);
     for (size_t k = 0; k < N_NAMES; k++) {
         const struct block_format *f = block_format_find(bounds[k].name);
-        f->encode(x, b, N);
+        f->encode(x, NULL, N, b);
         f->decode(b, y, N);
         double error = 0;
         for (int i = 0; i < N; i++)
@@ -142,14 +142,14 @@ Test(quant_blocks, special_rows)
         for (size_t c = 0; c < sizeof constants / sizeof *constants; c++) {
             for (int i = 0; i < 256; i++)
                 x[i] = constants[c];
-            f->encode(x, b, 256);
+            f->encode(x, NULL, 256, b);
             f->decode(b, y, 256);
             for (int i = 0; i < 256; i++) // 1e-9 is below half of the smallest f16
                 cr_assert_float_eq((double)y[i], (double)x[i], 0.005 * fabs((double)x[i]) + 1e-8,
                                    "%s: a row of %g gave %g", f->name, (double)x[i], (double)y[i]);
         }
         memset(x, 0, sizeof x);
-        f->encode(x, b, 256);
+        f->encode(x, NULL, 256, b);
         f->decode(b, y, 256);
         for (int i = 0; i < 256; i++) // Q4_0 gives -0, as the reference does
             cr_assert_eq(y[i], 0, "%s: a row of zeros must stay exactly zero", f->name);
@@ -165,7 +165,7 @@ Test(quant_blocks, dot_is_decode_times_x)
     for (size_t k = 0; k < N_NAMES; k++) {
         const struct block_format *f = block_format_find(names[k]);
         const int64_t n = f->elements == 1 ? N - 3 : N; // F types: a length that is no multiple of a register
-        f->encode(w, b, n);
+        f->encode(w, NULL, n, b);
         f->decode(b, y, n);
         double want = 0, magnitude = 0;
         for (int64_t i = 0; i < n; i++) {
