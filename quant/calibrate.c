@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "common/base/progress.h"
+#include "common/tensor/vecmath.h"
 
 int calibrate_check(const struct walk_text *text, const char *option, struct error *err)
 {

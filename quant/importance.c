@@ -42,6 +42,7 @@ void importance_release(struct importance *i)
         free(i->entry[k].value);
     free(i->entry);
     free(i->text);
+    free(i->path);
     *i = (struct importance){0};
 }
 
@@ -87,7 +88,7 @@ static int take_entry(struct reader *r, struct importance *to)
     double *square = xmalloc((size_t)n * sizeof *square, "importance");
     int rc = 0;
     for (int32_t i = 0; i < n && rc == 0; i++) {
-        float v;
+        float v = 0;
         rc = take(r, &v, sizeof v, "values");
         square[i] = (double)v;
         if (rc == 0 && !(v >= 0 && isfinite(v)))
@@ -117,8 +118,11 @@ static int take_all(struct reader *r, struct importance *to)
 int importance_read(struct importance *to, const char *path, struct error *err)
 {
     struct reader r = {.err = err};
-    *to = (struct importance){0};
-    TRY(file_map(&r.map, path, err));
+    *to = (struct importance){.path = xstrdup(path)};
+    if (file_map(&r.map, path, err) < 0) {
+        importance_release(to);
+        return -1;
+    }
     const int rc = take_all(&r, to);
     file_unmap(&r.map);
     if (rc < 0)
@@ -174,8 +178,9 @@ int importance_write(const struct importance *from, const char *path, struct err
 
 static int is_layers_matrix(const struct gguf_plan_tensor *t) { return t->n_dim == 2 && t->written && t->written->layer >= 0 && t->source[0]; }
 
-int importance_check(const struct importance *i, const struct gguf_plan *plan, const char *path, struct error *err)
+int importance_check(const struct importance *i, const struct gguf_plan *plan, struct error *err)
 {
+    const char *path = i->path ? i->path : "importance";
     for (int64_t k = 0; k < plan->n_tensor; k++) {
         const struct gguf_plan_tensor *t = &plan->tensor[k];
         const struct importance_entry *e = t->n_dim == 2 ? find(i, t->name) : NULL;

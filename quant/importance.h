@@ -17,6 +17,7 @@ struct importance { // lifetime: the caller's
     struct importance_entry *entry;
     int64_t n_entry, chunks; // windows of text that it was computed from
     char *text;              // the text's name; NULL: not said
+    char *path;              // of the file, for messages; NULL: computed here
 };
 
 // Takes `square`, sums over `rows` rows; an entry of that name stays as it is.
@@ -25,7 +26,7 @@ const float *importance_find(const struct importance *i, const char *name); // N
 int importance_read(struct importance *to, const char *path, struct error *err);
 int importance_write(const struct importance *from, const char *path, struct error *err);
 // Is it of the model that the plan is for? Every matrix of a layer has an entry of its own length; entries for nothing are refused.
-int importance_check(const struct importance *i, const struct gguf_plan *plan, const char *path, struct error *err);
+int importance_check(const struct importance *i, const struct gguf_plan *plan, struct error *err);
 void importance_release(struct importance *i); // fine on a zeroed one
 
 #endif
