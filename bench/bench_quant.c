@@ -22,7 +22,7 @@ static void encode(void *context) {
     const struct matrix *m = context;
 #pragma omp parallel for schedule(dynamic, 16)
     for (int64_t r = 0; r < ROWS; r++)
-        m->format->encode(m->values + r * COLUMNS, m->blocks + r * m->row_bytes, COLUMNS);
+        m->format->encode(m->values + r * COLUMNS, NULL, COLUMNS, m->blocks + r * m->row_bytes);
 }
 
 static void decode(void *context) {

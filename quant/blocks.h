@@ -16,7 +16,8 @@ struct block_format {
     uint32_t type;           // number in the file
     int64_t elements, bytes; // of one block
     float largest;           // magnitudes above it overflow the block's scale (or value)
-    void (*encode)(const float *from, void *to, int64_t n); // n: a multiple of elements; finite values
+    // n: a multiple of elements; finite values. importance: [n] weights >= 0 of the squared errors, NULL: all alike.
+    void (*encode)(const float *from, const float *importance, int64_t n, void *to);
     void (*decode)(const void *from, float *to, int64_t n);
     float (*dot)(const void *row, const float *x, int64_t n); // decode(row) . x, widened in registers only
 };

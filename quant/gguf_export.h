@@ -16,8 +16,22 @@
 #include "quant/gguf.h"
 #include "quant/gguf_names.h"
 
+struct importance;
+struct gguf_plan;
+struct gguf_plan_tensor;
+
+// A way to a tensor's blocks that looks at more than one row after the other.
+struct gguf_encoder {
+    void *context;
+    // Called for every tensor in the file's order. *blocks: the tensor's data, good until the next call; NULL: encode its rows.
+    int (*tensor)(void *context, const struct gguf_plan *plan, const struct gguf_plan_tensor *t, const unsigned char **blocks,
+                  struct error *err);
+};
+
 struct gguf_export_options {
     const char *type;
+    const struct importance *importance;  // weights of the columns' errors; NULL: all alike
+    const struct gguf_encoder *encoder;   // NULL: each row by itself
     int pure, allow_fallback;
     int padded; // fill missing heads and channels with zeros where the reader needs a fixed or uniform shape
     const struct json *provenance; // kept as JSON text under pdq.provenance; NULL: none
@@ -44,6 +58,7 @@ struct gguf_plan {
     struct gguf_plan_tensor *tensor; // in the file's order
     int64_t n_tensor, n_fallback, file_bytes, padding_bytes;
     float *rope_factor;        // [head_dim / 2] or NULL
+    const struct importance *importance; // the options'
     struct gguf_writer writer; // keys and tensors are in place
 };
 

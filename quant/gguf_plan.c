@@ -433,7 +433,7 @@ static int plan_all(struct gguf_plan *plan, const struct mix *mix, const struct 
 int gguf_plan_make(struct gguf_plan *plan, const struct model *m, const struct tokenizer *t,
                    const struct gguf_export_options *o, struct error *err)
 {
-    *plan = (struct gguf_plan){.model = m};
+    *plan = (struct gguf_plan){.model = m, .importance = o->importance};
     const int has_own = strcmp(m->config.model_type, "qwen2") == 0 || strcmp(m->config.model_type, "gpt2") == 0;
     plan->architecture = has_own ? m->config.model_type : "llama";
     if (m->config.activation == ACTIVATION_RELU)

@@ -89,9 +89,16 @@ struct stage_type {
 extern const struct stage_type *const stage_types[]; // ends with NULL
 extern const struct stage_type stage_prune, stage_sparsify, stage_distill, stage_train, stage_lottery, stage_quantize, stage_export, stage_sample;
 
+enum quantize_method { QUANTIZE_RTN, QUANTIZE_WEIGHTED, QUANTIZE_GPTQ };
 struct quantize_options {
     char *type;
-    int pure, allow_fallback, padded;
+    int pure, allow_fallback, padded, requantize;
+    int method; // enum quantize_method
+    struct option_list calibration;
+    char *imatrix;
+    int64_t calibration_tokens;
+    double damping;
+    int act_order;
 };
 enum { FORMAT_HF, FORMAT_GGUF, FORMAT_BOTH };
 struct export_options {

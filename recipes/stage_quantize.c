@@ -5,6 +5,7 @@
 
 #include "common/base/file.h"
 #include "quant/gguf_export.h"
+#include "recipes/quantize_method.h"
 #include "recipes/stage.h"
 
 #define ROW(name, kind, field) name, kind, offsetof(struct quantize_options, field)
@@ -16,6 +17,17 @@ const struct option stage_quantize_table[] = {
      "give a matrix whose rows do not fit the type's blocks a larger type, and say so"},
     {ROW("padded", OPTION_BOOL, padded), "false", 0, 0, NULL, NULL,
      "fill removed heads and channels with zeros where readers need the full shape"},
+    {ROW("requantize", OPTION_BOOL, requantize), "false", 0, 0, NULL, NULL, "take a model that is quantized already, whose errors add up"},
+    {ROW("method", OPTION_CHOICE, method), "rtn", 0, 0, "rtn|weighted|gptq", NULL,
+     "rtn: each weight to the nearest; weighted: scales for the inputs of a text; gptq: errors made up for by later columns"},
+    {ROW("calibration", OPTION_LIST, calibration), NULL, 0, 0, NULL, "FILE",
+     "text for weighted and gptq (may be repeated); in a recipe data.train unless given"},
+    {ROW("calibration_tokens", OPTION_INT, calibration_tokens), "65536", 1, 1e12, NULL, "N", "tokens of it"},
+    {ROW("imatrix", OPTION_STRING, imatrix), NULL, 0, 0, NULL, "FILE",
+     "importance matrix for weighted: from pdq calibrate, or from llama-imatrix"},
+    {ROW("damping", OPTION_DOUBLE, damping), "0.01", 1e-9, 10, NULL, "F", "gptq: share of the mean square that is added to all"},
+    {ROW("act_order", OPTION_BOOL, act_order), "true", 0, 0, NULL, NULL,
+     "gptq: blocks with large inputs first, and large columns first within a block"},
     {.name = NULL}};
 #undef ROW
 
@@ -43,7 +55,7 @@ static int validate(struct recipe *r, int index, const char *where, struct error
         return error_set(err, "%s: \"type\": found \"%s\", expected F32, F16, BF16, Q8_0, Q4_0, Q4_K or Q6_K%s%s%s",
                          where, o->type, near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
     }
-    return 0;
+    return quantize_method_check(o, where, err);
 }
 
 int forecast_gguf(struct forecast *f, const struct gguf_export_options *options, struct error *err) {
@@ -76,7 +88,7 @@ static int forecast(struct forecast *f, struct error *err) {
     f->bytes = 10 * (double)config_parameters(&f->in);
     f->uses_parent = forecast_from_parent(f);
     f->memory = f->uses_parent ? 0 : 4 * config_parameters(&f->in);
-    return 0;
+    return quantize_method_forecast(f, err);
 }
 
 static int run(struct stage_run *s, struct error *err) {
@@ -88,7 +100,7 @@ static int run(struct stage_run *s, struct error *err) {
     struct gguf_export_options options = export_options(o);
     options.provenance = provenance;
     options.name = s->recipe->name;
-    int status = gguf_export(in.model, in.tokenizer, path, &options, err);
+    int status = quantize_by_method(s, &in, path, &options, err);
     if (status == 0)
         stage_add_product(s, o->type, name);
     json_free(provenance);
@@ -102,6 +114,7 @@ const struct stage_type stage_quantize = {.name = "quantize",
                                           .table = stage_quantize_table,
                                           .size = sizeof(struct quantize_options),
                                           .keeps_model = 1,
+                                          .needs_text = quantize_method_needs_text,
                                           .validate = validate,
                                           .forecast = forecast,
                                           .run = run};
