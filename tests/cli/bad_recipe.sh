@@ -28,7 +28,7 @@ bad 'one key, the stage' '{"model": "m", "stages": [{"prune": {}, "distill": {}}
 bad 'nothing to remove' '{"model": "m", "stages": [{"prune": {}}]}'
 bad 'data.train: no such file' '{"model": "m", "data": {"train": "none.txt"}, "stages": [{"train": {"tokens": 100}}]}'
 bad '"data" has none' '{"model": "m", "stages": [{"train": {"tokens": 100}}]}'
-bad 'found "Q4_1".*expected F32' '{"model": "m", "stages": [{"quantize": {"type": "Q4_1"}}]}'
+bad 'found "IQ3_S".*expected F32' '{"model": "m", "stages": [{"quantize": {"type": "IQ3_S"}}]}'
 bad 'did you mean Q8_0' '{"model": "m", "stages": [{"quantize": {"type": "Q80"}}]}'
 bad 'none: no such file or directory' '{"model": "none", "stages": [{"quantize": {}}]}'
 bad 'seq_len: found 500, expected 2 to the model.s context, 256' \
