@@ -16,7 +16,7 @@ struct sequences {
     int64_t B, T;
 };
 
-static void sequences_open(struct sequences *s, const char *head) {
+static void sequences_open(struct sequences *s, const char *head, const char *loss) {
     char path[512];
     struct error err;
     snprintf(path, sizeof path, "%s/tests/golden/model-bert-%s", PDQ_SOURCE_DIR, head);
@@ -24,7 +24,7 @@ static void sequences_open(struct sequences *s, const char *head) {
     s->model = model_load(path, &err);
     cr_assert(s->model, "%s", err.text);
     char relative[128];
-    snprintf(relative, sizeof relative, "model-bert-%s/loss-ce.txt", head);
+    snprintf(relative, sizeof relative, "model-bert-%s/loss-%s.txt", head, loss);
     s->golden = golden_open(relative);
     s->ids = golden_ids(&s->golden, NULL, "ids");
     s->types = golden_ids(&s->golden, NULL, "types");
@@ -55,12 +55,27 @@ static float *logits_of(struct sequences *s, struct tape *tape, struct tensor *x
     return z->data;
 }
 
+static void expect_gradients(const struct sequences *s) {
+    for (int i = 0; i < s->model->n_parameter; i++) {
+        const struct parameter *p = &s->model->parameter[i];
+        const struct golden_tensor *g = golden_get(&s->golden, NULL, p->name);
+        cr_assert_eq(tensor_count(&p->t), g->count, "%s", p->name);
+        double largest = 0;
+        for (int64_t k = 0; k < g->count; k++)
+            largest = fmax(largest, fabs(g->value[k]));
+        if (largest > 1e-12)
+            golden_expect(g, p->t.grad, GRADIENT_TOLERANCE, s->golden.path);
+        for (int64_t k = 0; k < g->count && largest <= 1e-12; k++) // zero: keys' biases, an unused pooler
+            cr_expect(fabs((double)p->t.grad[k]) < 1e-6, "%s[%ld] is %g", p->name, (long)k, (double)p->t.grad[k]);
+    }
+}
+
 // picks: the head is given only the positions that have a target, as a training on masked words does; loss and gradients are the same.
 static void check(const char *head, int threads, int checkpoint, int picks) {
     struct sequences s;
     struct tape tape;
     struct head_result result;
-    sequences_open(&s, head);
+    sequences_open(&s, head, "ce");
     threads_set(threads);
     model_want_gradients(s.model);
     tape_init(&tape, PRECISION_F32);
@@ -81,18 +96,7 @@ static void check(const char *head, int threads, int checkpoint, int picks) {
     const double wanted = golden_number(&s.golden, NULL, "loss");
     cr_expect(fabs(result.loss / wanted - 1) < LOSS_TOLERANCE, "%s: loss %.9g, PyTorch %.9g", head, result.loss, wanted);
     tape_backward(&tape, loss);
-    for (int i = 0; i < s.model->n_parameter; i++) {
-        const struct parameter *p = &s.model->parameter[i];
-        const struct golden_tensor *g = golden_get(&s.golden, NULL, p->name);
-        cr_assert_eq(tensor_count(&p->t), g->count, "%s", p->name);
-        double largest = 0;
-        for (int64_t k = 0; k < g->count; k++)
-            largest = fmax(largest, fabs(g->value[k]));
-        if (largest > 1e-12)
-            golden_expect(g, p->t.grad, GRADIENT_TOLERANCE, s.golden.path);
-        for (int64_t k = 0; k < g->count && largest <= 1e-12; k++) // zero: keys' biases, an unused pooler
-            cr_expect(fabs((double)p->t.grad[k]) < 1e-6, "%s[%ld] is %g", p->name, (long)k, (double)p->t.grad[k]);
-    }
+    expect_gradients(&s);
     tape_release(&tape);
     free(row);
     sequences_close(&s);
@@ -109,9 +113,49 @@ Test(bert, heads_against_pytorch) {
     check("masked", 2, 1, 1);
 }
 
+static void check_spans(int threads, int checkpoint) {
+    struct sequences s;
+    struct tape tape;
+    struct head_result result;
+    float *value[3];
+    static const char *const names[] = {"teacher_x", "teacher_w", "teacher_bias"};
+    sequences_open(&s, "spans", "spans");
+    threads_set(threads);
+    model_want_gradients(s.model);
+    tape_init(&tape, PRECISION_F32);
+    tape.recording = 1;
+    for (int k = 0; k < 3; k++) {
+        const struct golden_tensor *g = golden_get(&s.golden, NULL, names[k]);
+        value[k] = xmalloc((size_t)g->count * sizeof(float), "a teacher");
+        for (int64_t i = 0; i < g->count; i++)
+            value[k][i] = (float)g->value[i];
+    }
+    const struct golden_tensor *tw = golden_get(&s.golden, NULL, "teacher_w");
+    const struct tensor w = {.name = "teacher", .n_dim = 2, .dim = {tw->dim[0], tw->dim[1], 1}, .data = value[1]};
+    const struct tensor bias = {.name = "bias", .n_dim = 1, .dim = {tw->dim[0], 1, 1}, .data = value[2]};
+    const struct forward f = {.ids = s.ids, .B = s.B, .T = s.T, .types = s.types, .length = s.length, .checkpoint = checkpoint};
+    const struct head_spec spec = {.targets = s.targets, .teacher_x = value[0], .teacher_w = &w, .teacher_bias = &bias, .alpha = 0.5,
+                                   .temperature = 2, .weight = 1, .bias = model_head_bias(s.model)};
+    struct tensor *x = model_forward(s.model, &tape, &f);
+    struct tensor *loss = model_head_loss(s.model, &tape, &f, x, &spec, &result);
+    const double wanted = golden_number(&s.golden, NULL, "loss");
+    cr_expect(fabs(result.loss / wanted - 1) < LOSS_TOLERANCE, "spans: loss %.9g, PyTorch %.9g", result.loss, wanted);
+    tape_backward(&tape, loss);
+    expect_gradients(&s);
+    tape_release(&tape);
+    for (int k = 0; k < 3; k++)
+        free(value[k]);
+    sequences_close(&s);
+}
+
+Test(bert, spans_with_a_teacher_against_pytorch) {
+    check_spans(1, 0);
+    check_spans(2, 1);
+}
+
 Test(bert, padding_changes_nothing) {
     struct sequences s;
-    sequences_open(&s, "classes");
+    sequences_open(&s, "classes", "ce");
     float *first = NULL;
     for (int turn = 0; turn < 2; turn++) {
         struct tape tape;
