@@ -43,7 +43,7 @@ static void expect_places(const struct tokenizer *t, const char *text, const cha
     char found[1000] = "|";
     cr_assert(tokenizer_encode_places(t, text, strlen(text), &list, &place, "here", &err) == 0, "%s: %s", text, err.text);
     tokenizer_encode(t, text, strlen(text), TOKENIZE_LITERAL, &plain, NULL);
-    cr_assert(list.count == plain.count && memcmp(list.id, plain.id, plain.count * sizeof *plain.id) == 0, "%s: other ids", text);
+    cr_assert(list.count == plain.count && (!list.count || memcmp(list.id, plain.id, plain.count * sizeof *plain.id) == 0), "%s: other ids", text);
     for (size_t i = 0; i < list.count; i++)
         sprintf(found + strlen(found), "%.*s|", (int)(place[i].end - place[i].start), text + place[i].start);
     cr_expect_str_eq(found, expected, "%s: %s, expected %s", text, found, expected);
