@@ -3,14 +3,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/base/file.h"
+#include "common/base/log.h"
 #include "common/eval/evaluate.h"
 #include "common/eval/evaluate_classes.h"
 #include "common/eval/evaluate_images.h"
-#include "common/base/file.h"
 #include "common/eval/evaluate_masked.h"
 #include "common/eval/evaluate_spans.h"
+<<<<<<< HEAD
 #include "common/eval/statistics.h"
 #include "common/base/log.h"
+=======
+>>>>>>> h/spans
 #include "recipes/command.h"
 #include "recipes/open_model.h"
 

@@ -39,7 +39,7 @@ void placing_add_named(struct placing *p, const struct token_list *ids, struct t
     p->count = ids->count;
 }
 
-// The bytes that in[0..len) becomes.
+// How many bytes in[0..len) becomes.
 static size_t normalized_length(const struct steps *s, struct pattern_match *m, const char *in, size_t len)
 {
     struct text out = {0};
@@ -49,8 +49,11 @@ static size_t normalized_length(const struct steps *s, struct pattern_match *m, 
     return n;
 }
 
+// A character that is dropped inside a word belongs to the one before it, so that a mark stays with its letter.
 static void put_bytes(struct placing *p, size_t *n, size_t count, int64_t start, int64_t end, size_t most)
 {
+    if (count == 0 && *n > 0 && *n <= most && p->byte[*n - 1].end == start)
+        p->byte[*n - 1].end = end;
     for (size_t i = 0; i < count; i++, (*n)++)
         if (*n < most)
             p->byte[*n] = (struct token_place){start, end};
@@ -88,7 +91,11 @@ void placing_trace(struct placing *p, const struct tokenizer *t, struct pattern_
     uint32_t code;
     p->normalized = normalized->data;
     p->byte = xrealloc(p->byte, (normalized->len + 1) * sizeof *p->byte, "places of tokens");
+<<<<<<< HEAD
     for (size_t i = 0, end, step = 1; i < len; i = end) {
+=======
+    for (size_t i = 0, end, step = 0; i < len; i = end) {
+>>>>>>> h/spans
         for (end = i; end < len; end += step) {
             step = utf8_next(text + end, len - end, &code);
             if (code_is_space(code))

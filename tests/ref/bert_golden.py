@@ -16,6 +16,7 @@ from gpt2_golden import write_safetensors
 random = numpy.random.RandomState(20261129)
 L, D, H, FF, V, P, TYPES, EPS = 2, 24, 3, 40, 37, 16, 2, 1e-12
 B, T, LENGTH = 3, 9, [9, 5, 1]
+SPANS = {}
 
 
 def normal(*shape, scale=0.3, centre=0.0):
@@ -84,6 +85,7 @@ def write(head, architecture, activation_name):
     folder = os.path.join(GOLDEN, "model-bert-" + head)
     os.makedirs(folder, exist_ok=True)
     w = {name: normal(*s, centre=1.0 if "LayerNorm.weight" in name else 0.0) for name, s in shapes(head).items()}
+    SPANS["w"] = w  # the last one written
     activation = {"gelu": F.gelu, "relu": F.relu}[activation_name]
     config = {"architectures": [architecture], "model_type": "bert", "num_hidden_layers": L, "hidden_size": D, "num_attention_heads": H,
               "intermediate_size": FF, "vocab_size": V, "max_position_embeddings": P, "type_vocab_size": TYPES, "layer_norm_eps": EPS,
@@ -118,11 +120,42 @@ def write(head, architecture, activation_name):
     out.close()
 
 
+def write_span_loss():
+    """The spans' model again: half of it the loss of start and end over each sequence's positions, half KL from a teacher of another width, at
+    temperature 2, and the gradient of every parameter."""
+    folder = os.path.join(GOLDEN, "model-bert-spans")
+    w, activation = SPANS["w"], F.gelu
+    for value in w.values():
+        value.grad = None
+    ids, types = torch.tensor(random.randint(0, V, (B, T))), torch.tensor(random.randint(0, TYPES, (B, T)))
+    targets = torch.tensor([[2, 7], [4, 4], [0, 0]])
+    teacher_x, teacher_w, teacher_bias = normal(B * T, 16).detach(), normal(2, 16, scale=1.0).detach(), normal(2).detach()
+    own, other = forward(w, "spans", ids, types, activation), F.linear(teacher_x, teacher_w, teacher_bias)
+    ce = kl = 0.0
+    for b in range(B):
+        rows = slice(b * T, b * T + LENGTH[b])
+        for end in range(2):
+            log_own, log_other = F.log_softmax(own[rows, end] / 2, 0), F.log_softmax(other[rows, end] / 2, 0)
+            ce = ce + F.cross_entropy(own[rows, end][None], targets[b, end][None]) / (2 * B)
+            kl = kl + (log_other.exp() * (log_other - log_own)).sum() / (2 * B)
+    loss = 0.5 * 4 * kl + 0.5 * ce
+    loss.backward()
+    out = GoldenFile(os.path.join(folder, "loss-spans.txt"), "bert spans: written by tests/ref/bert_golden.py; loss of spans with a teacher, gradients.")
+    for name, value in (("ids", ids), ("types", types), ("length", torch.tensor(LENGTH)), ("targets", targets), ("teacher_x", teacher_x),
+                        ("teacher_w", teacher_w), ("teacher_bias", teacher_bias)):
+        out.put(name, value)
+    out.put("loss", [loss.item()])
+    for name, value in w.items():
+        out.put(name, value.grad)
+    out.close()
+
+
 def main():
     torch.set_default_dtype(torch.float64)
     write("classes", "BertForSequenceClassification", "gelu")
     write("masked", "BertForPreTraining", "relu")
     write("spans", "BertForQuestionAnswering", "gelu")
+    write_span_loss()
 
 
 if __name__ == "__main__":
