@@ -10,11 +10,7 @@
 #include "common/eval/evaluate_images.h"
 #include "common/eval/evaluate_masked.h"
 #include "common/eval/evaluate_spans.h"
-<<<<<<< HEAD
 #include "common/eval/statistics.h"
-#include "common/base/log.h"
-=======
->>>>>>> h/spans
 #include "recipes/command.h"
 #include "recipes/open_model.h"
 

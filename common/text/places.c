@@ -91,11 +91,7 @@ void placing_trace(struct placing *p, const struct tokenizer *t, struct pattern_
     uint32_t code;
     p->normalized = normalized->data;
     p->byte = xrealloc(p->byte, (normalized->len + 1) * sizeof *p->byte, "places of tokens");
-<<<<<<< HEAD
-    for (size_t i = 0, end, step = 1; i < len; i = end) {
-=======
     for (size_t i = 0, end, step = 0; i < len; i = end) {
->>>>>>> h/spans
         for (end = i; end < len; end += step) {
             step = utf8_next(text + end, len - end, &code);
             if (code_is_space(code))

@@ -1,5 +1,5 @@
 // sequences.h: a model that reads padded sequences in both directions against PyTorch: a folder tests/golden/model-*/ with config.json,
-// model.safetensors and loss-ce.txt (ids, types, length, targets, logits, loss, every gradient).
+// model.safetensors and loss-*.txt (ids, types, length, targets, logits, loss, every gradient).
 #ifndef PDQ_SEQUENCES_H
 #define PDQ_SEQUENCES_H
 
@@ -19,7 +19,7 @@ struct sequences {
     int64_t B, T;
 };
 
-static inline void sequences_open(struct sequences *s, const char *name) {
+static inline void sequences_open(struct sequences *s, const char *name, const char *loss) {
     char path[512];
     struct error err;
     snprintf(path, sizeof path, "%s/tests/golden/model-%s", PDQ_SOURCE_DIR, name);
@@ -27,7 +27,7 @@ static inline void sequences_open(struct sequences *s, const char *name) {
     s->model = model_load(path, &err);
     cr_assert(s->model, "%s", err.text);
     char relative[128];
-    snprintf(relative, sizeof relative, "model-%s/loss-ce.txt", name);
+    snprintf(relative, sizeof relative, "model-%s/loss-%s.txt", name, loss);
     s->golden = golden_open(relative);
     s->ids = golden_ids(&s->golden, NULL, "ids");
     s->types = golden_ids(&s->golden, NULL, "types");
@@ -58,12 +58,27 @@ static inline float *logits_of(struct sequences *s, struct tape *tape, struct te
     return z->data;
 }
 
+static inline void sequences_expect_gradients(const struct sequences *s) {
+    for (int i = 0; i < s->model->n_parameter; i++) {
+        const struct parameter *p = &s->model->parameter[i];
+        const struct golden_tensor *g = golden_get(&s->golden, NULL, p->name);
+        cr_assert_eq(tensor_count(&p->t), g->count, "%s", p->name);
+        double largest = 0;
+        for (int64_t k = 0; k < g->count; k++)
+            largest = fmax(largest, fabs(g->value[k]));
+        if (largest > 1e-12)
+            golden_expect(g, p->t.grad, GRADIENT_TOLERANCE, s->golden.path);
+        for (int64_t k = 0; k < g->count && largest <= 1e-12; k++) // zero: keys' biases, an unused pooler
+            cr_expect(fabs((double)p->t.grad[k]) < 1e-6, "%s[%ld] is %g", p->name, (long)k, (double)p->t.grad[k]);
+    }
+}
+
 // picks: the head is given only the positions that have a target, as a training on masked words does; loss and gradients are the same.
 static inline void sequences_check(const char *name, int threads, int checkpoint, int picks) {
     struct sequences s;
     struct tape tape;
     struct head_result result;
-    sequences_open(&s, name);
+    sequences_open(&s, name, "ce");
     threads_set(threads);
     model_want_gradients(s.model);
     tape_init(&tape, PRECISION_F32);
@@ -84,18 +99,7 @@ static inline void sequences_check(const char *name, int threads, int checkpoint
     const double wanted = golden_number(&s.golden, NULL, "loss");
     cr_expect(fabs(result.loss / wanted - 1) < LOSS_TOLERANCE, "%s: loss %.9g, PyTorch %.9g", name, result.loss, wanted);
     tape_backward(&tape, loss);
-    for (int i = 0; i < s.model->n_parameter; i++) {
-        const struct parameter *p = &s.model->parameter[i];
-        const struct golden_tensor *g = golden_get(&s.golden, NULL, p->name);
-        cr_assert_eq(tensor_count(&p->t), g->count, "%s", p->name);
-        double largest = 0;
-        for (int64_t k = 0; k < g->count; k++)
-            largest = fmax(largest, fabs(g->value[k]));
-        if (largest > 1e-12)
-            golden_expect(g, p->t.grad, GRADIENT_TOLERANCE, s.golden.path);
-        for (int64_t k = 0; k < g->count && largest <= 1e-12; k++) // zero: keys' biases, an unused pooler
-            cr_expect(fabs((double)p->t.grad[k]) < 1e-6, "%s[%ld] is %g", p->name, (long)k, (double)p->t.grad[k]);
-    }
+    sequences_expect_gradients(&s);
     tape_release(&tape);
     free(row);
     sequences_close(&s);
@@ -104,7 +108,7 @@ static inline void sequences_check(const char *name, int threads, int checkpoint
 // What padding holds changes nothing in what the head reads.
 static inline void sequences_check_padding(const char *name) {
     struct sequences s;
-    sequences_open(&s, name);
+    sequences_open(&s, name, "ce");
     float *first = NULL;
     for (int turn = 0; turn < 2; turn++) {
         struct tape tape;

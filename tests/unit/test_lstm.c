@@ -237,7 +237,7 @@ Test(bilstm, goes_to_a_folder_and_back)
     struct sequences s;
     struct error err;
     cr_assert_not_null(mkdtemp(folder));
-    sequences_open(&s, "bilstm");
+    sequences_open(&s, "bilstm", "ce");
     const struct save_options options = {.dtype = DTYPE_F32};
     cr_assert_eq(model_save(s.model, folder, &options, &err), 0, "%s", err.text);
     struct model *back = model_load(folder, &err);
