@@ -59,6 +59,11 @@ static int forecast(struct forecast *f, struct error *err) {
     f->flops = cost.flops * (double)steps;
     f->bytes = cost.bytes * (double)steps;
     f->memory = cost.memory + (o->teacher || o->shape ? 4 * config_parameters(&teacher) : 0);
+    if (result == 0) {
+        unsigned shows;
+        f->memory += distill_feature_bytes(o, &f->out, &teacher, o->train.batch * seq_len, &shows);
+        f->memory += shown_memory(&teacher, o->train.batch * seq_len, shows);
+    }
     f->uses_parent = !o->teacher && !o->shape;
     f->disk = 4 * config_parameters(&f->out);
     f->scratch = snapshot_scratch(&f->out, &o->train);
