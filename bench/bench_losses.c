@@ -1,5 +1,6 @@
 // bench_losses.c: every loss of distillation alone, on one pair of layers of the two cases, loss and gradient together: its time, the FLOPs
 // of its products. Losses on answers are the whole fused head's.
+#include <math.h>
 #include <stdlib.h>
 
 #include "bench/bench.h"
