@@ -36,6 +36,7 @@ static const struct {
     const char *what;
 } benches[] = {{"gemm", bench_gemm, "products of the two distillation cases, GFLOP/s"},
                {"ops", bench_ops, "every op, forward and backward, against what memory allows"},
+               {"losses", bench_losses, "every loss of distillation, with its gradient"},
                {"step", bench_step, "the distillation step: tokens/s, share of products, peak memory"},
                {"quantize", bench_quant, "block formats: encode, decode, dot"},
                {"lenet", bench_lenet, "a training step of LeNet-300-100, dense and sparse"}};

@@ -28,6 +28,7 @@ extern const struct bench_shape bench_shapes[BENCH_SHAPES];
 
 void bench_gemm(const struct bench_options *o);
 void bench_ops(const struct bench_options *o);
+void bench_losses(const struct bench_options *o);
 void bench_step(const struct bench_options *o);
 void bench_quant(const struct bench_options *o);
 void bench_lenet(const struct bench_options *o);

@@ -85,6 +85,19 @@ int distill_check(const struct distill_options *o, const struct config *student,
     return 0;
 }
 
+int64_t distill_feature_bytes(const struct distill_options *o, const struct config *student, const struct config *teacher, int64_t rows,
+                              unsigned *shows)
+{
+    struct features features;
+    struct error err;
+    if (features_read(&features, o, student, teacher, &err) < 0)
+        BUG("distill_feature_bytes: %s", err.text);
+    const int64_t bytes = features_bytes(&features, student, teacher, rows);
+    *shows = features_want(&features);
+    features_release(&features);
+    return bytes;
+}
+
 static double temperature_at(const struct distillation *d, int64_t step)
 {
     const struct distill_options *o = d->options;

@@ -33,6 +33,10 @@ extern const struct option distill_option_table[];
 // Checks that the two fit (vocabulary; what the losses on features read; the layer maps).
 int distill_check(const struct distill_options *o, const struct config *student, const struct config *teacher,
                   struct error *err);
+// Bytes that the losses on features take in a step of `rows` tokens; *shows: enum tap bits of what both models' forward passes keep for them.
+// For options that distill_check found fine.
+int64_t distill_feature_bytes(const struct distill_options *o, const struct config *student, const struct config *teacher, int64_t rows,
+                              unsigned *shows);
 // Fills the trainer's loss and context and runs it. Everything else in t is the caller's.
 int distill_run(struct trainer *t, struct model *teacher, const struct distill_options *o, struct train_result *r,
                 struct error *err);

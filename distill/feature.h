@@ -89,6 +89,8 @@ void features_release(struct features *f);
 void features_initialise(struct features *f, uint64_t seed); // the projections' values
 // enum tap bits that the forward passes must show.
 unsigned features_want(const struct features *f);
+// What a step of `rows` tokens keeps for them until its backward pass, and the projections with their gradients and moments.
+int64_t features_bytes(const struct features *f, const struct config *student, const struct config *teacher, int64_t rows);
 
 // What the forward passes showed: arrays of taps, and room for them.
 struct shown {

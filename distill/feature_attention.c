@@ -76,7 +76,7 @@ static double row_score_mse(float *zs, float *zt, int64_t n, const struct normal
     return normal->entry * total;
 }
 
-// 0.8 or 1 of MSE(p, teacher's p), and of the squared difference of the rows' entropies H = - sum p log p. With p = softmax(z):
+// of_mse MSE(p, teacher's p) + of_entropy (H - teacher's H)^2 with the row's entropy H = - sum p log p. With p = softmax(z):
 // d MSE / dz = p (g - sum p g) for g = 2 (p - p_t), dH / dz = - p (log p + H).
 static double row_maps(float *zs, float *zt, int64_t n, const struct normal *normal, double of_mse, double of_entropy)
 {
@@ -224,7 +224,7 @@ static double maps_loss(struct arena *arena, const struct feature_input *in, int
     return sum;
 }
 
-// Mean over sequences, heads and queries of KL(teacher's map || student's) (MiniLM, Wang et al. 2020, equation 4).
+// Mean over sequences, heads and queries of KL(teacher's map || student's) (MiniLM, Wang et al. 2020, section 3.1).
 double attention_kl(struct arena *arena, const struct feature_input *in, double k, float *const gradient[2])
 {
     return maps_loss(arena, in, in->causal, k, gradient, row_kl);
@@ -249,7 +249,7 @@ double attention_mse_entropy(struct arena *arena, const struct feature_input *in
 }
 
 // Mean over sequences, relation heads and tokens of KL between rows of softmax(x x^T / sqrt(d)), x the queries, keys or values cut into
-// relation heads of width d: MiniLM (Wang et al. 2020, equations 5 and 6, values) and MiniLMv2 (Wang et al. 2021, equations 4 to 8).
+// relation heads of width d: MiniLM (Wang et al. 2020, section 3.2, values) and MiniLMv2 (Wang et al. 2021, section 3.1).
 double relation_kl(struct arena *arena, const struct feature_input *in, double k, float *const gradient[2])
 {
     return maps_loss(arena, in, 0, k, gradient, row_kl);

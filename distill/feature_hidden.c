@@ -66,7 +66,7 @@ double hidden_cosine(struct arena *arena, const struct feature_input *in, double
     return mean_over_rows(arena, in, k, gradient[0], directions);
 }
 
-// 1/R sum |x/|x| - t/|t||^2 (Patient Knowledge Distillation, Sun et al. 2019, equation 7, there on first tokens).
+// 1/R sum |x/|x| - t/|t||^2 (Patient Knowledge Distillation, Sun et al. 2019, section 3.2, there on first tokens).
 double hidden_pkd(struct arena *arena, const struct feature_input *in, double k, float *const gradient[2])
 {
     return 2 * mean_over_rows(arena, in, 2 * k, gradient[0], directions);

@@ -232,8 +232,12 @@ int features_read(struct features *f, const struct distill_options *o, const str
         return error_set(err, "distill.features: expected a list of {\"loss\": ..., \"weight\": ..., \"map\": ...}");
     if (n > FEATURES_MOST)
         return error_set(err, "distill.features: %lld losses, expected at most %d", (long long)n, (int)FEATURES_MOST);
-    if (n && (!model_is_language(student) || !model_is_language(teacher)))
-        return error_set(err, "distill.features: are for models of texts; found layers without hidden states of tokens");
+    for (int k = 0; n && k < 2; k++) {
+        const struct config *c = k ? teacher : student;
+        if (!model_is_language(c) || !model_has_blocks(c))
+            return error_set(err, "distill.features: the %s is a %s model, without layers of hidden states of tokens; leave them out, answers are "
+                             "what can be taught", k ? "teacher" : "student", c->model_type);
+    }
     TRY(check_layer_map(o, student, teacher, err));
     f->item = xcalloc((size_t)(n > 0 ? n : 1), sizeof *f->item, "losses on features");
     if (read_list(f, o, student, teacher, err) < 0) {
@@ -244,6 +248,24 @@ int features_read(struct features *f, const struct distill_options *o, const str
         name_item(f, i);
     make_projections(f, student, teacher);
     return 0;
+}
+
+int64_t features_bytes(const struct features *f, const struct config *student, const struct config *teacher, int64_t rows)
+{
+    int64_t floats = f->projections ? 4 * f->projections->n_element : 0; // weights, gradients, two moments
+    for (int i = 0; i < f->n; i++) {
+        const struct feature *item = &f->item[i];
+        for (int64_t pair = 0; pair < item->n_pair; pair++) {
+            const struct config *c = item->projection ? teacher : student;
+            int64_t width = width_of(item->loss, c, item->projection ? item->teacher_layer[pair] : item->student_layer[pair]);
+            if (item->loss->reads == READS_ATTENTION)
+                width += student->layer[item->student_layer[pair]].n_kv_head * student->head_dim;
+            if (item->loss->reads == READS_FLOW)
+                width *= 2;
+            floats += rows * width * (item->projection ? 2 : 1); // the gradient, and what the projection makes
+        }
+    }
+    return 4 * floats;
 }
 
 void features_release(struct features *f)

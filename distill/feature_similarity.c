@@ -1,4 +1,4 @@
-// feature_similarity.c: similarity-preserving distillation (Tung and Mori 2019, equations 1 to 4): samples that are alike for the teacher
+// feature_similarity.c: similarity-preserving distillation (Tung and Mori 2019, section 3): samples that are alike for the teacher
 // are alike for the student.
 //
 //   G = X X^T [n, n], each row divided by its norm,   loss = 1/n^2 |G_student - G_teacher|^2

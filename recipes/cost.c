@@ -69,6 +69,11 @@ struct step_cost step_cost(const struct config *student, const struct config *te
     return cost;
 }
 
+int64_t shown_memory(const struct config *teacher, int64_t rows, unsigned shows) {
+    const struct activations a = activations(teacher);
+    return 4 * rows * (shows & TAP_QKV ? a.layers - a.largest : shows & TAP_HIDDEN ? (teacher->n_layer - 2) * teacher->hidden : 0);
+}
+
 int64_t snapshot_scratch(const struct config *student, const struct train_options *o) {
     return 2 * 4 * config_parameters(student) * (o->keep_best ? 4 : 3); // weights and two moments each
 }

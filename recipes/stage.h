@@ -159,6 +159,8 @@ struct step_cost {
 };
 struct step_cost step_cost(const struct config *student, const struct config *teacher, const struct train_options *o,
                            int64_t seq_len);
+// Bytes by which a teacher's activations grow when `rows` tokens' taps (enum tap) are to stay.
+int64_t shown_memory(const struct config *teacher, int64_t rows, unsigned shows);
 // Snapshots on disk: the last one, and the next until it is complete.
 int64_t snapshot_scratch(const struct config *student, const struct train_options *o);
 // Bytes of activations: while scores are taken from `rows` tokens; while `rows` tokens are evaluated (against NULL:

@@ -83,6 +83,11 @@ static int forecast(struct forecast *f, struct error *err) {
     f->flops = cost.flops * (double)steps;
     f->bytes = cost.bytes * (double)steps;
     f->memory = cost.memory + (o->teacher || o->shape ? 4 * config_parameters(&teacher) : 0);
+    if (result == 0) {
+        unsigned shows;
+        f->memory += distill_feature_bytes(o, &f->out, &teacher, o->train.batch * seq_len, &shows);
+        f->memory += shown_memory(&teacher, o->train.batch * seq_len, shows);
+    }
     f->uses_parent = !o->teacher && !o->shape;
     f->scratch = snapshot_scratch(&f->out, &o->train);
     snprintf(f->what, sizeof f->what, "learn from %s%s on %ld tokens in %ld steps",

@@ -4,10 +4,10 @@
 // With p = softmax(z_t / T) of the teacher and q = softmax(z_s / T) of the student:
 //
 //   kl          sum p (log p - log q)                                         Hinton et al. 2015; times T^2
-//   reverse_kl  sum q (log q - log p)                                         MiniLLM, Gu et al. 2024, equation 2, on given text; times T^2
-//   js          b KL(p || m) + (1 - b) KL(q || m),  m = b p + (1 - b) q       GKD, Agarwal et al. 2024, equation 1 (b = beta); times T^2
-//   tv          1/2 sum |p - q|                                               Wen et al. 2023 (f-DISTILL), section 3.2; times T
-//   mse         mean of (z_s - z_t)^2                                         Ba and Caruana 2014, equation 3; no temperature
+//   reverse_kl  sum q (log q - log p)                                         MiniLLM, Gu et al. 2024, section 2.1, on given text; times T^2
+//   js          b KL(p || m) + (1 - b) KL(q || m),  m = b p + (1 - b) q       GKD, Agarwal et al. 2024, section 2 (b = beta); times T^2
+//   tv          1/2 sum |p - q|                                               f-DISTILL, Wen et al. 2023, on given text; times T
+//   mse         mean of (z_s - z_t)^2                                         Ba and Caruana 2014, section 2.2; no temperature
 //
 // The factor makes a loss's gradient on the logits keep its size when T grows: that of kl, reverse_kl and js falls with 1/T^2, that of tv
 // with 1/T (it is no square).

@@ -8,21 +8,21 @@ from make_golden import Ops, integers, normal
 ALPHA = 0.6
 
 
-def reverse_kl(zs, zt, T, beta):  # Gu 2024, equation 2, on given text
+def reverse_kl(zs, zt, T, beta):  # Gu 2024, section 2.1, on given text
     return T ** 2 * F.kl_div(F.log_softmax(zt / T, -1), F.log_softmax(zs / T, -1), log_target=True, reduction="batchmean")
 
 
-def js(zs, zt, T, beta):  # Agarwal 2024, equation 1
+def js(zs, zt, T, beta):  # Agarwal 2024, section 2
     p, q = F.softmax(zt / T, -1), F.softmax(zs / T, -1)
     m = torch.log(beta * p + (1 - beta) * q)
     return T ** 2 * (beta * F.kl_div(m, p, reduction="batchmean") + (1 - beta) * F.kl_div(m, q, reduction="batchmean"))
 
 
-def tv(zs, zt, T, beta):  # Wen 2023, section 3.2
+def tv(zs, zt, T, beta):  # Wen 2023
     return T * 0.5 * (F.softmax(zt / T, -1) - F.softmax(zs / T, -1)).abs().sum(-1).mean()
 
 
-def mse(zs, zt, T, beta):  # Ba and Caruana 2014, equation 3
+def mse(zs, zt, T, beta):  # Ba and Caruana 2014, section 2.2
     return F.mse_loss(zs, zt)
 
 

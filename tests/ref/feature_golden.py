@@ -41,27 +41,27 @@ def cosine(x, t):  # Sanh 2019: nn.CosineEmbeddingLoss with target 1
     return F.cosine_embedding_loss(x, t, torch.ones(len(x)))
 
 
-def pkd(x, t):  # Sun 2019, equation 7
+def pkd(x, t):  # Sun 2019, section 3.2
     return (F.normalize(x, dim=-1) - F.normalize(t, dim=-1)).pow(2).sum(-1).mean()
 
 
-def similarity(x, t):  # Tung 2019, equations 1 to 4
+def similarity(x, t):  # Tung 2019, section 3
     gram = [F.normalize(y @ y.T, p=2, dim=1) for y in (x, t)]
     return (gram[0] - gram[1]).pow(2).sum() / len(x) ** 2
 
 
-def huber(a, b):  # Park 2019, equation 7
+def huber(a, b):  # Park 2019, section 3.2
     d = (a - b).abs()
     return torch.where(d <= 1, 0.5 * d ** 2, d - 0.5)
 
 
-def rkd_distance(x, t):  # Park 2019, equations 4 to 6; means over ordered pairs
+def rkd_distance(x, t):  # Park 2019, section 3.2.1; means over ordered pairs
     off = ~torch.eye(len(x), dtype=torch.bool)
     pairs = [(y[:, None] - y[None]).pow(2).sum(-1)[off].sqrt() for y in (x, t)]
     return huber(*(d / d.mean() for d in pairs)).mean()
 
 
-def rkd_angle(x, t):  # Park 2019, equations 8 to 10; means over triples of different samples
+def rkd_angle(x, t):  # Park 2019, section 3.2.2; means over triples of different samples
     total, count = 0, 0
     for i in range(len(x)):
         for j in range(len(x)):
@@ -111,7 +111,7 @@ def maps(loss):
     return of
 
 
-def kl(zs, zt):  # Wang 2020, equations 4 to 6; Wang 2021, equations 4 to 8
+def kl(zs, zt):  # Wang 2020, sections 3.1 and 3.2; Wang 2021, section 3.1
     return F.kl_div(F.log_softmax(zs, -1), F.log_softmax(zt, -1), log_target=True, reduction="sum"), 0
 
 

@@ -3,6 +3,8 @@
 
 #include "common/tensor/gemm.h"
 #include "common/tensor/ops.h"
+#include "distill/distill.h"
+#include "distill/feature.h"
 #include "recipes/stage.h"
 #include "tests/unit/tiny.h"
 
@@ -49,7 +51,8 @@ static void fill(void) {
     }
 }
 
-static void check_step(int checkpoint) {
+// list: the recipe's losses on features; NULL: none.
+static void check_step(int checkpoint, const char *list) {
     struct model *student = make_model(&small), *teacher = make_model(&large);
     struct tape tape, teacher_tape;
     fill();
@@ -58,8 +61,17 @@ static void check_step(int checkpoint) {
     tape.recording = 1;
     model_want_gradients(student);
     gemm_count_reset();
-    const struct forward read = {.ids = ids, .B = BATCH, .T = SEQ_LEN, .checkpoint = 1};
-    const struct forward learn = {.ids = ids, .B = BATCH, .T = SEQ_LEN, .checkpoint = checkpoint};
+    struct error err;
+    struct distill_options options = {.features = list ? json_parse(list, strlen(list), "test", 0, &err) : NULL};
+    struct features features;
+    struct shown student_shown, teacher_shown;
+    unsigned shows;
+    const int64_t more = distill_feature_bytes(&options, &student->config, &teacher->config, ROWS, &shows);
+    cr_assert_eq(features_read(&features, &options, &student->config, &teacher->config, &err), 0, "%s", err.text);
+    shown_init(&student_shown, &student->config, shows);
+    shown_init(&teacher_shown, &teacher->config, shows);
+    const struct forward read = {.ids = ids, .B = BATCH, .T = SEQ_LEN, .checkpoint = !(shows & TAP_QKV), .taps = &teacher_shown.taps};
+    const struct forward learn = {.ids = ids, .B = BATCH, .T = SEQ_LEN, .checkpoint = checkpoint, .taps = shows ? &student_shown.taps : NULL};
     struct tensor *reference = model_forward(teacher, &teacher_tape, &read),
                   *x = model_forward(student, &tape, &learn);
     const struct head_spec spec = {.targets = targets,
@@ -68,20 +80,39 @@ static void check_step(int checkpoint) {
                                    .alpha = 0.5,
                                    .temperature = 2,
                                    .weight = 1};
-    tape_backward(&tape, op_head_loss(&tape, x, model_head(student), &spec, NULL));
+    struct tensor *loss = op_head_loss(&tape, x, model_head(student), &spec, NULL);
+    if (list) {
+        const struct feature_batch b = {&read, &student_shown, &teacher_shown, &student->config, &teacher->config, 1};
+        double value[LOSS_TERMS];
+        struct tensor *sum = features_loss(&features, &tape, &b, 1, 0, value);
+        loss = op_sum(&tape, loss, sum);
+    }
+    tape_backward(&tape, loss);
     const struct train_options o = {.batch = BATCH, .accumulate = 1, .checkpoint = checkpoint};
     const struct step_cost cost = step_cost(&student->config, &teacher->config, &o, SEQ_LEN);
-    check_near("FLOPs", cost.flops, gemm_counted().flops);
-    check_near("activations", (double)cost.activations, (double)(tape.arena.peak + teacher_tape.arena.peak));
+    const int64_t kept = cost.activations + more + shown_memory(&teacher->config, ROWS, shows);
+    if (!list)
+        check_near("FLOPs", cost.flops, gemm_counted().flops);
+    check_near("activations", (double)kept, (double)(tape.arena.peak + teacher_tape.arena.peak));
+    shown_release(&student_shown);
+    shown_release(&teacher_shown);
+    features_release(&features);
+    json_free(options.features);
     tape_release(&tape);
     tape_release(&teacher_tape);
     model_free(student);
     model_free(teacher);
 }
 
-Test(cost, distillation_step) { check_step(0); }
+Test(cost, distillation_step) { check_step(0, NULL); }
 
-Test(cost, distillation_step_with_checkpoints) { check_step(1); }
+Test(cost, distillation_step_with_checkpoints) { check_step(1, NULL); }
+
+Test(cost, losses_on_features) {
+    check_step(0, "[{\"loss\": \"hidden_mse\"}, {\"loss\": \"fsp\"}]");
+    check_step(1, "[{\"loss\": \"hidden_mse\"}, {\"loss\": \"fsp\"}]");
+    check_step(0, "[{\"loss\": \"value_relation\", \"map\": \"uniform\"}, {\"loss\": \"query_relation\"}]");
+}
 
 Test(cost, scores) {
     struct model *m = make_model(&large);

@@ -117,3 +117,40 @@ Test(snapshot, refuses_damaged_and_foreign_ones)
     free(path);
     tiny_remove(folder);
 }
+
+// What is trained along comes back with its moments, and only where the run has it.
+Test(snapshot, of_what_is_trained_along)
+{
+    char *folder = tiny_folder(), *path = path_join(folder, "snapshot");
+    struct state run, beside, read, read_beside;
+    struct error err;
+    state_init(&run, 1, OPTIMIZER_ADAMW);
+    state_init(&beside, 2, OPTIMIZER_ADAMW);
+    state_init(&read, 3, OPTIMIZER_ADAMW);
+    state_init(&read_beside, 4, OPTIMIZER_ADAMW);
+    for (int64_t i = 0; i < beside.model->n_element; i++) {
+        beside.optimizer.m[i] = (float)i;
+        beside.optimizer.v[i] = (float)-i;
+    }
+    run.optimizer.step = 5;
+    run.snapshot.beside = beside.model;
+    run.snapshot.beside_optimizer = &beside.optimizer;
+    cr_assert_eq(snapshot_write(path, IDENTITY, run.model, &run.optimizer, &run.snapshot, &err), 0, "%s", err.text);
+    cr_assert_eq(snapshot_read(path, IDENTITY, read.model, &read.optimizer, &read.snapshot, &err), -1);
+    cr_assert_not_null(strstr(err.text, "its header does not fit this run"), "%s", err.text);
+    read.snapshot.beside = read_beside.model;
+    read.snapshot.beside_optimizer = &read_beside.optimizer;
+    cr_assert_eq(snapshot_read(path, IDENTITY, read.model, &read.optimizer, &read.snapshot, &err), 1, "%s", err.text);
+    const size_t bytes = (size_t)beside.model->n_element * sizeof(float);
+    cr_assert_arr_eq(read.model->data, run.model->data, bytes);
+    cr_assert_arr_eq(read_beside.model->data, beside.model->data, bytes);
+    cr_assert_arr_eq(read_beside.optimizer.m, beside.optimizer.m, bytes);
+    cr_assert_arr_eq(read_beside.optimizer.v, beside.optimizer.v, bytes);
+    cr_assert_eq(read_beside.optimizer.step, 5);
+    state_release(&run);
+    state_release(&beside);
+    state_release(&read);
+    state_release(&read_beside);
+    free(path);
+    tiny_remove(folder);
+}
