@@ -38,6 +38,7 @@ static const struct {
                {"ops", bench_ops, "every op, forward and backward, against what memory allows"},
                {"losses", bench_losses, "every loss of distillation, with its gradient"},
                {"step", bench_step, "the distillation step: tokens/s, share of products, peak memory"},
+               {"cache", bench_cache, "a step from a file of the teacher's answers, beside labels alone and the teacher"},
                {"quantize", bench_quant, "block formats: encode, decode, dot"},
                {"lenet", bench_lenet, "a training step of LeNet-300-100, dense and sparse"}};
 #define BENCHES (sizeof benches / sizeof *benches)

@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "common/model/model.h"
 #include "common/tensor/gemm.h"
 
 struct bench_options {
@@ -30,6 +31,7 @@ void bench_gemm(const struct bench_options *o);
 void bench_ops(const struct bench_options *o);
 void bench_losses(const struct bench_options *o);
 void bench_step(const struct bench_options *o);
+void bench_cache(const struct bench_options *o);
 void bench_quant(const struct bench_options *o);
 void bench_lenet(const struct bench_options *o);
 
@@ -50,6 +52,7 @@ void table_integer(struct table *t, int64_t value);
 double bench_time(void (*run)(void *context), void *context, double budget);
 int bench_wants(const struct bench_options *o, enum precision precision); // asked for, and real on this machine
 int bench_wants_shape(const struct bench_options *o, int shape);
+struct model *bench_model(const struct bench_shape *s, int64_t heads, int64_t ff, uint64_t seed); // random weights; the caller frees
 float *bench_floats(int64_t n, double scale); // normal numbers; the caller frees
 double bench_bandwidth(void);                 // bytes a second of a triad with all threads, measured once
 

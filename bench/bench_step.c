@@ -69,7 +69,7 @@ static int between_steps(void *context, double best, double *loss, char note[HEL
     return 0;
 }
 
-static struct model *make_model(const struct bench_shape *s, int64_t heads, int64_t ff, uint64_t seed) {
+struct model *bench_model(const struct bench_shape *s, int64_t heads, int64_t ff, uint64_t seed) {
     struct config c = {.model_type = "llama",
                        .n_layer = s->layers,
                        .hidden = s->hidden,
@@ -184,8 +184,8 @@ static double median_step(const struct watch *w) {
 }
 
 static void run_steps(const struct bench_shape *s, enum precision precision, struct watch *w) {
-    struct model *teacher = make_model(s, s->heads, s->ff, 1),
-                 *student = make_model(s, s->student_heads, s->student_ff, 2);
+    struct model *teacher = bench_model(s, s->heads, s->ff, 1),
+                 *student = bench_model(s, s->student_heads, s->student_ff, 2);
     int64_t n = STEPS * s->batch * s->seq_len + 1;
     struct dataset data = {.token = xmalloc((size_t)n * sizeof *data.token, "tokens"), .n_token = n};
     struct distill_options o;
