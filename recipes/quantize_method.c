@@ -24,6 +24,16 @@ int quantize_method_check(const struct quantize_options *o, const char *where, s
     return 0;
 }
 
+int quantize_plan_read(struct gguf_types *types, const struct recipe *r, const struct quantize_options *o, struct error *err) {
+    *types = (struct gguf_types){0};
+    if (!o->plan)
+        return 0;
+    char *path = recipe_path(r, o->plan);
+    const int rc = gguf_types_read(types, path, err);
+    free(path);
+    return rc;
+}
+
 int quantize_method_needs_text(const struct stage *s) {
     const struct quantize_options *o = s->options;
     return o->method != QUANTIZE_RTN && !o->calibration.count && !o->imatrix;
@@ -123,8 +133,10 @@ static int with_text(const struct stage_run *s, const struct opened *in, const c
     const struct gptq_options how = {.damping = o->damping, .act_order = o->act_order, .refits = REFITS};
     struct importance importance = {0};
     struct gptq_model gptq;
-    calibrate(&importance, in->model, text);
-    options->importance = &importance;
+    if (o->method == QUANTIZE_WEIGHTED || !in->model->config.tie_embeddings) { // for the head; that of a tied table is not weighted
+        calibrate(&importance, in->model, text);
+        options->importance = &importance;
+    }
     const struct gguf_encoder encoder = gptq_model_begin(&gptq, &how, text);
     options->encoder = o->method == QUANTIZE_GPTQ ? &encoder : NULL;
     const int rc = gguf_export(in->model, in->tokenizer, path, options, err);
@@ -133,28 +145,43 @@ static int with_text(const struct stage_run *s, const struct opened *in, const c
     return rc;
 }
 
-int quantize_by_method(const struct stage_run *s, const struct opened *in, const char *path, struct gguf_export_options *options,
-                       struct error *err) {
+static int with_imatrix(const struct stage_run *s, const struct opened *in, const char *path, struct gguf_export_options *options,
+                        struct error *err) {
+    struct importance importance;
+    char *file = recipe_path(s->recipe, ((const struct quantize_options *)s->stage->options)->imatrix);
+    int rc = importance_read(&importance, file, err);
+    free(file);
+    TRY(rc);
+    options->importance = &importance;
+    rc = gguf_export(in->model, in->tokenizer, path, options, err);
+    importance_release(&importance);
+    return rc;
+}
+
+static int by_method(const struct stage_run *s, const struct opened *in, const char *path, struct gguf_export_options *options,
+                     struct error *err) {
     const struct quantize_options *o = s->stage->options;
-    struct importance importance = {0};
     struct dataset own = {0};
     struct walk_text text;
     if (o->method == QUANTIZE_RTN)
         return gguf_export(in->model, in->tokenizer, path, options, err);
     TRY(check_weights(in->model, err));
-    if (o->imatrix) {
-        char *file = recipe_path(s->recipe, o->imatrix);
-        int rc = importance_read(&importance, file, err);
-        free(file);
-        options->importance = &importance;
-        if (rc == 0)
-            rc = gguf_export(in->model, in->tokenizer, path, options, err);
-        importance_release(&importance);
-        return rc;
-    }
+    if (o->imatrix)
+        return with_imatrix(s, in, path, options, err);
     int rc = open_text(s, in, &own, &text, err);
     if (rc == 0)
         rc = with_text(s, in, path, options, &text, err);
     dataset_release(&own);
+    return rc;
+}
+
+int quantize_by_method(const struct stage_run *s, const struct opened *in, const char *path, const struct gguf_export_options *options,
+                       struct error *err) {
+    struct gguf_types types;
+    struct gguf_export_options all = *options;
+    TRY(quantize_plan_read(&types, s->recipe, s->stage->options, err));
+    all.types = &types;
+    const int rc = by_method(s, in, path, &all, err);
+    gguf_types_release(&types);
     return rc;
 }
