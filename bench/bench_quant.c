@@ -40,7 +40,8 @@ static void dot(void *context) {
 }
 
 void bench_quant(const struct bench_options *o) {
-    static const char *const names[] = {"F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q6_K"};
+    static const char *const names[] = {"F16",  "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0",   "Q5_1",
+                                        "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"};
     const double floats = 4e-6 * ROWS * COLUMNS;
     struct table t;
 

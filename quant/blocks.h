@@ -4,12 +4,13 @@
 // share a block, so a row's length must be a multiple of `elements`. Everything here works on one row; callers go
 // parallel over rows, which is why results do not depend on the number of threads.
 //
-// To add a type: encode, decode and dot for one row, and one row in the table of blocks.c. README.md has the
-// checklist.
+// README.md says how to add a type.
 #ifndef PDQ_BLOCKS_H
 #define PDQ_BLOCKS_H
 
 #include <stdint.h>
+
+#define BLOCK_TYPES "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K to Q6_K, IQ4_NL or IQ4_XS"
 
 struct block_format {
     const char *name;        // as GGUF tools spell it

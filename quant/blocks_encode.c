@@ -229,13 +229,13 @@ static void encode_row(const struct searched *f, const float *from, const float 
     }
 }
 
-static const struct affine_grid q4_1 = {15, 0, 0, 13, 0.5f, 10}, q5_1 = {31, 0, 0, 28, 0.5f, 10},
-                                q2_k = {3, 15, 15, 2.5f, 0.2f, 12}, q4_k = {15, 63, 63, 14, 0.5f, 13},
-                                q5_k = {31, 63, 63, 29, 0.5f, 12};
-static const struct level_grid q4_0 = {-8, 7, 0, 0, 0, 0.8f, 0.05f, 11}, q5_0 = {-16, 15, 0, 0, 0, 0.9f, 0.025f, 11},
-                               iq4_grid = {-127, 113, 1, 0, 0, 0.8f, 0.05f, 11},
-                               q3_k = {-4, 3, 0, -32, 31, 0.7f, 0.05f, 13}, q6_k = {-32, 31, 0, -128, 127, 0.97f, 0.004f, 17},
-                               iq4_xs = {-127, 113, 1, -32, 31, 0.8f, 0.05f, 11};
+static const struct affine_grid q4_1 = {15, 0, 0, 13, 0.75f, 12}, q5_1 = {31, 0, 0, 28, 1, 12},
+                                q2_k = {3, 15, 15, 2.5f, 0.2f, 12}, q4_k = {15, 63, 63, 14, 0.75f, 10},
+                                q5_k = {31, 63, 63, 29, 0.75f, 10};
+static const struct level_grid q4_0 = {-8, 7, 0, 0, 0, 0.8f, 0.06f, 12, 2}, q5_0 = {-16, 15, 0, 0, 0, 0.85f, 0.04f, 12, 1},
+                               iq4_grid = {-127, 113, 1, 0, 0, 0.8f, 0.06f, 9, 2},
+                               q3_k = {-4, 3, 0, -32, 31, 0.65f, 0.075f, 11, 2}, q6_k = {-32, 31, 0, -128, 127, 0.97f, 0.004f, 17, 1},
+                               iq4_xs = {-127, 113, 1, -32, 31, 0.8f, 0.06f, 9, 2};
 
 #define ENCODER(name, elements, bytes, values, affine, levels, pack)                                                    \
     void name(const float *from, const float *importance, int64_t n, void *to)                                          \

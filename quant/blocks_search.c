@@ -149,19 +149,17 @@ INLINE void affine_search(const struct search_batch *b, int at, int weighted, co
     *best_min = v_set(0) - start.low;
     for (int k = 0; k < g->widths; k++) {
         vec scale = start.range * v_set(1 / (g->narrow + g->step * (float)k)), min = v_set(0) - start.low;
-        const struct affine_sums s = affine_measure(b, at, weighted, scale, min, top);
-        const vec error = affine_solve(&s, start.weight, least, &scale, &min);
-        const mask better = v_less(error, best);
-        best = v_if(better, error, best);
-        *best_scale = v_if(better, scale, *best_scale);
-        *best_min = v_if(better, min, *best_min);
+        for (int round = 0; round < 2; round++) {
+            const struct affine_sums s = affine_measure(b, at, weighted, scale, min, top);
+            const vec error = affine_solve(&s, start.weight, least, &scale, &min);
+            const mask better = v_less(error, best);
+            best = v_if(better, error, best);
+            *best_scale = v_if(better, scale, *best_scale);
+            *best_min = v_if(better, min, *best_min);
+        }
     }
-    // Integers of the best grid again, now rounded under its own scale.
-    vec scale = *best_scale, min = *best_min;
-    const struct affine_sums s = affine_measure(b, at, weighted, scale, min, top);
-    affine_solve(&s, start.weight, least, &scale, &min);
-    *best_scale = scale;
-    *best_min = min;
+    const struct affine_sums s = affine_measure(b, at, weighted, *best_scale, *best_min, top);
+    affine_solve(&s, start.weight, least, best_scale, best_min);
 }
 
 // The best codes near the wanted scales and minima under r's d and d_min; error: [BATCH].
@@ -376,17 +374,22 @@ INLINE vec level_largest(const struct search_batch *b, int at)
     return largest;
 }
 
-INLINE vec level_search(const struct search_batch *b, int at, int weighted, const struct iq4_tables *iq4, const struct level_grid *g)
+INLINE vec level_search(const struct search_batch *b, int at, int weighted, const struct iq4_tables *iq4,
+                        const struct level_grid *g)
 {
     const vec largest = level_largest(b, at), low = v_set(g->low), high = v_set(g->high);
     vec best = v_set(FLT_MAX), best_scale = largest * v_set(1 / g->low);
-    for (int k = 0; k < g->widths; k++) {
-        vec scale = largest * v_set(1 / (g->low * (g->narrow + g->step * (float)k)));
-        const struct level_sums s = level_measure(b, at, weighted, iq4, scale, low, high);
-        const vec change = s.rv * v_inverse(s.vv), error = v_fnma(change, s.rv, s.error);
-        const mask better = v_less(error, best);
-        best = v_if(better, error, best);
-        best_scale = v_if(better, scale + change, best_scale);
+    for (int k = 0; k < g->widths * g->sides; k++) {
+        const float end = k % g->sides ? -g->low : g->low;
+        vec scale = largest * v_set(1 / (end * (g->narrow + g->step * (float)(k / g->sides))));
+        for (int round = 0; round < 1 + weighted; round++) { // a second one gains little where all values count alike
+            const struct level_sums s = level_measure(b, at, weighted, iq4, scale, low, high);
+            const vec change = s.rv * v_inverse(s.vv), error = v_fnma(change, s.rv, s.error);
+            const mask better = v_less(error, best);
+            best = v_if(better, error, best);
+            scale = scale + change;
+            best_scale = v_if(better, scale, best_scale);
+        }
     }
     const struct level_sums s = level_measure(b, at, weighted, iq4, best_scale, low, high);
     return v_fma(s.rv, v_inverse(s.vv), best_scale);

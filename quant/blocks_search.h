@@ -32,7 +32,7 @@ struct level_grid {
     int iq4;
     int code_low, code_high; // of super-blocks: scale = d * code; 0: every sub-block has a d of its own
     float narrow, step;      // tried widths: the largest value lies at `narrow` * low, (narrow + step) * low, ..
-    int widths;
+    int widths, sides; // sides: 2 tries the largest value at the high end, too
 };
 
 struct search_result {

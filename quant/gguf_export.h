@@ -1,12 +1,6 @@
 // gguf_export.h: a model as a GGUF file, planned before anything is computed.
 //
-// A type names either a storage type for every matrix (F32, F16, BF16) or a mix: what llama-quantize writes under
-// that name.
-//
-//   Q8_0   every matrix                                  Q6_K   every matrix
-//   Q4_0   the head (output, or the tied embedding) as Q6_K where its rows allow, else Q8_0
-//   Q4_K   llama.cpp's Q4_K_M: Q6_K for the head, and for attn_v and ffn_down of about half of the layers
-//
+// A type names a storage type for every matrix or a mix: what llama-quantize writes under that name (gguf_mix.h).
 // `pure` gives every matrix the bare type. Vectors are always F32.
 #ifndef PDQ_GGUF_EXPORT_H
 #define PDQ_GGUF_EXPORT_H

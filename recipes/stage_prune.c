@@ -10,6 +10,7 @@
 #include "common/base/random.h"
 #include "distill/distill.h"
 #include "prune/prune.h"
+#include "quant/gguf_mix.h"
 #include "recipes/budget.h"
 #include "recipes/inputs.h"
 #include "recipes/shape.h"
@@ -65,6 +66,11 @@ static int check_keys(const struct recipe *r, int index, const struct prune_opti
     return 0;
 }
 
+static int quantizes_by_256(const struct stage *s) {
+    const struct gguf_mix *mix = gguf_mix_find(stage_quantize_type(s)); // NULL: its own check says so
+    return mix && gguf_mix_block(mix) == ALIGN_K_BLOCK;
+}
+
 static int validate(struct recipe *r, int index, const char *where, struct error *err) {
     struct prune_options *o = r->stage[index].options;
     TRY(check_keys(r, index, o, where, err));
@@ -80,7 +86,7 @@ static int validate(struct recipe *r, int index, const char *where, struct error
     if (o->align == 0) {
         o->align = ALIGN_BLOCK;
         for (int i = index + 1; i < r->n_stage; i++)
-            if (r->stage[i].type == &stage_quantize && strstr(stage_quantize_type(&r->stage[i]), "_K"))
+            if (r->stage[i].type == &stage_quantize && quantizes_by_256(&r->stage[i]))
                 o->align = ALIGN_K_BLOCK;
     }
     return 0;

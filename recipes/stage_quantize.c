@@ -5,13 +5,14 @@
 
 #include "common/base/file.h"
 #include "quant/gguf_export.h"
+#include "quant/gguf_mix.h"
 #include "recipes/quantize_method.h"
 #include "recipes/stage.h"
 
 #define ROW(name, kind, field) name, kind, offsetof(struct quantize_options, field)
 const struct option stage_quantize_table[] = {
     {ROW("type", OPTION_STRING, type), "Q8_0", 0, 0, NULL, "TYPE",
-     "F32, F16, BF16, Q8_0, Q4_0, Q6_K, or Q4_K (llama.cpp's Q4_K_M mix)"},
+     GGUF_TYPES ", as llama-quantize mixes them"},
     {ROW("pure", OPTION_BOOL, pure), "false", 0, 0, NULL, NULL, "give every matrix the bare type, no mix"},
     {ROW("allow_fallback", OPTION_BOOL, allow_fallback), "false", 0, 0, NULL, NULL,
      "give a matrix whose rows do not fit the type's blocks a larger type, and say so"},
@@ -45,17 +46,13 @@ struct gguf_export_options stage_gguf_options(const struct stage *s) {
 
 static int validate(struct recipe *r, int index, const char *where, struct error *err) {
     struct quantize_options *o = r->stage[index].options;
-    char *wanted = strcmp(o->type, "Q4_K_M") == 0 ? xstrdup("Q4_K") : NULL; // llama.cpp's name of the same mix
-    if (wanted) {
-        free(o->type);
-        o->type = wanted;
-    }
-    if (!block_format_find(o->type)) {
-        static const char *const names[] = {"F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q6_K", NULL};
-        const char *near = nearest_name(o->type, names);
-        return error_set(err, "%s: \"type\": found \"%s\", expected F32, F16, BF16, Q8_0, Q4_0, Q4_K or Q6_K%s%s%s",
-                         where, o->type, near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
-    }
+    const struct gguf_mix *mix = gguf_mix_find(o->type), *near = mix ? NULL : gguf_mix_nearest(o->type);
+    if (!mix)
+        return error_set(err, "%s: \"type\": found \"%s\", expected " GGUF_TYPES "%s%s%s", where, o->type,
+                         near ? "; did you mean " : "", near ? near->name : "", near ? "?" : "");
+    char *shown = xstrdup(mix->name); // llama.cpp has two names for some
+    free(o->type);
+    o->type = shown;
     return quantize_method_check(o, where, err);
 }
 
