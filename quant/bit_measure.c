@@ -15,7 +15,7 @@
 
 #define REFERENCE 3.5
 
-struct measuring { // one call of bit_plan_measure
+struct measuring { // one call of bit_plan_make
     const struct bit_options *options;
     struct model *base, *overlay;
     const struct tokenizer *tokenizer;
@@ -23,7 +23,6 @@ struct measuring { // one call of bit_plan_measure
     struct gguf_plan *plan;
     struct eval_states states;
     struct progress progress;
-    int64_t done;
 };
 
 static double bits(const struct block_format *f) { return 8 * (double)f->bytes / (double)f->elements; }
@@ -128,40 +127,58 @@ static int measure_tensor(struct measuring *m, const struct gguf_plan_tensor *pl
     return 0;
 }
 
-static int measure_all(struct measuring *m, struct bit_plan *p, struct error *err)
+static int list_all(const struct measuring *m, struct bit_plan *p, struct error *err)
 {
     p->tensor = xcalloc((size_t)m->plan->n_tensor, sizeof *p->tensor, "bit plan");
     p->fixed_bytes = m->plan->file_bytes;
-    progress_begin(&m->progress, "sensitivity", "matrices", m->plan->n_tensor, 0);
     for (int64_t i = 0; i < m->plan->n_tensor; i++) {
         const struct gguf_plan_tensor *t = &m->plan->tensor[i];
-        if (is_chosen(t)) {
-            struct bit_tensor *to = &p->tensor[p->n_tensor++];
-            p->fixed_bytes -= t->bytes;
-            TRY(list_choices(to, t, m->options, err));
-            TRY(measure_tensor(m, t, to, err));
-        }
-        progress_update(&m->progress, i + 1, "%s", t->name);
+        if (!is_chosen(t))
+            continue;
+        p->fixed_bytes -= t->bytes;
+        TRY(list_choices(&p->tensor[p->n_tensor++], t, m->options, err));
     }
-    progress_end(&m->progress, "alone");
     return 0;
 }
 
-int bit_plan_measure(struct bit_plan *p, struct model *m, const struct tokenizer *t, const struct dataset *stream,
-                     const struct bit_options *o, struct error *err)
+static int measure_all(struct measuring *m, struct bit_plan *p, struct error *err)
 {
-    const struct gguf_export_options as = {.type = "F16"};
+    int64_t done = 0;
+    progress_begin(&m->progress, "sensitivity", "matrices", p->n_tensor, 0);
+    for (int64_t i = 0; i < m->plan->n_tensor; i++) {
+        const struct gguf_plan_tensor *t = &m->plan->tensor[i];
+        if (!is_chosen(t))
+            continue;
+        TRY(measure_tensor(m, t, &p->tensor[done++], err));
+        progress_update(&m->progress, done, "%s", t->name);
+    }
+    progress_end(&m->progress, "each alone");
+    return 0;
+}
+
+int bit_plan_make(struct bit_plan *p, struct model *m, const struct tokenizer *t, const struct dataset *stream,
+                  const struct bit_options *o, struct error *err)
+{
+    const struct gguf_export_options as = {.type = "F16", .importance = o->importance};
     struct gguf_plan plan;
     struct measuring measuring = {.options = o, .base = m, .tokenizer = t, .stream = stream, .plan = &plan};
     *p = (struct bit_plan){.tokens = o->eval.tokens};
     TRY(gguf_plan_make(&plan, m, t, &as, err));
     p->weights = config_parameters(&m->config);
-    measuring.overlay = overlay_new(m);
-    const int rc = measure_all(&measuring, p, err);
-    model_free(measuring.overlay);
+    const int64_t bytes = o->bytes ? o->bytes : (int64_t)(o->bits * (double)p->weights / 8);
+    int rc = list_all(&measuring, p, err);
+    if (rc == 0)
+        rc = bit_plan_check(p, bytes, err);
+    if (rc == 0) {
+        measuring.overlay = overlay_new(m);
+        rc = measure_all(&measuring, p, err);
+        model_free(measuring.overlay);
+    }
+    if (rc == 0)
+        bit_plan_solve(p, bytes);
+    else
+        bit_plan_release(p);
     eval_states_release(&measuring.states);
     gguf_plan_release(&plan);
-    if (rc < 0)
-        bit_plan_release(p);
     return rc;
 }

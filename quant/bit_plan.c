@@ -55,13 +55,19 @@ static void take_choices(struct bit_plan *p, double unit, const signed char *cho
     }
 }
 
-int bit_plan_solve(struct bit_plan *p, int64_t bytes, struct error *err)
+int bit_plan_check(const struct bit_plan *p, int64_t bytes, struct error *err)
 {
     const int64_t least = smallest_bytes(p);
-    if (bytes < least)
-        return error_set(err, "the target, %" PRId64 " bytes (%.3f bits per weight), is below the smallest possible size: with every matrix "
+    if (bytes >= least)
+        return 0;
+    return error_set(err, "the target, %" PRId64 " bytes (%.3f bits per weight), is below the smallest possible size: with every matrix "
                          "in the smallest type that may be used the file has %" PRId64 " bytes (%.3f bits per weight)", bytes,
                          8 * (double)bytes / (double)p->weights, least, 8 * (double)least / (double)p->weights);
+}
+
+void bit_plan_solve(struct bit_plan *p, int64_t bytes)
+{
+    const int64_t least = smallest_bytes(p);
     const double unit = bytes > least ? (double)(bytes - least) / UNITS : 1e-6; // of nothing nothing can be bought
     double *best = xcalloc(UNITS + 1, sizeof *best, "bit plan"), *next = xcalloc(UNITS + 1, sizeof *next, "bit plan");
     signed char *choice = xmalloc((size_t)(p->n_tensor * (UNITS + 1)), "bit plan");
@@ -71,7 +77,6 @@ int bit_plan_solve(struct bit_plan *p, int64_t bytes, struct error *err)
     free(best);
     free(next);
     free(choice);
-    return 0;
 }
 
 struct json *bit_plan_json(const struct bit_plan *p)

@@ -36,15 +36,20 @@ struct bit_plan { // lifetime: the caller's
 struct bit_options {
     const struct block_format *type[BIT_CHOICES_MAX]; // a matrix has the choice of those that fit its rows
     int n_type, exact;                                // exact: every choice is measured, else one for each matrix
+    double bits;                                      // the target: bits per weight of the whole file ..
+    int64_t bytes;                                    // .. or, where not 0, its bytes
     const struct importance *importance;              // NULL: all columns alike
     struct eval_options eval;
 };
 
-int bit_plan_measure(struct bit_plan *p, struct model *m, const struct tokenizer *t, const struct dataset *stream,
-                     const struct bit_options *o, struct error *err);
-// Chooses the least predicted divergence in at most so many bytes of the file (exact up to 1/20000 of what can be spent). A target below
-// the smallest size is an error that says it.
-int bit_plan_solve(struct bit_plan *p, int64_t bytes, struct error *err);
+// Lists the matrices and their choices, refuses a target below the smallest size before anything is measured, measures, and solves.
+int bit_plan_make(struct bit_plan *p, struct model *m, const struct tokenizer *t, const struct dataset *stream,
+                  const struct bit_options *o, struct error *err);
+// Can the file have so few bytes?
+int bit_plan_check(const struct bit_plan *p, int64_t bytes, struct error *err);
+// Chooses the least predicted divergence in at most so many bytes of the file (exact up to 1/20000 of what can be spent), which
+// bit_plan_check allows.
+void bit_plan_solve(struct bit_plan *p, int64_t bytes);
 struct json *bit_plan_json(const struct bit_plan *p);
 void bit_plan_release(struct bit_plan *p);
 

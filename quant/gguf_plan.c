@@ -15,6 +15,7 @@
 #include "common/model/pad.h"
 #include "quant/bit_plan.h"
 #include "quant/gguf_mix.h"
+#include "quant/importance.h"
 
 #define QUANTIZATION_VERSION 2
 
@@ -383,6 +384,8 @@ static int plan_all(struct gguf_plan *plan, const struct gguf_mix *mix, const st
     TRY(choose_shape(plan, &plan->model->config, o->padded, largest_block(mix), err));
     make_shape(plan);
     list_tensors(plan);
+    if (o->importance)
+        TRY(importance_check(o->importance, plan, err));
     if (o->types)
         TRY(gguf_types_check(o->types, plan, err));
     choose_formats(plan, mix, o->pure, o->types);

@@ -72,6 +72,8 @@ static int write_plan(const struct bit_plan *p, const char *path, struct error *
 static int plan_bits(const struct bits_command_options *o, struct opened *m, struct error *err) {
     struct bit_options options = {
         .exact = o->exact,
+        .bits = o->target_bits,
+        .bytes = o->target_bytes,
         .eval = {.protocol = EVAL_WINDOWS, .seq_len = o->seq_len, .tokens = o->tokens, .precision = (enum precision)o->precision}};
     struct importance importance = {0};
     struct dataset stream = {0};
@@ -84,9 +86,7 @@ static int plan_bits(const struct bits_command_options *o, struct opened *m, str
     int rc = o->imatrix ? importance_read(&importance, o->imatrix, err) : 0;
     options.importance = o->imatrix ? &importance : NULL;
     if (rc == 0)
-        rc = bit_plan_measure(&plan, m->model, m->tokenizer, &stream, &options, err);
-    if (rc == 0)
-        rc = bit_plan_solve(&plan, o->target_bytes ? o->target_bytes : (int64_t)(o->target_bits * (double)plan.weights / 8), err);
+        rc = bit_plan_make(&plan, m->model, m->tokenizer, &stream, &options, err);
     if (rc == 0)
         rc = write_plan(&plan, o->output, err);
     if (rc == 0)

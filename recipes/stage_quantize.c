@@ -81,17 +81,11 @@ int forecast_gguf(struct forecast *f, const struct gguf_export_options *options,
 
 static int forecast(struct forecast *f, struct error *err) {
     struct gguf_export_options options = export_options(f->recipe->stage[f->index].options);
-    struct gguf_types types;
-    TRY(quantize_plan_read(&types, f->recipe, f->recipe->stage[f->index].options, err));
-    options.types = &types;
-    const int planned = forecast_gguf(f, &options, err);
-    gguf_types_release(&types);
-    TRY(planned);
     f->flops = 60 * (double)config_parameters(&f->in); // the encoders' searches, about
     f->bytes = 10 * (double)config_parameters(&f->in);
     f->uses_parent = forecast_from_parent(f);
     f->memory = f->uses_parent ? 0 : 4 * config_parameters(&f->in);
-    return quantize_method_forecast(f, err);
+    return quantize_method_forecast(f, &options, err);
 }
 
 static int run(struct stage_run *s, struct error *err) {
