@@ -11,7 +11,6 @@
 #include "common/base/log.h"
 #include "common/base/progress.h"
 #include "quant/gguf_rows.h"
-#include "quant/importance.h"
 
 #define PIECE_BYTES ((int64_t)4 << 20) // of f32 values encoded before they are written
 
@@ -124,8 +123,6 @@ int gguf_export(const struct model *m, const struct tokenizer *t, const char *pa
     if (room >= 0 && room < plan.file_bytes)
         rc =
             error_set(err, "%s: needs %" PRId64 " bytes, the disk has %" PRId64 " free", path, plan.file_bytes, room);
-    if (rc == 0 && o->importance)
-        rc = importance_check(o->importance, &plan, err);
     tell(&plan);
     if (rc == 0)
         rc = write_all(&plan, path, o->encoder, err);

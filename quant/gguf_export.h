@@ -11,6 +11,7 @@
 #include "quant/gguf_names.h"
 
 struct importance;
+struct gguf_types;
 struct gguf_plan;
 struct gguf_plan_tensor;
 
@@ -24,6 +25,7 @@ struct gguf_encoder {
 
 struct gguf_export_options {
     const char *type;
+    const struct gguf_types *types;       // types of single tensors, before the mix's; NULL: none
     const struct importance *importance;  // weights of the columns' errors; NULL: all alike
     const struct gguf_encoder *encoder;   // NULL: each row by itself
     int pure, allow_fallback;

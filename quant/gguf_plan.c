@@ -13,8 +13,9 @@
 #include "common/base/json.h"
 #include "common/base/log.h"
 #include "common/model/pad.h"
-#include "quant/gguf_export.h"
+#include "quant/bit_plan.h"
 #include "quant/gguf_mix.h"
+#include "quant/importance.h"
 
 #define QUANTIZATION_VERSION 2
 
@@ -192,7 +193,7 @@ static void list_tensors(struct gguf_plan *plan)
     qsort(plan->tensor, (size_t)plan->n_tensor, sizeof *plan->tensor, by_layer_and_name);
 }
 
-static void choose_formats(struct gguf_plan *plan, const struct gguf_mix *mix, int pure)
+static void choose_formats(struct gguf_plan *plan, const struct gguf_mix *mix, int pure, const struct gguf_types *types)
 {
     const struct config *c = &plan->model->config;
     const char *head = plan->shape->config.tie_embeddings ? "token_embd.weight" : "output.weight";
@@ -214,14 +215,16 @@ static void choose_formats(struct gguf_plan *plan, const struct gguf_mix *mix, i
             last = place.layer;
         }
         t->wanted = wanted_format(mix, pure, t, &place);
+        const struct block_format *own = t->n_dim == 2 ? gguf_types_find(types, t->name) : NULL;
+        t->wanted = own ? own : t->wanted;
         t->format = gguf_mix_fitting(t->wanted, columns);
         t->bytes = rows * block_row_bytes(t->format, columns);
         plan->n_fallback += t->format != t->wanted;
-        double own = 0;
+        double weights = 0;
         for (int k = 0; k < t->n_part; k++)
-            own += t->source[k] ? (double)tensor_count(&t->source[k]->t) : 0;
+            weights += t->source[k] ? (double)tensor_count(&t->source[k]->t) : 0;
         if (t->written)
-            plan->padding_bytes += t->bytes - (int64_t)((double)t->bytes * own / (double)(rows * columns));
+            plan->padding_bytes += t->bytes - (int64_t)((double)t->bytes * weights / (double)(rows * columns));
         gguf_put_tensor(&plan->writer, t->name, t->n_dim, t->dim, t->format);
     }
 }
@@ -381,7 +384,11 @@ static int plan_all(struct gguf_plan *plan, const struct gguf_mix *mix, const st
     TRY(choose_shape(plan, &plan->model->config, o->padded, largest_block(mix), err));
     make_shape(plan);
     list_tensors(plan);
-    choose_formats(plan, mix, o->pure);
+    if (o->importance)
+        TRY(importance_check(o->importance, plan, err));
+    if (o->types)
+        TRY(gguf_types_check(o->types, plan, err));
+    choose_formats(plan, mix, o->pure, o->types);
     if (plan->n_fallback && !o->allow_fallback)
         return refuse_fallback(plan, mix->name, err);
     put_general_keys(plan, mix, o);

@@ -140,3 +140,27 @@ float *gguf_rows_importance(const struct gguf_rows *r, const struct importance *
         to[i] = !r->column ? own[i] : r->column[i] < 0 ? 0 : own[r->column[i]];
     return to;
 }
+
+unsigned char *gguf_rows_encode(const struct gguf_rows *r, const float *weight, struct error *err)
+{
+    const struct gguf_plan_tensor *t = r->tensor;
+    const int64_t C = t->dim[1], row_bytes = block_row_bytes(t->format, C);
+    unsigned char *blocks = xmalloc((size_t)(t->dim[0] * row_bytes), "quantized rows");
+    struct gguf_bad_value bad = {.row = -1};
+#pragma omp parallel
+    {
+        float *row = xmalloc((size_t)(C + r->own_columns) * sizeof *row, "row");
+#pragma omp for schedule(static)
+        for (int64_t d = 0; d < t->dim[0]; d++) {
+            gguf_rows_read(r, d, row, row + C);
+            if (gguf_rows_check(r, d, row, &bad))
+                t->format->encode(row, weight, C, blocks + d * row_bytes);
+        }
+        free(row);
+    }
+    if (bad.row < 0)
+        return blocks;
+    free(blocks);
+    gguf_rows_refuse(r, &bad, err);
+    return NULL;
+}

@@ -31,5 +31,7 @@ int gguf_rows_check(const struct gguf_rows *r, int64_t row, const float *values,
 int gguf_rows_refuse(const struct gguf_rows *r, const struct gguf_bad_value *bad, struct error *err); // the message; -1
 // Importance by column of the file, padding 0; the caller frees. NULL: none for this tensor.
 float *gguf_rows_importance(const struct gguf_rows *r, const struct importance *importance);
+// All rows of a matrix as blocks, weight as above; the caller frees. NULL: a value that the format cannot hold.
+unsigned char *gguf_rows_encode(const struct gguf_rows *r, const float *weight, struct error *err);
 
 #endif

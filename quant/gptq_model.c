@@ -128,32 +128,24 @@ static int enter_layer(struct gptq_model *g, int layer, struct error *err)
 }
 
 // The table as it is in the file, so that the text's hidden states begin with it.
-static void round_embedding(struct gptq_model *g)
+static int round_embedding(struct gptq_model *g, struct error *err)
 {
     const struct gguf_plan_tensor *t = g->plan->tensor;
     while (strcmp(t->name, "token_embd.weight") != 0)
         t++;
-    const int64_t C = t->dim[1], row_bytes = block_row_bytes(t->format, C);
-    unsigned char *blocks = xmalloc((size_t)t->bytes, "quantized rows");
     struct gguf_rows rows;
     gguf_rows_init(&rows, g->plan, t);
     float *weight = gguf_rows_importance(&rows, g->plan->importance);
-#pragma omp parallel
-    {
-        float *row = xmalloc((size_t)(C + rows.own_columns) * sizeof *row, "row");
-#pragma omp for schedule(static)
-        for (int64_t d = 0; d < t->dim[0]; d++) {
-            gguf_rows_read(&rows, d, row, row + C);
-            t->format->encode(row, weight, C, blocks + d * row_bytes);
-        }
-        free(row);
-    }
+    unsigned char *blocks = gguf_rows_encode(&rows, weight, err);
+    gguf_rows_release(&rows);
+    free(weight);
+    if (!blocks)
+        return -1;
     overlay_replace(g->overlay, g->plan, t, blocks);
     layer_walk_begin(&g->walk, g->overlay, &g->text);
     overlay_restore(g->overlay, t);
-    free(weight);
     free(blocks);
-    gguf_rows_release(&rows);
+    return 0;
 }
 
 static int tensor(void *context, const struct gguf_plan *plan, const struct gguf_plan_tensor *t, const unsigned char **blocks,
@@ -167,7 +159,7 @@ static int tensor(void *context, const struct gguf_plan *plan, const struct gguf
         g->n_tensor = plan->n_tensor;
         g->blocks = xcalloc((size_t)plan->n_tensor, sizeof *g->blocks, "blocks of a layer");
         g->overlay = overlay_new(plan->model);
-        round_embedding(g);
+        TRY(round_embedding(g, err));
     }
     if (t->written->layer != g->layer)
         TRY(enter_layer(g, t->written->layer, err));
@@ -188,7 +180,8 @@ void gptq_model_end(struct gptq_model *g)
     for (int64_t i = 0; i < g->n_tensor; i++)
         free(g->blocks[i]);
     free(g->blocks);
-    layer_walk_end(&g->walk);
+    if (g->walk.m)
+        layer_walk_end(&g->walk);
     model_free(g->overlay);
     *g = (struct gptq_model){0};
 }

@@ -15,8 +15,8 @@
 #include "recipes/open_model.h"
 
 struct eval_command_options {
-    struct option_list data;
-    char *against, *versus, *text, *pair, *label, *answers;
+    struct option_list data, versus;
+    char *against, *text, *pair, *label, *answers;
     int task, protocol, precision, json;
     int64_t seq_len, tokens, stride;
 };
@@ -39,8 +39,8 @@ static const struct option table[] = {
     {ROW("tokens", OPTION_INT, tokens), "0", 0, 1e15, NULL, "N", "stop after so many predicted tokens; 0: all"},
     {ROW("against", OPTION_STRING, against), NULL, 0, 0, NULL, "PARENT",
      "compare with this model on the same tokens"},
-    {ROW("versus", OPTION_STRING, versus), NULL, 0, 0, NULL, "MODEL",
-     "with --against: is this other model of the same parent nearer to it? the difference of the KL divergences, paired"},
+    {ROW("versus", OPTION_LIST, versus), NULL, 0, 0, NULL, "MODEL",
+     "with --against: is this other model of the same parent nearer to it? the difference of the KL divergences, paired (may be repeated)"},
     {ROW("precision", OPTION_CHOICE, precision), "f32", 0, 0, "f32|bf16", NULL, "operands of products"},
     {ROW("json", OPTION_BOOL, json), "false", 0, 0, NULL, NULL, "print one JSON object and nothing else"},
     {.name = NULL}};
@@ -74,67 +74,76 @@ static int check_window(const struct eval_command_options *o, const struct opene
     return 0;
 }
 
-struct versus { // the other model's distance from the parent, and by how much this one's is larger
-    struct eval_result result;
+struct versus { // another model's distance from the parent, and by how much the measured one's is larger
+    double kld;
     struct paired difference;
 };
 
 static void print_versus(const struct eval_command_options *o, const struct versus *v) {
-    printf("of %s %.9g\ndifference     %+.9g (95 %% interval %+.9g to %+.9g)\n", o->versus, v->result.kld, v->difference.mean, v->difference.low,
-           v->difference.high);
+    for (size_t i = 0; i < o->versus.count; i++)
+        printf("%s\n  KL divergence  %.9g\n  difference     %+.9g (95 %% interval %+.9g to %+.9g)\n", o->versus.item[i], v[i].kld,
+               v[i].difference.mean, v[i].difference.low, v[i].difference.high);
 }
 
-static struct json *result_json(const struct eval_command_options *o, const struct eval_result *r, const struct versus *v) {
-    struct json *object = eval_result_json(r);
-    if (o->versus) {
-        json_set_number(object, "versus_kld", v->result.kld);
-        json_set_number(object, "kld_difference", v->difference.mean);
-        json_set_number(object, "kld_difference_low", v->difference.low);
-        json_set_number(object, "kld_difference_high", v->difference.high);
+static void print_json(const struct eval_command_options *o, const struct eval_result *r, const struct versus *v) {
+    struct json *object = eval_result_json(r), *list = json_array();
+    for (size_t i = 0; i < o->versus.count; i++) {
+        struct json *one = json_object();
+        json_set_string(one, "model", o->versus.item[i]);
+        json_set_number(one, "kld", v[i].kld);
+        json_set_number(one, "difference", v[i].difference.mean);
+        json_set_number(one, "difference_low", v[i].difference.low);
+        json_set_number(one, "difference_high", v[i].difference.high);
+        json_push(list, one);
     }
-    return object;
+    if (o->versus.count)
+        json_set(object, "versus", list);
+    else
+        json_free(list);
+    char *text = json_text(object, 0);
+    puts(text);
+    free(text);
+    json_free(object);
 }
 
-static int measure_versus(struct versus *v, const struct eval_command_options *o, const struct eval_result *r, struct opened *parent,
-                          const struct dataset *stream, const struct eval_options *options, struct error *err) {
+static int measure_versus(struct versus *v, const char *path, const struct eval_result *r, struct opened *parent, const struct dataset *stream,
+                          const struct eval_options *options, struct error *err) {
     struct opened other = {0};
-    if (opened_open(&other, o->versus, err) < 0)
+    struct eval_result result;
+    if (opened_open(&other, path, err) < 0)
         return error_prefix(err, "--versus");
-    const int status = evaluate(&v->result, other.model, parent->model, stream, other.tokenizer, options, err);
-    if (status == 0)
-        v->difference = paired_compare(r->token_kl, v->result.token_kl, r->tokens);
+    const int status = evaluate(&result, other.model, parent->model, stream, other.tokenizer, options, err);
+    if (status == 0) {
+        v->kld = result.kld;
+        v->difference = paired_compare(r->token_kl, result.token_kl, r->tokens);
+        eval_result_release(&result);
+    }
     opened_release(&other);
     return status;
 }
 
 static int measure(const struct eval_command_options *o, struct opened *m, struct opened *parent, struct error *err) {
-    struct eval_options options = {
-        .protocol = (enum eval_protocol)o->protocol, .tokens = o->tokens, .precision = (enum precision)o->precision};
     struct eval_states states = {0};
+    struct eval_options options = {.protocol = (enum eval_protocol)o->protocol, .tokens = o->tokens, .precision = (enum precision)o->precision,
+                                   .against_states = o->versus.count ? &states : NULL};
     struct eval_result result = {0};
-    struct versus versus = {0};
     struct dataset stream = {0};
     TRY(check_window(o, m, &options.seq_len, err));
     TRY(eval_stream(&stream, m->tokenizer, options.protocol, (const char *const *)o->data.item, o->data.count, err));
-    options.against_states = o->versus ? &states : NULL;
+    struct versus *versus = xcalloc(o->versus.count + 1, sizeof *versus, "comparisons");
     int status = evaluate(&result, m->model, parent->model, &stream, m->tokenizer, &options, err);
-    if (status == 0 && o->versus)
-        status = measure_versus(&versus, o, &result, parent, &stream, &options, err);
+    for (size_t i = 0; i < o->versus.count && status == 0; i++)
+        status = measure_versus(&versus[i], o->versus.item[i], &result, parent, &stream, &options, err);
     if (status == 0 && o->json) {
-        struct json *object = result_json(o, &result, &versus);
-        char *text = json_text(object, 0);
-        puts(text);
-        free(text);
-        json_free(object);
+        print_json(o, &result, versus);
     } else if (status == 0) {
         print_result(&result);
-        if (o->versus)
-            print_versus(o, &versus);
+        print_versus(o, versus);
     }
     eval_states_release(&states);
-    eval_result_release(&versus.result);
     eval_result_release(&result);
     dataset_release(&stream);
+    free(versus);
     return status;
 }
 
@@ -350,8 +359,8 @@ static int run(struct call *call, struct error *err) {
         error_set(err, "--data is missing: the text to measure on");
         return EXIT_USAGE;
     }
-    if (o->versus && !o->against) {
-        error_set(err, "--versus %s: nearer to what? give the parent of both with --against", o->versus);
+    if (o->versus.count && !o->against) {
+        error_set(err, "--versus %s: nearer to what? give the parent of both with --against", o->versus.item[0]);
         return EXIT_USAGE;
     }
     header_print(o->precision);

@@ -24,6 +24,16 @@ int quantize_method_check(const struct quantize_options *o, const char *where, s
     return 0;
 }
 
+static int read_plan(struct gguf_types *types, const struct recipe *r, const struct quantize_options *o, struct error *err) {
+    *types = (struct gguf_types){0};
+    if (!o->plan)
+        return 0;
+    char *path = recipe_path(r, o->plan);
+    const int rc = gguf_types_read(types, path, err);
+    free(path);
+    return rc;
+}
+
 int quantize_method_needs_text(const struct stage *s) {
     const struct quantize_options *o = s->options;
     return o->method != QUANTIZE_RTN && !o->calibration.count && !o->imatrix;
@@ -40,38 +50,6 @@ static int refuse_quantized(const char *path, struct error *err) {
                            "with --requantize", path, g.tensor[i].name, g.tensor[i].format->name);
     gguf_close(&g);
     return rc;
-}
-
-int quantize_method_forecast(struct forecast *f, struct error *err) {
-    const struct recipe *r = f->recipe;
-    const struct quantize_options *o = r->stage[f->index].options;
-    if (f->uses_parent && !o->requantize) {
-        char *path = recipe_path(r, r->model);
-        const int rc = path_is_gguf(path) && !file_is_directory(path) ? refuse_quantized(path, err) : 0;
-        free(path);
-        TRY(rc);
-    }
-    if (o->method == QUANTIZE_RTN || (o->imatrix && o->method == QUANTIZE_WEIGHTED))
-        return 0;
-    const double tokens = (double)o->calibration_tokens;
-    const int64_t seq_len = r->data.seq_len;
-    int64_t widest = f->in.hidden, layer = 0;
-    f->flops += tokens * model_flops_per_token(&f->in, seq_len) * (o->method == QUANTIZE_GPTQ ? 6 : 1);
-    f->memory += score_memory(&f->in, BATCH * seq_len, 0);
-    for (int64_t l = 0; l < f->in.n_layer && o->method == QUANTIZE_GPTQ; l++) {
-        const struct layer_shape *s = &f->in.layer[l];
-        const int64_t C[] = {f->in.hidden, s->n_head * f->in.head_dim, f->in.hidden, s->n_ff};
-        for (int i = 0; i < 4; i++) {
-            f->flops += 2 * tokens * (double)C[i] * (double)C[i];
-            widest = C[i] > widest ? C[i] : widest;
-        }
-        const int64_t own = f->in.hidden * (2 * C[1] + 2 * s->n_kv_head * f->in.head_dim + 3 * C[3]);
-        f->flops += 2 * (double)own * (double)widest;
-        layer = own > layer ? own : layer;
-    }
-    if (o->method == QUANTIZE_GPTQ)
-        f->memory += 4 * f->in.hidden * (o->calibration_tokens + f->in.vocab) + 9 * layer + 36 * widest * widest;
-    return 0;
 }
 
 // NaN and infinities, before they spread over all that is computed from the weights.
@@ -95,16 +73,15 @@ static int check_weights(const struct model *m, struct error *err) {
 }
 
 // The stage's own text, or the recipe's.
-static int open_text(const struct stage_run *s, const struct opened *in, struct dataset *own, struct walk_text *text, struct error *err) {
-    const struct quantize_options *o = s->stage->options;
-    const struct recipe *r = s->recipe;
-    *text = (struct walk_text){.data = &s->run->inputs->train.data, .seq_len = r->data.seq_len, .tokens = o->calibration_tokens,
-                               .batch = BATCH, .seed = (uint64_t)r->seed, .precision = (enum precision)r->precision};
+static int open_text(const struct recipe *r, const struct quantize_options *o, const struct tokenizer *t, const struct config *c,
+                     const struct dataset *of_recipe, struct dataset *own, struct walk_text *text, struct error *err) {
+    *text = (struct walk_text){.data = of_recipe, .seq_len = r->data.seq_len, .tokens = o->calibration_tokens, .batch = BATCH,
+                               .seed = (uint64_t)r->seed, .precision = (enum precision)r->precision};
     if (o->calibration.count) {
         char **paths = xcalloc(o->calibration.count, sizeof *paths, "paths");
         for (size_t i = 0; i < o->calibration.count; i++)
             paths[i] = recipe_path(r, o->calibration.item[i]);
-        const int rc = dataset_read(own, in->tokenizer, (const char *const *)paths, o->calibration.count, "calibration", err);
+        const int rc = dataset_read(own, t, (const char *const *)paths, o->calibration.count, "calibration", err);
         for (size_t i = 0; i < o->calibration.count; i++)
             free(paths[i]);
         free(paths);
@@ -113,8 +90,74 @@ static int open_text(const struct stage_run *s, const struct opened *in, struct 
     }
     while (text->batch > 1 && text->batch * text->seq_len > text->tokens)
         text->batch /= 2;
-    TRY(dataset_check(text->data, in->model->config.vocab, "calibration", err));
+    TRY(dataset_check(text->data, c->vocab, "calibration", err));
     return calibrate_check(text, "calibration_tokens", err);
+}
+
+// The passes over the text and what GPTQ computes from it.
+static void add_cost(struct forecast *f) {
+    const struct recipe *r = f->recipe;
+    const struct quantize_options *o = r->stage[f->index].options;
+    const double tokens = (double)o->calibration_tokens;
+    const int64_t seq_len = r->data.seq_len;
+    int64_t widest = f->in.hidden, layer = 0;
+    f->flops += tokens * model_flops_per_token(&f->in, seq_len) * (o->method == QUANTIZE_GPTQ ? 6 : 1);
+    f->memory += score_memory(&f->in, BATCH * seq_len, 0);
+    for (int64_t l = 0; l < f->in.n_layer && o->method == QUANTIZE_GPTQ; l++) {
+        const struct layer_shape *s = &f->in.layer[l];
+        const int64_t C[] = {f->in.hidden, s->n_head * f->in.head_dim, f->in.hidden, s->n_ff};
+        for (int i = 0; i < 4; i++) {
+            f->flops += 2 * tokens * (double)C[i] * (double)C[i];
+            widest = C[i] > widest ? C[i] : widest;
+        }
+        const int64_t own = f->in.hidden * (2 * C[1] + 2 * s->n_kv_head * f->in.head_dim + 3 * C[3]);
+        f->flops += 2 * (double)own * (double)widest;
+        layer = own > layer ? own : layer;
+    }
+    if (o->method == QUANTIZE_GPTQ)
+        f->memory += 4 * f->in.hidden * (o->calibration_tokens + f->in.vocab) + 9 * layer + 36 * widest * widest;
+}
+
+// The stage's files against the shape of what they are for.
+static int check_files(struct forecast *f, struct gguf_export_options *options, struct error *err) {
+    const struct recipe *r = f->recipe;
+    const struct quantize_options *o = r->stage[f->index].options;
+    struct importance importance = {0};
+    struct gguf_types types;
+    TRY(read_plan(&types, r, o, err));
+    options->types = &types;
+    char *file = o->imatrix ? recipe_path(r, o->imatrix) : NULL;
+    int rc = file ? importance_read(&importance, file, err) : 0;
+    options->importance = file ? &importance : NULL;
+    if (rc == 0)
+        rc = forecast_gguf(f, options, err);
+    free(file);
+    importance_release(&importance);
+    gguf_types_release(&types);
+    return rc;
+}
+
+int quantize_method_forecast(struct forecast *f, const struct gguf_export_options *options, struct error *err) {
+    const struct recipe *r = f->recipe;
+    const struct quantize_options *o = r->stage[f->index].options;
+    struct gguf_export_options all = *options;
+    struct dataset own = {0};
+    if (f->uses_parent && !o->requantize) {
+        char *path = recipe_path(r, r->model);
+        const int rc = path_is_gguf(path) && !file_is_directory(path) ? refuse_quantized(path, err) : 0;
+        free(path);
+        TRY(rc);
+    }
+    TRY(check_files(f, &all, err));
+    if (o->method == QUANTIZE_RTN || o->imatrix)
+        return 0;
+    add_cost(f);
+    if (!o->calibration.count)
+        return 0;
+    struct walk_text text;
+    const int rc = open_text(r, o, f->tokenizer, &f->in, NULL, &own, &text, err);
+    dataset_release(&own);
+    return rc;
 }
 
 static int with_text(const struct stage_run *s, const struct opened *in, const char *path, struct gguf_export_options *options,
@@ -123,8 +166,10 @@ static int with_text(const struct stage_run *s, const struct opened *in, const c
     const struct gptq_options how = {.damping = o->damping, .act_order = o->act_order, .refits = REFITS};
     struct importance importance = {0};
     struct gptq_model gptq;
-    calibrate(&importance, in->model, text);
-    options->importance = &importance;
+    if (o->method == QUANTIZE_WEIGHTED || !in->model->config.tie_embeddings) { // for the head; that of a tied table is not weighted
+        calibrate(&importance, in->model, text);
+        options->importance = &importance;
+    }
     const struct gguf_encoder encoder = gptq_model_begin(&gptq, &how, text);
     options->encoder = o->method == QUANTIZE_GPTQ ? &encoder : NULL;
     const int rc = gguf_export(in->model, in->tokenizer, path, options, err);
@@ -133,28 +178,43 @@ static int with_text(const struct stage_run *s, const struct opened *in, const c
     return rc;
 }
 
-int quantize_by_method(const struct stage_run *s, const struct opened *in, const char *path, struct gguf_export_options *options,
-                       struct error *err) {
+static int with_imatrix(const struct stage_run *s, const struct opened *in, const char *path, struct gguf_export_options *options,
+                        struct error *err) {
+    struct importance importance;
+    char *file = recipe_path(s->recipe, ((const struct quantize_options *)s->stage->options)->imatrix);
+    int rc = importance_read(&importance, file, err);
+    free(file);
+    TRY(rc);
+    options->importance = &importance;
+    rc = gguf_export(in->model, in->tokenizer, path, options, err);
+    importance_release(&importance);
+    return rc;
+}
+
+static int by_method(const struct stage_run *s, const struct opened *in, const char *path, struct gguf_export_options *options,
+                     struct error *err) {
     const struct quantize_options *o = s->stage->options;
-    struct importance importance = {0};
     struct dataset own = {0};
     struct walk_text text;
     if (o->method == QUANTIZE_RTN)
         return gguf_export(in->model, in->tokenizer, path, options, err);
     TRY(check_weights(in->model, err));
-    if (o->imatrix) {
-        char *file = recipe_path(s->recipe, o->imatrix);
-        int rc = importance_read(&importance, file, err);
-        free(file);
-        options->importance = &importance;
-        if (rc == 0)
-            rc = gguf_export(in->model, in->tokenizer, path, options, err);
-        importance_release(&importance);
-        return rc;
-    }
-    int rc = open_text(s, in, &own, &text, err);
+    if (o->imatrix)
+        return with_imatrix(s, in, path, options, err);
+    int rc = open_text(s->recipe, o, in->tokenizer, &in->model->config, &s->run->inputs->train.data, &own, &text, err);
     if (rc == 0)
         rc = with_text(s, in, path, options, &text, err);
     dataset_release(&own);
+    return rc;
+}
+
+int quantize_by_method(const struct stage_run *s, const struct opened *in, const char *path, const struct gguf_export_options *options,
+                       struct error *err) {
+    struct gguf_types types;
+    struct gguf_export_options all = *options;
+    TRY(read_plan(&types, s->recipe, s->stage->options, err));
+    all.types = &types;
+    const int rc = by_method(s, in, path, &all, err);
+    gguf_types_release(&types);
     return rc;
 }

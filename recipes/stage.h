@@ -95,7 +95,7 @@ struct quantize_options {
     int pure, allow_fallback, padded, requantize;
     int method; // enum quantize_method
     struct option_list calibration;
-    char *imatrix;
+    char *imatrix, *plan;
     int64_t calibration_tokens;
     double damping;
     int act_order;

@@ -26,6 +26,7 @@ const struct option stage_quantize_table[] = {
     {ROW("calibration_tokens", OPTION_INT, calibration_tokens), "65536", 1, 1e12, NULL, "N", "tokens of it"},
     {ROW("imatrix", OPTION_STRING, imatrix), NULL, 0, 0, NULL, "FILE",
      "importance matrix for weighted: from pdq calibrate, or from llama-imatrix"},
+    {ROW("plan", OPTION_STRING, plan), NULL, 0, 0, NULL, "PLAN.json", "types of single matrices, from pdq bits; what it does not name gets --type's"},
     {ROW("damping", OPTION_DOUBLE, damping), "0.01", 1e-9, 10, NULL, "F", "gptq: share of the mean square that is added to all"},
     {ROW("act_order", OPTION_BOOL, act_order), "true", 0, 0, NULL, NULL,
      "gptq: blocks with large inputs first, and large columns first within a block"},
@@ -80,12 +81,11 @@ int forecast_gguf(struct forecast *f, const struct gguf_export_options *options,
 
 static int forecast(struct forecast *f, struct error *err) {
     struct gguf_export_options options = export_options(f->recipe->stage[f->index].options);
-    TRY(forecast_gguf(f, &options, err));
     f->flops = 60 * (double)config_parameters(&f->in); // the encoders' searches, about
     f->bytes = 10 * (double)config_parameters(&f->in);
     f->uses_parent = forecast_from_parent(f);
     f->memory = f->uses_parent ? 0 : 4 * config_parameters(&f->in);
-    return quantize_method_forecast(f, err);
+    return quantize_method_forecast(f, &options, err);
 }
 
 static int run(struct stage_run *s, struct error *err) {

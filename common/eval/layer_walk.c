@@ -24,17 +24,17 @@ static int64_t walk_text_batches(const struct walk_text *t)
 
 int64_t walk_text_tokens(const struct walk_text *t) { return walk_text_batches(t) * t->batch * t->seq_len; }
 
-// The hidden states before the first layer, with positions where a model has learned ones: the layer itself runs for nothing.
-static void embed(struct layer_walk *w, const int32_t *ids, float *to)
+// The hidden states before the first layer. With learned positions they are what the model shows on its way through that layer.
+static const float *embed(struct layer_walk *w, const int32_t *ids)
 {
-    const int64_t T = w->text.seq_len, D = w->m->config.hidden;
-    struct tensor **seen = xcalloc((size_t)(w->m->config.n_layer + 1), sizeof *seen, "taps");
+    struct model *m = w->m;
+    if (!model_positions(&m->config))
+        return op_embed(&w->tape, model_weight(m, m->arch->embed, -1), ids, w->rows)->data;
+    struct tensor **seen = arena_zalloc(&w->tape.arena, (size_t)(m->config.n_layer + 1) * sizeof *seen);
     struct taps taps = {.want = TAP_HIDDEN, .hidden = seen};
-    const struct forward f = {.ids = ids, .B = w->text.batch, .T = T, .last = 1, .taps = &taps};
-    model_forward(w->m, &w->tape, &f);
-    memcpy(to, seen[0]->data, (size_t)(w->rows * D) * sizeof *to);
-    tape_reset(&w->tape);
-    free(seen);
+    const struct forward f = {.ids = ids, .B = w->text.batch, .T = w->text.seq_len, .last = 1, .taps = &taps};
+    model_forward(m, &w->tape, &f);
+    return seen[0]->data;
 }
 
 void layer_walk_begin(struct layer_walk *w, struct model *m, const struct walk_text *text)
@@ -46,7 +46,8 @@ void layer_walk_begin(struct layer_walk *w, struct model *m, const struct walk_t
     tape_init(&w->tape, text->precision);
     for (int64_t b = 0; b < w->batches; b++) {
         dataset_batch(text->data, text->seq_len, text->seed, b * text->batch, text->batch, ids, ids + rows);
-        embed(w, ids, w->x + b * rows * D);
+        memcpy(w->x + b * rows * D, embed(w, ids), (size_t)(rows * D) * sizeof *w->x);
+        tape_reset(&w->tape);
     }
     free(ids);
 }
