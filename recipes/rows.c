@@ -155,7 +155,8 @@ static int64_t cka_batch(const struct run *run, int64_t seq_len, struct example_
 static int cka_facts(struct run *run, const struct recipe *r, const struct row_source *s, struct opened *m, struct json *facts,
                      struct error *err) {
     const struct config *c = &m->model->config, *p = &run->parent.model->config;
-    if (run->is_sweep || run->parent_is_shape || strcmp(s->path, run->parent.path) == 0 || !model_is_language(c) || c->vocab != p->vocab)
+    if (run->is_sweep || run->parent_is_shape || strcmp(s->path, run->parent.path) == 0 || !model_has_blocks(c) || !model_has_blocks(p) ||
+        c->vocab != p->vocab)
         return 0;
     struct model *parent = run_parent(run, err);
     if (!parent)
