@@ -49,3 +49,5 @@ void answers_at(const struct answers *a, double share, double weight[DIVERGENCES
 }
 
 int answers_has(const struct answers *a, int divergence) { return a->weight[divergence].from > 0 || a->weight[divergence].to > 0; }
+
+const char *answers_log_name(int divergence) { return divergence == DIVERGENCE_MSE ? "logit_mse" : divergence_names[divergence]; }

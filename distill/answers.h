@@ -13,5 +13,6 @@ struct answers {
 int answers_read(struct answers *a, const struct json *v, struct error *err);
 void answers_at(const struct answers *a, double share, double weight[DIVERGENCES]); // at a share of the run
 int answers_has(const struct answers *a, int divergence);
+const char *answers_log_name(int divergence); // in run.jsonl, where "mse" is that of hidden states
 
 #endif

@@ -40,6 +40,9 @@ const struct option distill_option_table[] = {
      "of the soft targets: " DIVERGENCE_NAMES ", or an object of these with weights"},
     {"beta", OPTION_DOUBLE, AT(beta), "0.5", 0.001, 0.999, NULL, "R", "divergence js: the teacher's share of the mean"},
     {"hidden", OPTION_DOUBLE, AT(hidden), "0", 0, 1e6, NULL, "R", "weight of the hidden states' mean squared error"},
+    {"teacher_cache", OPTION_STRING, AT(teacher_cache), NULL, 0, 0, NULL, "FILE|auto",
+     "learn from this file of the teacher's likeliest answers, made where it lacks some; auto: in the run's folder"},
+    {"top_k", OPTION_INT, AT(top_k), "32", 1, 65535, NULL, "N", "with teacher_cache: answers a token that it holds"},
     {"layer_map", OPTION_JSON, AT(layer_map), NULL, 0, 0, NULL, "MAP",
      "which student layer follows which teacher layer: " LAYER_MAPS ", or [[S,T],...] from 0"},
     {"features", OPTION_JSON, AT(features), NULL, 0, 0, NULL, "[{...},...]", "losses on features"},
@@ -76,6 +79,8 @@ int distill_check(const struct distill_options *o, const struct config *student,
     if (!(own && others) && (o->hidden > 0 || o->features))
         return error_set(err, "distill.%s: a %s model has no blocks whose states could be compared; leave it out, a student can learn from the logits",
                          o->features ? "features" : "hidden", own ? teacher->model_type : student->model_type);
+    if (student->head == HEAD_SPANS && o->divergence)
+        return error_set(err, "distill.divergence: answers as spans are learned by KL alone; leave it out");
     struct answers answers;
     struct features features;
     TRY(answers_read(&answers, o->divergence, err));
@@ -99,31 +104,31 @@ static double temperature_at(const struct distillation *d, int64_t step)
     BUG("distill: temperature rule %d", o->temperature_rule);
 }
 
-static double alpha_at(const struct distillation *d, int64_t step)
+double distill_alpha(const struct distill_options *o, int64_t steps, int64_t step)
 {
-    double half = (double)d->steps / 2;
-    if (d->options->order == TARGETS_HARD_FIRST && (double)step < half)
-        return d->options->alpha * (double)step / half;
-    return d->options->alpha;
+    double half = (double)steps / 2;
+    if (o->order == TARGETS_HARD_FIRST && (double)step < half)
+        return o->alpha * (double)step / half;
+    return o->alpha;
 }
 
 static double share_done(const struct distillation *d, int64_t step) { return d->steps > 1 ? (double)step / (double)(d->steps - 1) : 0; }
 
 // The soft targets' and the hard ones' loss, from the fused head; all divergences but KL are further terms of the log.
-static struct tensor *answers_loss(const struct distillation *d, struct tape *tape, struct tensor *x, struct head_spec *spec, int64_t step,
-                                   struct loss_parts *parts)
+static struct tensor *answers_loss(const struct distillation *d, struct tape *tape, const struct forward *f, struct tensor *x,
+                                   struct head_spec *spec, int64_t step, struct loss_parts *parts)
 {
     double weight[DIVERGENCES];
     struct head_result head;
     answers_at(&d->answers, share_done(d, step), weight);
     spec->divergence = weight;
     spec->beta = d->options->beta;
-    struct tensor *loss = op_head_loss(tape, x, model_head(d->student), spec, &head);
+    struct tensor *loss = model_head_loss(d->student, tape, f, x, spec, &head);
     *parts = (struct loss_parts){.loss = (1 - spec->alpha) * head.ce, .ce = head.ce, .kl = head.kl};
     for (int k = 0; k < DIVERGENCES; k++) {
         parts->loss += spec->alpha * weight[k] * divergence_scale(k, spec->temperature) * head.divergence[k];
         if (k != DIVERGENCE_KL && answers_has(&d->answers, k))
-            parts->term[parts->n_term++] = (struct loss_term){divergence_names[k], head.divergence[k]};
+            parts->term[parts->n_term++] = (struct loss_term){answers_log_name(k), head.divergence[k]};
     }
     return loss;
 }
@@ -172,26 +177,28 @@ static struct tensor *distill_loss(void *context, struct tape *tape, const struc
                              .teacher_w = model_head(d->teacher),
                              .bias = model_head_bias(d->student),
                              .teacher_bias = model_head_bias(d->teacher),
-                             .alpha = alpha_at(d, step),
+                             .alpha = distill_alpha(d->options, d->steps, step),
                              .temperature = temperature_at(d, step),
                              .weight = weight};
-    struct tensor *loss = answers_loss(d, tape, x, &spec, step, parts);
+    struct tensor *loss = answers_loss(d, tape, &student_forward, x, &spec, step, parts);
     return shows ? add_features(d, tape, forward, loss, weight, step, parts) : loss;
 }
 
-// What the trainer cannot see: the caller's identity, these options and the teacher. Its path is no input, its
-// weights are.
-static void identify(const struct trainer *t, const struct distill_options *o, const struct model *teacher,
-                     char out[HASH_TEXT])
+// Paths are no inputs, what lies there is.
+void distill_identify(const struct trainer *t, const struct distill_options *o, const struct model *teacher, const char *instead,
+                      char out[HASH_TEXT])
 {
     struct hasher *h = hasher_new();
     struct json *options = options_json(distill_option_table, o);
     json_remove(options, "teacher");
+    json_remove(options, "teacher_cache");
     json_remove(options, "snapshot_every");
     char *text = json_text(options, 0);
     hasher_add_text(h, text);
     hasher_add_text(h, t->identity ? t->identity : "");
-    if (teacher->data)
+    if (instead)
+        hasher_add_text(h, instead);
+    if (teacher && teacher->data)
         hasher_add(h, teacher->data, (size_t)teacher->n_element * sizeof *teacher->data);
     hasher_end(h, out);
     free(text);
@@ -213,7 +220,7 @@ int distill_run(struct trainer *t, struct model *teacher, const struct distill_o
     shown_init(&d.teacher_shown, teacher_config, want);
     tape_init(&d.teacher_tape, t->precision);
     char identity[HASH_TEXT];
-    identify(t, o, teacher, identity);
+    distill_identify(t, o, teacher, NULL, identity);
     struct trainer trainer = *t;
     trainer.options = o->train;
     trainer.loss = distill_loss;

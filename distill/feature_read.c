@@ -10,7 +10,7 @@
 #include "distill/distill.h"
 #include "distill/feature.h"
 
-#define FEATURES_MOST 16
+#define FEATURES_MOST (LOSS_TERMS - DIVERGENCES + 1) // KL and "mse" have their own places in the log
 
 struct entry { // of the list, as it is written
     char *loss;
@@ -231,7 +231,7 @@ int features_read(struct features *f, const struct distill_options *o, const str
     if (o->features && json_kind(o->features) != JSON_ARRAY)
         return error_set(err, "distill.features: expected a list of {\"loss\": ..., \"weight\": ..., \"map\": ...}");
     if (n > FEATURES_MOST)
-        return error_set(err, "distill.features: %lld losses, expected at most %d", (long long)n, FEATURES_MOST);
+        return error_set(err, "distill.features: %lld losses, expected at most %d", (long long)n, (int)FEATURES_MOST);
     if (n && (!model_is_language(student) || !model_is_language(teacher)))
         return error_set(err, "distill.features: are for models of texts; found layers without hidden states of tokens");
     TRY(check_layer_map(o, student, teacher, err));

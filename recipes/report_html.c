@@ -95,6 +95,7 @@ static const struct column text_columns[] = {
     {"&plusmn;", "nll_se", 4, 1, 0},
     {"errors", "errors", 0, 1, 0},
     {"accuracy, %", "accuracy", 2, 1, 0},
+    {"F1, %", "f1", 2, 1, 0},
     {NULL, NULL, 0, 0, 0},
 };
 

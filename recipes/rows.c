@@ -14,6 +14,7 @@
 #include "common/eval/evaluate_classes.h"
 #include "common/eval/evaluate_images.h"
 #include "common/eval/evaluate_masked.h"
+#include "common/eval/evaluate_spans.h"
 #include "common/eval/generate.h"
 #include "common/eval/statistics.h"
 #include "recipes/forecast.h"
@@ -81,6 +82,14 @@ static int evaluate_masked_row(struct run *run, const struct row_source *s, stru
     return status;
 }
 
+static int evaluate_span_row(struct run *run, const struct row_source *s, struct opened *m, struct json *facts, struct error *err) {
+    struct span_result result;
+    evaluate_spans(&result, m->model, &run->inputs->test, &run->inputs->test_texts, PRECISION_F32);
+    int status = add_result(s, facts, span_result_json(&result), result.nll, result.n, err);
+    span_result_release(&result);
+    return status;
+}
+
 static int evaluate_example_row(struct run *run, const struct row_source *s, struct opened *m, struct json *facts, struct error *err) {
     const struct examples *test = &run->inputs->test;
     const enum model_head_kind head = m->model->config.head;
@@ -89,6 +98,8 @@ static int evaluate_example_row(struct run *run, const struct row_source *s, str
         return 0;
     if (head == HEAD_MASKED)
         return evaluate_masked_row(run, s, m, facts, err);
+    if (head == HEAD_SPANS)
+        return evaluate_span_row(run, s, m, facts, err);
     evaluate_classes(&result, m->model, test, PRECISION_F32);
     int status = add_result(s, facts, class_result_json(&result), result.nll, result.n, err);
     class_result_release(&result);
@@ -155,8 +166,7 @@ static int64_t cka_batch(const struct run *run, int64_t seq_len, struct example_
 static int cka_facts(struct run *run, const struct recipe *r, const struct row_source *s, struct opened *m, struct json *facts,
                      struct error *err) {
     const struct config *c = &m->model->config, *p = &run->parent.model->config;
-    if (run->is_sweep || run->parent_is_shape || strcmp(s->path, run->parent.path) == 0 || !model_has_blocks(c) || !model_has_blocks(p) ||
-        c->vocab != p->vocab)
+    if (run->is_sweep || run->parent_is_shape || strcmp(s->path, run->parent.path) == 0 || !model_has_blocks(c) || !model_has_blocks(p) || c->vocab != p->vocab)
         return 0;
     struct model *parent = run_parent(run, err);
     if (!parent)

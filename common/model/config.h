@@ -12,6 +12,8 @@ struct layer_shape {
 };
 
 enum model_head_kind { HEAD_NEXT, HEAD_CLASSES, HEAD_MASKED, HEAD_SPANS, HEAD_NONE };
+// Does it learn from examples with labels or spans?
+static inline int head_is_labelled(enum model_head_kind h) { return h == HEAD_CLASSES || h == HEAD_SPANS; }
 enum activation { ACTIVATION_SILU, ACTIVATION_GELU_TANH, ACTIVATION_GELU_ERF, ACTIVATION_RELU };
 
 enum rope_scaling_type { ROPE_PLAIN, ROPE_LINEAR, ROPE_LLAMA3 };

@@ -226,8 +226,8 @@ struct tensor *model_forward(struct model *m, struct tape *tape, const struct fo
 {
     if (f->last && (f->cache || f->last > m->config.n_layer || f->first >= f->last))
         BUG("model_forward: layers %ld to %ld of %ld", (long)f->first, (long)f->last, (long)m->config.n_layer);
-    if (f->cache && (f->B != 1 || tape->recording))
-        BUG("model_forward: a cache holds one sequence and is not recorded");
+    if (f->cache && (f->B != f->cache->sequences || tape->recording))
+        BUG("model_forward: %ld sequences, a cache of %ld; it is not recorded", (long)f->B, (long)f->cache->sequences);
     return m->arch->forward(m, tape, f);
 }
 
@@ -272,14 +272,16 @@ void model_drop_gates(struct model *m)
     m->gate = NULL;
 }
 
-void kv_cache_init(struct kv_cache *c, const struct model *m, int64_t capacity)
+void kv_cache_init(struct kv_cache *c, const struct model *m, int64_t capacity) { kv_cache_init_batch(c, m, 1, capacity); }
+
+void kv_cache_init_batch(struct kv_cache *c, const struct model *m, int64_t sequences, int64_t capacity)
 {
     const int n = (int)m->config.n_layer;
-    *c = (struct kv_cache){.capacity = capacity, .n_layer = n};
+    *c = (struct kv_cache){.sequences = sequences, .capacity = capacity, .n_layer = n};
     c->k = xcalloc((size_t)n, sizeof *c->k, "key cache");
     c->v = xcalloc((size_t)n, sizeof *c->v, "value cache");
     for (int l = 0; l < n; l++) {
-        const size_t bytes = (size_t)(capacity * axis_size(&m->config, AXIS_GROUPS, l)) * sizeof(float);
+        const size_t bytes = (size_t)(sequences * capacity * axis_size(&m->config, AXIS_GROUPS, l)) * sizeof(float);
         c->k[l] = xmalloc(bytes, "key cache");
         c->v[l] = xmalloc(bytes, "value cache");
     }

@@ -90,10 +90,11 @@ struct taps {
     struct tensor **hidden, **heads, **ff, **middle, **attention_in, **ff_in, **q, **k, **v;
 };
 
-// Keys and values of the positions so far, for decoding one sequence. Process or request lifetime.
+// Keys and values of the positions so far, for decoding sequences that are all equally long. Process or request lifetime.
 struct kv_cache {
-    int64_t capacity, length; // positions
-    float **k, **v;           // per layer [capacity, G*E]
+    int64_t sequences;
+    int64_t capacity, length; // positions of each
+    float **k, **v;           // per layer [sequences, capacity, G*E]
     int n_layer;
 };
 
@@ -109,7 +110,7 @@ struct forward {
     int64_t n_rows;
     const int32_t *length, *types; // for models that read both ways: tokens of each sequence [B] (NULL: T), token types [B*T] (NULL: 0)
     struct taps *taps;      // NULL: none
-    struct kv_cache *cache; // NULL: none. With one: B is 1, nothing records, positions go on from cache->length
+    struct kv_cache *cache; // NULL: none. With one: B is its sequences, nothing records, positions go on from cache->length
     int checkpoint;         // keep only the layers' outputs and compute again in the backward pass (no taps but TAP_HIDDEN)
     // A part of the way, for passes layer by layer: layers from `first` to before `last` (0: all), from hidden states `x`
     // [B*T, D] instead of ids. With last > 0 what comes out are the hidden states there, not normalised.
@@ -165,11 +166,15 @@ int model_has_blocks(const struct config *c);
 int model_is_language(const struct config *c);
 // Final, normalised hidden states [B*T, D] (of a head for classes [B, D], for masked words [n_rows, D]), to be given to op_head_loss or op_head_eval with model_head.
 struct tensor *model_forward(struct model *m, struct tape *tape, const struct forward *f);
+// The loss that the model's head is for, on model_forward's x: op_head_loss; on answers' spans op_span_loss, whose targets are [B, 2].
+struct tensor *model_head_loss(struct model *m, struct tape *tape, const struct forward *f, struct tensor *x, const struct head_spec *spec,
+                               struct head_result *result);
 // Gates of ones for every layer, with gradients where wanted; drop frees them.
 void model_add_gates(struct model *m, int with_gradients);
 void model_drop_gates(struct model *m);
 
-void kv_cache_init(struct kv_cache *c, const struct model *m, int64_t capacity);
+void kv_cache_init(struct kv_cache *c, const struct model *m, int64_t capacity); // of one sequence
+void kv_cache_init_batch(struct kv_cache *c, const struct model *m, int64_t sequences, int64_t capacity);
 void kv_cache_release(struct kv_cache *c);
 
 // FLOPs of the products for one token: forward, at a context of T positions (attention counted at the mean context T/2).

@@ -8,7 +8,7 @@
 
 #include "common/base/error.h"
 #include "common/base/threads.h"
-#include "common/tensor/ops.h"
+#include "common/tensor/op_head.h"
 #include "common/tensor/vecmath.h"
 #include "common/tensor/weight.h"
 
@@ -22,8 +22,7 @@ int64_t head_chunk_rows(int64_t N, int64_t V)
     return min_i64(N, min_i64(CHUNK_ROWS_MAX, max_i64(CHUNK_ROWS_MIN, rows)));
 }
 
-// to[i] = exp((z[i] - top) / T); returns the sum. to may be z.
-static double exp_row(const float *z, float *to, int64_t V, float top, float inverse_temperature)
+double exp_row(const float *z, float *to, int64_t V, float top, float inverse_temperature)
 {
     double total = 0;
     for (int64_t i = 0; i < V; i += SUM_BLOCK) {
@@ -99,6 +98,18 @@ static struct row_loss loss_row(float *zs, float *zt, float *soft, int64_t V, in
     return loss;
 }
 
+// The same with the likeliest entries of a teacher instead of all its logits; soft [V] gets the soft part of the gradient.
+static struct row_loss top_loss_row(const struct head_spec *spec, int64_t n, float *zs, float *soft, int64_t V, double k)
+{
+    const double alpha = spec->alpha, temperature = spec->temperature;
+    const double kl = head_top_row(spec->top, n, zs, soft, V, temperature, k * alpha * temperature * temperature);
+    struct row_loss loss = loss_row(zs, NULL, NULL, V, spec->targets[n], 1, k * (1 - alpha), 0);
+    loss.kl = kl;
+    for (int64_t i = 0; i < V; i++)
+        zs[i] += soft[i];
+    return loss;
+}
+
 struct head_saved {
     float *dx; // [N, D], for an incoming gradient of 1; NULL: x needs none
 };
@@ -132,8 +143,7 @@ struct head {
     int gradient;
 };
 
-// z[n, V] += bias; NULL: none.
-static void add_bias(float *z, int64_t n, int64_t V, const struct tensor *bias)
+void add_bias(float *z, int64_t n, int64_t V, const struct tensor *bias)
 {
     for (int64_t r = 0; bias && r < n; r++)
         for (int64_t v = 0; v < V; v++)
@@ -198,6 +208,8 @@ static void head_chunk(const struct head *h, int64_t first)
         h->loss[first + r] = (struct row_loss){0};
         if (target < 0)
             memset(h->zs + r * V, 0, (size_t)V * sizeof(float));
+        else if (h->spec->top)
+            h->loss[first + r] = top_loss_row(h->spec, first + r, h->zs + r * V, h->soft + thread_number() * V, V, k);
         else
             h->loss[first + r] = head_row(h, target, h->zs + r * V, h->zt ? h->zt + r * V : NULL, k);
     }
@@ -232,7 +244,7 @@ static struct head_result head_sum(const struct head *h)
         for (int d = DIVERGENCE_KL + 1; d < DIVERGENCES; d++)
             sum.divergence[d] += h->loss[n].further[d];
     }
-    const double count = (double)max_i64(1, h->count), alpha = spec->teacher_x ? spec->alpha : 0;
+    const double count = (double)max_i64(1, h->count), alpha = spec->teacher_x || spec->top ? spec->alpha : 0;
     sum.ce /= count;
     sum.kl /= count;
     double soft = divergence_weight(spec, DIVERGENCE_KL) * divergence_scale(DIVERGENCE_KL, spec->temperature) * sum.kl;
@@ -268,11 +280,12 @@ struct tensor *op_head_loss(struct tape *tape, struct tensor *x, struct tensor *
         h.Dt = spec->teacher_w->dim[1];
         h.teacher_values = weight_values(tape, spec->teacher_w);
         h.zt = arena_alloc(arena, (size_t)(h.rows * h.V) * sizeof(float));
-        h.soft = arena_alloc(arena, (size_t)(threads_count() * h.V) * sizeof(float));
         for (int d = DIVERGENCE_KL + 1; d < DIVERGENCES && !h.kept; d++)
             if (divergence_weight(spec, d) > 0)
                 h.kept = arena_alloc(arena, (size_t)(2 * threads_count() * h.V) * sizeof(float));
     }
+    if (spec->teacher_x || spec->top)
+        h.soft = arena_alloc(arena, (size_t)(threads_count() * h.V) * sizeof(float));
     h.zs = arena_alloc(arena, (size_t)(h.rows * h.V) * sizeof(float));
     h.loss = arena_alloc(arena, (size_t)h.N * sizeof *h.loss);
     for (int64_t first = 0; first < h.N; first += h.rows)

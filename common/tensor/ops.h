@@ -32,9 +32,12 @@ struct tensor *op_rope(struct tape *tape, struct tensor *x, const float *table, 
 
 // Causal grouped-query attention, softmax(q k^T / sqrt(E)) v, tiled so that no T x T map is kept.
 // q [B*T, H*E], k and v [B*S, G*E], H a multiple of G; query head h reads group h / (H/G). S >= T: the queries are the
-// last T of S positions (S > T only with cached keys, and then nothing may be recording). y [B*T, H*E].
+// last T of S positions. y [B*T, H*E].
 struct tensor *op_attention(struct tape *tape, struct tensor *q, struct tensor *k, struct tensor *v, int64_t B, int64_t T,
                             int64_t S, int64_t E);
+// The same where keys and values lie in a cache: k and v [B*room, G*E], the first S of each sequence's rows are there. Not recorded.
+struct tensor *op_attention_cached(struct tape *tape, struct tensor *q, struct tensor *k, struct tensor *v, int64_t B, int64_t T,
+                                   int64_t S, int64_t room, int64_t E);
 // The same in both directions: each query sees the first length[b] of the T positions of its sequence (1 to T; NULL: all).
 struct tensor *op_attention_both_ways(struct tape *tape, struct tensor *q, struct tensor *k, struct tensor *v, int64_t B, int64_t T,
                                       int64_t E, const int32_t *length);
@@ -89,6 +92,14 @@ struct tensor *op_sum(struct tape *tape, struct tensor *a, struct tensor *b);
 // (Hinton et al. 2015). Rows with target < 0 count for nothing. Without a teacher alpha is taken as 0.
 // The gradients are made in the forward pass (w's goes straight into w->grad), for an incoming gradient of 1: the op must be
 // a root, or reach it through op_sum only.
+// Instead of the whole teacher its k likeliest entries a row and the mass of all others may stand (top): KL is then that of the
+// distributions over these k + 1 events, the student's mass of all others being what its k entries leave.
+struct head_top {      // of N rows, at one temperature
+    int64_t k;
+    int32_t *id;       // [N, k] rising in each row
+    float *log_p;      // [N, k]
+    float *log_tail;   // [N] -INFINITY: there is nothing else (k is V)
+};
 struct head_spec {
     const int32_t *targets;          // [N]
     const float *teacher_x;          // [N, Dt] or NULL
@@ -98,6 +109,7 @@ struct head_spec {
     const struct tensor *teacher_bias;
     const double *divergence; // [DIVERGENCES] weights in soft; NULL: KL alone, with 1
     double beta;              // of Jensen-Shannon
+    const struct head_top *top; // of a teacher whose logits are not there (teacher_x NULL); NULL: none
 };
 struct head_result {   // in double
     double loss;       // the tensor's value, with its weight
@@ -108,6 +120,26 @@ struct head_result {   // in double
 int64_t head_chunk_rows(int64_t N, int64_t V); // rows whose logits are held at a time
 struct tensor *op_head_loss(struct tape *tape, struct tensor *x, struct tensor *w, const struct head_spec *spec,
                             struct head_result *result);
+
+// What `top` holds, from a teacher's final hidden states x [N, D]: fills its arrays; k is at most V. Of equal logits the first count.
+// Not recorded.
+void op_head_top(struct tape *tape, const struct tensor *x, const struct tensor *w, const struct tensor *bias, double temperature,
+                 const struct head_top *top);
+
+// The loss on answers' spans (Devlin et al. 2019, section 4.2): logits z [B*T, 2] of where an answer starts and where it ends, each a
+// distribution over the positions of its sequence: the first length[b] of T, so all but padding; [CLS] (which stands for "no answer" here) and
+// the question are among them, as in the original, which counted padding, too.
+//   loss[1] = weight * mean over the 2 B distributions of  alpha * temperature^2 * KL + (1 - alpha) * CE     (terms as of op_head_loss)
+struct span_spec {
+    const int32_t *targets; // [B, 2] positions in their sequences
+    const int32_t *length;  // [B]; NULL: T
+    int64_t B, T;
+    const float *teacher;   // its logits [B*T, 2], or NULL: alpha is taken as 0
+    double alpha, temperature, weight;
+};
+struct tensor *op_span_loss(struct tape *tape, struct tensor *z, const struct span_spec *spec, struct head_result *result);
+// -log softmax over n positions, at target; z: the first position's logit of a start, or of an end, [n, 2].
+double span_cross_entropy(const float *z, int64_t n, int32_t target);
 
 // Evaluation: for each row with target >= 0, nll[n] = -log softmax(x w^T)[target] in double; with a reference (against_x NULL: none),
 // also against_nll[n], kl[n] = KL(reference || model) at temperature 1 and agree[n] = 1 when both have the same largest logit.

@@ -234,7 +234,7 @@ static struct loss_parts add_gradient(struct run *r, int64_t index, double weigh
         forward.T = b->T;
         forward.length = b->length;
         forward.types = b->types;
-        targets = b->label;
+        targets = example_targets(t->examples, b);
         if (o->mask_words > 0 || o->ngrams > 0)
             examples_augment(t->examples, o->mask_words, o->ngrams, t->seed, (uint64_t)index, b);
         if (t->model->config.head == HEAD_MASKED) {
@@ -249,6 +249,7 @@ static struct loss_parts add_gradient(struct run *r, int64_t index, double weigh
     } else {
         dataset_batch(t->data, t->seq_len, t->seed, index * o->batch, o->batch, r->inputs, r->targets);
     }
+    r->trainer->first_window = index * o->batch;
     struct tensor *loss = t->loss(t->context, &r->tape, &forward, targets, weight, r->state.step, &parts);
     tape_backward(&r->tape, loss);
     tape_reset(&r->tape);
@@ -470,11 +471,12 @@ static int check_inputs(const struct trainer *t, struct error *err)
         const struct config *c = &t->model->config;
         if (t->options.mask_words > 0 && t->examples->mask < 0)
             return error_set(err, "%s.mask_words: the tokenizer has no token that hides a word ([MASK]); leave it out", t->title);
-        const int has_head = c->head == HEAD_CLASSES || (c->head == HEAD_MASKED && t->examples->mask >= 0);
+        const int has_head = c->head == HEAD_SPANS ? t->examples->span != NULL
+                                                   : c->head == HEAD_CLASSES || (c->head == HEAD_MASKED && t->examples->mask >= 0);
         return has_head && t->examples->longest <= c->context
                    ? 0
                    : error_set(err, "%s: examples of up to %lld tokens, and a model %s", t->title, (long long)t->examples->longest,
-                               has_head ? "with positions for fewer" : "without a head for classes or masked words");
+                               has_head ? "with positions for fewer" : "without a head for what they say");
     }
     if (t->images)
         return images_check(t->images, t->model->config.hidden, t->model->config.vocab, t->title, err);
@@ -530,7 +532,7 @@ struct tensor *train_cross_entropy(void *context, struct tape *tape, const struc
     const struct head_spec spec = {.targets = targets, .temperature = 1, .weight = weight, .bias = model_head_bias(m)};
     struct head_result head;
     struct tensor *x = model_forward(m, tape, forward);
-    struct tensor *loss = op_head_loss(tape, x, model_head(m), &spec, &head);
+    struct tensor *loss = model_head_loss(m, tape, forward, x, &spec, &head);
     *parts = (struct loss_parts){.loss = head.ce, .ce = head.ce};
     return loss;
 }

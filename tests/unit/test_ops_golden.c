@@ -211,6 +211,29 @@ Test(ops_golden, divergences) {
     golden_close(&g);
 }
 
+Test(ops_golden, span_loss) {
+    struct golden g = golden_open("ops/spans.txt");
+    static const char *const names[] = {"ce", "kl", "mixed"};
+    for (int i = 0; i < 3; i++) {
+        struct run r;
+        run_begin(&r, &g, names[i]);
+        struct tensor *z = input(&r, "z");
+        float *teacher = floats(golden_get(&g, names[i], "teacher"));
+        int32_t *targets = golden_ids(&g, names[i], "targets"), *length = golden_ids(&g, names[i], "length");
+        const struct span_spec spec = {.targets = targets, .length = length, .B = (int64_t)number(&r, "B"), .T = (int64_t)number(&r, "T"),
+                                       .teacher = teacher, .alpha = number(&r, "alpha"), .temperature = number(&r, "temperature"), .weight = 1};
+        struct head_result result;
+        struct tensor *loss = op_span_loss(&r.tape, z, &spec, &result);
+        cr_expect(fabs(result.ce / number(&r, "ce") - 1) < 1e-6, "ce %.9g, PyTorch %.9g", result.ce, number(&r, "ce"));
+        cr_expect(fabs(result.kl / number(&r, "kl") - 1) < 1e-6, "kl %.9g, PyTorch %.9g", result.kl, number(&r, "kl"));
+        run_end(&r, NULL, loss, OP_TOLERANCE);
+        free(teacher);
+        free(targets);
+        free(length);
+    }
+    golden_close(&g);
+}
+
 Test(ops_golden, llama_block) {
     struct golden g = golden_open("ops/block.txt");
     struct run r;
