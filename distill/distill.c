@@ -72,9 +72,13 @@ int distill_check(const struct distill_options *o, const struct config *student,
             "distill: the teacher's vocabulary has %lld entries, the student's %lld; take a teacher with the "
             "student's tokenizer",
             (long long)teacher->vocab, (long long)student->vocab);
-    if (!model_has_blocks(student) && (o->hidden > 0 || o->features || o->inherit))
-        return error_set(err, "distill.%s: a %s student has no layers like its teacher's; leave it out, logits are what it can learn from",
-                         o->features ? "features" : o->hidden > 0 ? "hidden" : "inherit", student->model_type);
+    const int own = model_has_blocks(student), others = model_has_blocks(teacher);
+    if (own != others && o->inherit)
+        return error_set(err, "distill.inherit: a %s student has nothing of a %s teacher's weights; leave it out", student->model_type,
+                         teacher->model_type);
+    if (!(own && others) && (o->hidden > 0 || o->features))
+        return error_set(err, "distill.%s: a %s model has no blocks whose states could be compared; leave it out, a student can learn from the logits",
+                         o->features ? "features" : "hidden", own ? teacher->model_type : student->model_type);
     if (student->head == HEAD_SPANS && o->divergence)
         return error_set(err, "distill.divergence: answers as spans are learned by KL alone; leave it out");
     struct answers answers;

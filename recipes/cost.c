@@ -8,7 +8,7 @@
 
 // Floats that one layer keeps for one row: outputs of its ops.
 static int64_t layer_floats(const struct config *c, const struct layer_shape *s) {
-    if (!model_has_blocks(c)) // an LSTM's inputs, and in each direction its gates before and after, cells and states (op_lstm.c)
+    if (c->n_cell) // an LSTM's inputs, and in each direction its gates before and after, cells and states (op_lstm.c)
         return c->n_embedding + 2 * (4 + 4 + 1 + 1) * c->n_cell;
     return 6 * c->hidden + 3 * s->n_head * c->head_dim + 3 * s->n_kv_head * c->head_dim + 3 * s->n_ff;
 }

@@ -69,7 +69,7 @@ struct json *shape_json(const struct config *c) {
     json_set(o, "heads", widths_json(c, offsetof(struct layer_shape, n_head)));
     json_set(o, "kv_heads", widths_json(c, offsetof(struct layer_shape, n_kv_head)));
     json_set(o, "ffn", widths_json(c, offsetof(struct layer_shape, n_ff)));
-    if (!model_has_blocks(c)) {
+    if (c->n_cell) {
         json_set_number(o, "embedding", (double)c->n_embedding);
         json_set_number(o, "cells", (double)c->n_cell);
     }
@@ -100,7 +100,7 @@ struct json *loads_json(const struct config *c, int is_gguf) {
         same_ff &= c->layer[l].n_ff == c->layer[0].n_ff && c->layer[l].n_ff;
         full &= c->layer[l].n_head * c->head_dim == c->hidden;
     }
-    const struct loads *l = !model_is_language(c) || !model_has_blocks(c) ? &by_name
+    const struct loads *l = !model_has_blocks(c)         ? &by_name
                             : is_gguf                    ? (plain ? &gguf : &deci)
                             : config_is_block_configs(c) ? &blocks
                             : config_has_full_heads(c)   ? (!same_ff ? &uneven : full ? &folder : &fewer_heads)

@@ -52,7 +52,7 @@ static struct tensor *read_through(struct model *m, struct tape *tape, const str
 static struct tensor *bilstm_forward(struct model *m, struct tape *tape, const struct forward *f)
 {
     const struct dropout *d = f->dropout;
-    if (f->cache || f->taps || f->last)
+    if (f->cache || (f->taps && f->taps->want) || f->last)
         BUG("bilstm: a cache, taps or a part of the layers were asked for");
     struct tensor *x = op_embed(tape, model_weight(m, EMBED, -1), f->ids, f->B * f->T);
     if (d && d->input > 0)

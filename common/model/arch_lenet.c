@@ -57,5 +57,6 @@ const struct arch arch_lenet = {.model_types = "lenet",
                                 .embed = -1,
                                 .head = {HEAD, -1},
                                 .head_bias = {HEAD_BIAS, -1},
+                                .no_blocks = 1,
                                 .deviation = deviation,
                                 .forward = lenet_forward};

@@ -73,14 +73,21 @@ source, config = json.load(open("lstm/config.json")), json.load(open("half/confi
 assert all(config[k] == v for k, v in source.items()) and config["max_position_embeddings"] == 512 and config["torch_dtype"] == "float16", config
 PY
 
+cp -r one/01-train unmasked
+sed -i 's/\[MASK\]/[OTHER]/' unmasked/vocab.txt
 blocks='works on attention and feed-forward blocks; a bilstm model has none'
 refused 1 "$blocks" "$PDQ" prune alone/01-train -o bad --ffn 0.5 --score l2
 refused 1 "$blocks" "$PDQ" sparsify alone/01-train -o bad --sparsity 0.5 --score magnitude
 refused 1 'GGUF: a bilstm model is not written yet' "$PDQ" quantize alone/01-train -o bad.gguf
 refused 1 'GGUF: a bilstm model is not written yet' "$PDQ" export alone/01-train -o bad.gguf
 refused 1 'a model that reads both ways .model_type bilstm.' "$PDQ" generate alone/01-train --prompt good
-refused 1 'distill.hidden: a bilstm student has no layers like its teacher.s' "$PDQ" run distill.json -o bad --set distill.hidden=1
-refused 1 'distill.inherit: a bilstm student has no layers like its teacher.s' "$PDQ" run distill.json -o bad --set distill.inherit=true
+states='a bilstm model has no blocks whose states could be compared'
+refused 1 "distill.hidden: $states" "$PDQ" run distill.json -o bad --set distill.hidden=1
+refused 1 "distill.features: $states" "$PDQ" run distill.json -o bad --set 'distill.features=[{"loss": "hidden"}]'
+refused 1 "distill.hidden: $states" "$PDQ" run distill.json -o bad --set model=alone/01-train --set distill.shape=teacher --set distill.hidden=1
+refused 1 'distill.inherit: a bilstm student has nothing of a bert teacher.s weights' "$PDQ" run distill.json -o bad --set distill.inherit=true
+"$PDQ" run distill.json -o hidden --set model=unmasked --set distill.mask_words=0.1 > /dev/null 2> err.txt && fail "words were hidden without a mask"
+grep -q 'the tokenizer has no token that hides a word' err.txt || fail "without a mask: $(cat err.txt)"
 refused 1 'this is a language model' "$PDQ" run teacher.json -o bad --set train.dropout_input=0.1
 sed -i 's/"hidden_size": 10, //' lstm/config.json
 refused 1 'hidden_size is missing; expected a whole number from 1' "$PDQ" run train.json -o bad

@@ -30,6 +30,7 @@ PY
 [ "$(ls out/stages | grep -c '^train')" = 2 ] || fail "the teacher was trained more than once: $(ls out/stages)"
 grep -q 'without class 3' out.txt || fail "nothing is said of the class left out"
 
+refused 1 'distill.hidden: a lenet model has no blocks whose states could be compared' "$PDQ" run hinton.json -o bad --set data="$data" --set 'variants=[{"name":"a","stages":[{"train":{"init":true,"steps":1}},{"distill":{"shape":"mnist-student","hidden":1,"steps":1}}]}]'
 echo '{"model_type": "lenet", "layer_sizes": [784, 60, 12], "hidden_act": "relu"}' > mnist-student/config.json
 refused 1 'shape: a lenet of 784 inputs and 12 classes; the recipe.s model is a lenet of 784 and 10' "$PDQ" run hinton.json -o bad --set data="$data" --set 'variants=[{"name":"a","stages":[{"train":{"shape":"mnist-student","steps":1}}]}]'
 echo '{"model_type": "lenet", "layer_sizes": [784], "hidden_act": "relu"}' > mnist-student/config.json
