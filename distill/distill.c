@@ -176,6 +176,8 @@ static struct tensor *distill_loss(void *context, struct tape *tape, const struc
                                    .teacher_w = model_head(d->teacher),
                                    .bias = model_head_bias(d->student),
                                    .teacher_bias = model_head_bias(d->teacher),
+                                   .cap = d->student->config.logit_cap,
+                                   .teacher_cap = d->teacher->config.logit_cap,
                                    .alpha = alpha,
                                    .temperature = temperature,
                                    .weight = weight};

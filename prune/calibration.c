@@ -112,7 +112,7 @@ void calibration_gradients(struct model *m, const struct calibration *c, calibra
     progress_begin(&progress, "calibrate", c->examples ? "examples" : "windows", batches * B, 0);
     for (int64_t b = 0; b < batches; b++) {
         const struct forward f = windows_read(&w, b * B, &targets);
-        const struct head_spec spec = {.targets = targets, .temperature = 1, .weight = 1, .bias = model_head_bias(m)};
+        const struct head_spec spec = {.targets = targets, .temperature = 1, .weight = 1, .bias = model_head_bias(m), .cap = m->config.logit_cap};
         struct tensor *x = model_forward(m, &tape, &f);
         struct tensor *loss = op_head_loss(&tape, x, model_head(m), &spec, NULL);
         tape_backward(&tape, loss);
@@ -144,7 +144,7 @@ double calibration_loss(struct model *m, const struct calibration *c, int64_t fi
         struct forward f = windows_read(&one, first + w, &targets);
         f.checkpoint = 1;
         const struct tensor *x = model_forward(m, &tape, &f);
-        const struct head_eval eval = {.targets = targets, .nll = nll, .bias = model_head_bias(m)};
+        const struct head_eval eval = {.targets = targets, .nll = nll, .bias = model_head_bias(m), .cap = m->config.logit_cap};
         op_head_eval(&tape, x, model_head(m), &eval);
         tape_reset(&tape);
         int64_t count = 0;

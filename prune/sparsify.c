@@ -118,7 +118,7 @@ static void add_gradients(struct model *m, const struct calibration *c)
     for (int64_t b = 0; b < batches; b++) {
         dataset_batch(c->data, c->seq_len, c->seed, b * c->batch, c->batch, ids, ids + n);
         const struct forward f = {.ids = ids, .B = c->batch, .T = c->seq_len};
-        const struct head_spec spec = {.targets = ids + n, .temperature = 1, .weight = 1};
+        const struct head_spec spec = {.targets = ids + n, .temperature = 1, .weight = 1, .cap = m->config.logit_cap};
         tape_backward(&tape, op_head_loss(&tape, model_forward(m, &tape, &f), model_head(m), &spec, NULL));
         tape_reset(&tape);
         progress_update(&progress, (b + 1) * n, "gradients");
@@ -326,8 +326,11 @@ static void walk_begin(struct walk *w)
     tape_init(&w->tape, c->precision);
     for (int64_t b = 0; b < w->batches; b++) {
         dataset_batch(c->data, c->seq_len, c->seed, b * c->batch, c->batch, ids, ids + w->rows);
-        const struct tensor *e = op_embed(&w->tape, model_weight(w->m, w->m->arch->embed, -1), ids, w->rows);
-        memcpy(w->x + b * w->rows * D, e->data, (size_t)(w->rows * D) * sizeof *w->x);
+        struct tensor *hidden[2]; // the embeddings, with positions or factors, and the first layer's output
+        struct taps taps = {.want = TAP_HIDDEN, .hidden = hidden};
+        const struct forward f = {.ids = ids, .B = c->batch, .T = c->seq_len, .taps = &taps, .last = 1};
+        model_forward(w->m, &w->tape, &f);
+        memcpy(w->x + b * w->rows * D, hidden[0]->data, (size_t)(w->rows * D) * sizeof *w->x);
         tape_reset(&w->tape);
     }
     free(ids);

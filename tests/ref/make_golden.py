@@ -137,7 +137,7 @@ def write_block():
     shapes = read_hf.expected_shapes(config)
     weights = {name: normal(*shape, scale=0.4) for name, shape in shapes.items() if ".layers.0." in name}
     x = normal(B * T, D)
-    y = read_hf.Model(config, weights).block(x.view(B, T, D), "model.layers.0.").reshape(B * T, D)
+    y = read_hf.Model(config, weights).block(x.view(B, T, D), "model.layers.0.", H, G, feed_forward).reshape(B * T, D)
     short = {name.split(".")[-2]: tensor for name, tensor in weights.items()}
     ops.case("block", {"x": x, **short}, y, B=B, T=T, E=E, eps=1e-5, theta=10000.0)
     ops.file.close()
