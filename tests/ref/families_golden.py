@@ -5,7 +5,6 @@ relatives add to it, by PyTorch's autograd in float64, as make_golden.py does fo
 Windows are shorter than the sequences, soft caps low enough to bend, and multipliers far from 1.
 """
 import math
-import os
 
 import numpy
 import torch
@@ -13,10 +12,8 @@ import torch.nn.functional as F
 
 import make_golden
 import read_hf
-from golden_file import GOLDEN, GoldenFile
 
-make_golden.random = numpy.random.RandomState(20261129)
-normal, integers = make_golden.normal, make_golden.integers
+normal = make_golden.normal
 
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 6,
          "intermediate_size": 20, "vocab_size": 29, "max_position_embeddings": 64, "hidden_act": "silu",
@@ -38,43 +35,7 @@ MODELS = {
     "windows": {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "tie_word_embeddings": False,
                 "attention_bias": True, "use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1},
 }
-
-
-def make_model(name):
-    source = {**SHAPE, **MODELS[name]}
-    config = read_hf.Config(source)
-    weights = {}
-    for tensor, shape in sorted(read_hf.expected_shapes(config).items()):
-        centre = 1.0 if "norm" in tensor and config.kind != "gemma2" else 0.0
-        weights[tensor] = (normal(*shape, scale=0.3).detach() + centre).to(torch.float32).to(torch.float64).requires_grad_()
-    make_golden.write_directory(os.path.join(GOLDEN, "model-" + name), source, weights, "F32", 1)
-    return read_hf.Model(config, weights)
-
-
-def write_model(name, model, teacher=None):
-    B, T, V = 2, 9, SHAPE["vocab_size"]
-    ids, targets = integers(0, V, B, T), integers(0, V, B, T)
-    targets[1, 3] = -1
-    logits = model.logits(ids).reshape(B * T, V)
-    kind = "loss-kd" if teacher else "loss-ce"
-    out = GoldenFile(os.path.join(GOLDEN, "model-" + name, kind + ".txt"),
-                     f"{name}, {kind}: written by tests/ref/families_golden.py; logits, losses, gradients.")
-    out.put("ids", ids)
-    out.put("targets", targets)
-    out.put("logits", logits)
-    if teacher:
-        teacher_logits = teacher.logits(ids).reshape(B * T, V).detach()
-        loss, ce, kl = make_golden.distillation(logits, teacher_logits, targets.reshape(-1), 0.7, 2.0)
-        out.put("ce", [ce.item()])
-        out.put("kl", [kl.item()])
-    else:
-        loss = F.cross_entropy(logits, targets.reshape(-1), ignore_index=-1)
-    loss.backward()
-    out.put("loss", [loss.item()])
-    for tensor, w in model.w.items():
-        out.put(tensor, w.grad)
-        w.grad = None
-    out.close()
+make_golden.MODELS.update({name: ({**SHAPE, **keys}, "F32", 1) for name, keys in MODELS.items()})
 
 
 def write_ops():
@@ -103,12 +64,13 @@ def write_ops():
 
 
 def main():
+    make_golden.random = numpy.random.RandomState(20261129)
     write_ops()
-    models = {name: make_model(name) for name in MODELS}
+    models = {name: make_golden.make_model(name) for name in MODELS}
     for name, model in models.items():
-        write_model(name, model)
-    write_model("gemma2", models["gemma2"], teacher=models["minicpm"])
-    write_model("minicpm", models["minicpm"], teacher=models["gemma2"])
+        make_golden.write_model(name, model)
+    make_golden.write_model("gemma2", models["gemma2"], teacher=models["minicpm"])
+    make_golden.write_model("minicpm", models["minicpm"], teacher=models["gemma2"])
 
 
 if __name__ == "__main__":
