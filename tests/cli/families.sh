@@ -13,19 +13,28 @@ for i in 1 2 3 4 5 6; do echo "$i. The cat and the dog went in; then the rain be
 run() { "$PDQ" "$@" --log warn > out.txt 2> err.txt || fail "pdq $*: $(cat err.txt)"; }
 nll() { "$PDQ" eval "$1" --data text.txt --seq-len 48 --json 2> err.txt | sed 's/.*"nll":\([0-9.]*\).*/\1/'; }
 near() { awk -v a="$2" -v b="$3" 'BEGIN { exit !(b > 0 && a / b < 1.00001 && a / b > 0.99999) }' || fail "$1: $2 and $3: $(cat err.txt)"; }
-agrees() { # name folder: pdq's loss and continuation are the reader's
-    local theirs ours
-    theirs=$($python "$ref/read_hf.py" "$2" --ids @ids --seq-len 48 --greedy 8) || { fail "$1: the reader refuses it"; return; }
-    near "$1, pdq and the reader" "$(nll "$2")" "$(echo "$theirs" | sed 's/.*"nll": \([0-9.]*\).*/\1/')"
-    ours=$("$PDQ" generate "$2" --ids "$(cut -d, -f1-48 ids)" --tokens 8 --json 2> err.txt | tr -d ' ' | sed 's/.*"ids":\[\([^]]*\)\].*/\1/')
-    [ "$ours" = "$(echo "$theirs" | tr -d ' ' | sed 's/.*"greedy":\[\([^]]*\)\].*/\1/')" ] || fail "$1: generated $ours, the reader $theirs"
+agrees() { # name folder: remembers pdq's loss and continuation, to be compared with the reader's
+    mv "$2" "$2.kept" && kept+=("$2.kept") && said+=("$1")
+    ours+=("$(nll "$2.kept") $("$PDQ" generate "$2.kept" --ids "$(cut -d, -f1-48 ids)" --tokens 8 --json 2> err.txt | tr -d ' ' |
+        sed 's/.*"ids":\[\([^]]*\)\].*/\1/')")
+    ln -s "$2.kept" "$2"
+}
+compare() { # all that agrees() remembered, in one start of the reader
+    local i theirs
+    $python "$ref/read_hf.py" "${kept[@]}" --ids @ids --seq-len 48 --greedy 8 | tr -d ' ' > theirs.txt || fail "the reader refuses one of ${said[*]}"
+    for i in "${!kept[@]}"; do
+        theirs=$(sed -n "$((i + 1))p" theirs.txt)
+        near "${said[i]}, pdq and the reader" "${ours[i]% *}" "$(echo "$theirs" | sed 's/.*"nll":\([0-9.]*\).*/\1/')"
+        [ "${ours[i]#* }" = "$(echo "$theirs" | sed 's/.*"greedy":\[\([^]]*\)\].*/\1/')" ] || fail "${said[i]}: generated ${ours[i]#* }, the reader $theirs"
+    done
 }
 data_of() { $python -c 'import sys
 f = open(sys.argv[1] + "/model.safetensors", "rb").read()
 sys.stdout.buffer.write(f[8 + int.from_bytes(f[:8], "little"):])' "$1"; }
 
 for name in qwen3 windows gemma2 minicpm granite; do
-    rm -rf ./*.d m.gguf
+    rm -rf ./*.d ./*.kept m.gguf
+    kept=() said=() ours=()
     $python "$ref/make_model.py" $name m.d num_hidden_layers=4 query_pre_attn_scalar=16 attention_bias=false || exit 1
     "$PDQ" tokenize m.d --file text.txt | tr -d ' \n' > ids
     agrees "$name" m.d
@@ -54,14 +63,16 @@ for name in qwen3 windows gemma2 minicpm granite; do
     near "$name, padded" "$(nll uneven.d)" "$(nll padded.d)"
     case $name in qwen3 | windows)
         refused 1 'norms of q and k \(qwen3\)' "$PDQ" export m.d -o x.gguf
+        compare
         continue ;;
     esac
     for source in m taylor; do
         run export $source.d -o m.gguf --dtype f32 --force
         near "$name, $source as GGUF" "$(nll $source.d)" "$(nll m.gguf)"
-        run export m.gguf -o back.d --dtype f32 --force
-        agrees "$name, $source from GGUF" back.d
+        run export m.gguf -o "$source-back.d" --dtype f32
+        agrees "$name, $source from GGUF" "$source-back.d"
     done
+    compare
     absent x.d x.gguf
 done
 exit $failed
