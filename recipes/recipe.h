@@ -21,13 +21,14 @@ struct stage { // process lifetime, owned by the recipe
 };
 
 struct data_options {
-    struct option_list train, eval;
+    struct option_list train, eval, unlabelled;
     int64_t seq_len; // 0 until the runner knows the model
     int64_t eval_tokens;
     struct json *sample; // {"documents", "length"}; NULL: no sampling
     char *images;                  // folder of idx files
     int64_t validation;            // training images or examples set aside
     char *text, *pair, *label;     // columns of examples
+    int64_t stride;                // of windows of long contexts; 0: chosen
 };
 
 struct sample_options { // text drawn from the model itself, where there is no other

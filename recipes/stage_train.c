@@ -2,13 +2,13 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "common/base/timer.h"
+#include "common/base/log.h"
 #include "recipes/inputs.h"
 #include "recipes/stage.h"
 
 struct train_stage_options {
     struct train_options train;
-    int init;
+    int init, inherit;
     char *shape;
 };
 static const struct option table[] = {
@@ -17,6 +17,8 @@ static const struct option table[] = {
      "start from fresh random weights of the model's shape (it needs no weights then)"},
     {"shape", OPTION_STRING, offsetof(struct train_stage_options, shape), NULL, 0, 0, NULL, "DIR",
      "start from fresh random weights of this folder's shape instead (its config.json)"},
+    {"inherit", OPTION_BOOL, offsetof(struct train_stage_options, inherit), "false", 0, 0, NULL, NULL,
+     "with shape: begin with the stage's input's weights where they fit, its layers evenly spread"},
     {.name = NULL}};
 
 static int needs_text(const struct stage *s) {
@@ -26,14 +28,16 @@ static int needs_text(const struct stage *s) {
 
 static int validate(struct recipe *r, int index, const char *where, struct error *err) {
     struct train_stage_options *o = r->stage[index].options;
+    if (o->inherit && !o->shape)
+        return error_set(err, "%s: \"inherit\" is for a model of another shape; give \"shape\", the folder of its config.json", where);
     o->train.keep_zeros |= stage_after_sparsify(r, index);
     return stage_check_training(r, &o->train, where, err);
 }
 
 static int forecast(struct forecast *f, struct error *err) {
     const struct train_stage_options *o = f->recipe->stage[f->index].options;
-    TRY(forecast_check_images(f, &o->train, err));
     TRY(forecast_fresh(f, o->shape, err));
+    TRY(forecast_check_images(f, &o->train, err));
     int64_t seq_len = f->recipe->data.seq_len, steps = train_steps(&o->train, seq_len);
     struct step_cost cost = step_cost(&f->out, NULL, &o->train, seq_len);
     f->flops = cost.flops * (double)steps;
@@ -42,8 +46,16 @@ static int forecast(struct forecast *f, struct error *err) {
     f->disk = 4 * config_parameters(&f->out);
     f->scratch = snapshot_scratch(&f->out, &o->train);
     snprintf(f->what, sizeof f->what, "cross-entropy%s on %ld tokens in %ld steps",
-             o->init || o->shape ? " from fresh random weights" : "",
+             o->inherit ? " from what fits of the stage's input" : o->init || o->shape ? " from fresh random weights" : "",
              (long)(steps * o->train.batch * o->train.accumulate * seq_len), (long)steps);
+    return 0;
+}
+
+static int inherit(struct stage_run *s, struct model *m, struct error *err) {
+    struct opened from = {0};
+    TRY(stage_open_input(s, &from, err));
+    log_info("train: begins with %ld of %ld weights from %s", (long)model_inherit(m, from.model), (long)m->n_element, s->input);
+    opened_release(&from);
     return 0;
 }
 
@@ -56,6 +68,8 @@ static int run(struct stage_run *s, struct error *err) {
     int status = -1;
     if ((o->init || o->shape ? stage_open_fresh(s, o->shape, &in, err) : stage_open_input(s, &in, err)) < 0)
         return -1;
+    if (o->inherit && inherit(s, in.model, err) < 0)
+        goto out;
     stage_trainer(s, &trainer, in.model, &o->train, "train", s->folder, &held_out);
     trainer.loss = train_cross_entropy;
     trainer.context = in.model;
@@ -76,7 +90,8 @@ const struct stage_type stage_train = {.name = "train",
                                        .size = sizeof(struct train_stage_options),
                                        .needs_text = needs_text,
                                        .takes_images = 1,
-                                         .takes_examples = 1,
+                                       .takes_examples = 1,
+                                       .takes_words = 1,
                                        .validate = validate,
                                        .forecast = forecast,
                                        .run = run};

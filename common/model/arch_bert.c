@@ -122,6 +122,8 @@ static struct tensor *bert_forward(struct model *m, struct tape *tape, const str
         return x;
     if (m->config.head == HEAD_CLASSES)
         return pooled(m, tape, f, x);
+    if (f->rows)
+        x = op_rows(tape, x, f->rows, f->n_rows);
     x = op_linear(tape, x, model_weight(m, MASKED, -1), model_weight(m, MASKED_BIAS, -1));
     x = model_activation(m, tape, x);
     return op_layernorm(tape, x, model_weight(m, MASKED_NORM, -1), model_weight(m, MASKED_NORM_BIAS, -1), m->config.norm_eps);

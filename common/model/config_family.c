@@ -227,9 +227,12 @@ static void write_windows(const struct config *c, struct json *o)
 
 // ---- all of it ----
 
+static const char *activation_key(const struct relative *r) { return r->activation_key ? r->activation_key : "hidden_act"; }
+static const char *activation_name(const struct relative *r) { return r->activation_key ? "gelu_pytorch_tanh" : "silu"; }
+
 static int read_activation(struct config *c, const struct relative *r, const struct json *o, const char *where, struct error *err)
 {
-    const char *key = r->activation_key ? r->activation_key : "hidden_act", *absent = r->activation_key ? "gelu_pytorch_tanh" : "silu";
+    const char *key = activation_key(r), *absent = activation_name(r);
     const enum activation wanted = r->activation_key ? ACTIVATION_GELU_TANH : ACTIVATION_SILU;
     TRY(config_activation_read(c, o, where, key, absent, err));
     if (c->activation != wanted)
@@ -272,7 +275,7 @@ void config_family_write(const struct config *c, struct json *o)
 {
     const struct relative *r = relative_of(c);
     if (!c->source) {
-        json_set_string(o, r->activation_key ? r->activation_key : "hidden_act", config_activation_name(c, NULL));
+        json_set_string(o, activation_key(r), activation_name(r));
         if (r->attention_bias)
             json_set_bool(o, "attention_bias", c->out_bias);
     }

@@ -18,6 +18,7 @@
 
 struct attention {
     int64_t B, T, S, H, G, E;
+    int64_t room;          // rows of k and v from one sequence to the next: S, or more in a cache
     int both_ways;         // else causal
     const int32_t *length; // [B] of sequences seen both ways; NULL: T
     const float *q, *k, *v;
@@ -28,7 +29,7 @@ struct attention {
 };
 
 struct attention_saved {
-    int64_t B, T, S, E;
+    int64_t B, T, S, room, E;
     int both_ways;
     const int32_t *length;
     struct attention_rule rule;
@@ -52,8 +53,8 @@ static struct tile tile_at(const struct attention *a, int64_t b, int64_t h, int6
         .keys = !a->both_ways ? a->S - a->T + t0 + rows : a->length ? a->length[b] : a->T,
         .both_ways = a->both_ways,
         .q = a->q + (b * a->T + t0) * a->H * a->E + h * a->E,
-        .k = a->k + b * a->S * a->G * a->E + group * a->E,
-        .v = a->v + b * a->S * a->G * a->E + group * a->E,
+        .k = a->k + b * a->room * a->G * a->E + group * a->E,
+        .v = a->v + b * a->room * a->G * a->E + group * a->E,
         .q_stride = a->H * a->E,
         .k_stride = a->G * a->E,
     };
@@ -86,7 +87,7 @@ static int64_t packed_floats(const struct attention *a) { return gemm_packed_flo
 
 static void pack_group(const struct attention *a, struct packed *p, int64_t task)
 {
-    const int64_t stride = a->G * a->E, at = task / a->G * a->S * stride + task % a->G * a->E;
+    const int64_t stride = a->G * a->E, at = task / a->G * a->room * stride + task % a->G * a->E;
     if (p->task == task)
         return;
     p->task = task;
@@ -271,7 +272,7 @@ static void tile_backward(const struct attention *a, const struct attention_grad
 static struct attention attention_of(const struct attention_saved *s, const struct tensor *q, const struct tensor *k,
                                      const struct tensor *v, const struct tensor *y)
 {
-    return (struct attention){.B = s->B, .T = s->T, .S = s->S, .E = s->E, .H = tensor_columns(q) / s->E, .G = tensor_columns(k) / s->E,
+    return (struct attention){.B = s->B, .T = s->T, .S = s->S, .room = s->room, .E = s->E, .H = tensor_columns(q) / s->E, .G = tensor_columns(k) / s->E,
                               .both_ways = s->both_ways, .length = s->length, .q = q->data, .k = k->data, .v = v->data,
                               .y = y->data, .lse = s->lse, .cap = (float)s->rule.cap, .window = s->rule.window,
                               .scale = s->rule.scale > 0 ? (float)s->rule.scale : 1.0f / sqrtf((float)s->E)};
@@ -311,8 +312,8 @@ static void attention_backward(struct tape *tape, struct node *node)
 static struct tensor *attend(struct tape *tape, struct tensor *q, struct tensor *k, struct tensor *v, struct attention_saved shape)
 {
     const int64_t C = tensor_columns(q), K = tensor_columns(k), B = shape.B, T = shape.T, S = shape.S, E = shape.E;
-    if (tensor_rows(q) != B * T || tensor_rows(k) != B * S || tensor_rows(v) != B * S || tensor_columns(v) != K || C % K ||
-        K % E || S < T)
+    if (tensor_rows(q) != B * T || tensor_rows(k) != B * shape.room || tensor_rows(v) != B * shape.room || tensor_columns(v) != K || C % K ||
+        K % E || S < T || S > shape.room)
         BUG("op_attention: q[%ld,%ld] k[%ld,%ld] v[%ld,%ld], B %ld T %ld S %ld E %ld", (long)tensor_rows(q), (long)C,
             (long)tensor_rows(k), (long)K, (long)tensor_rows(v), (long)tensor_columns(v), (long)B, (long)T, (long)S, (long)E);
     struct attention_saved *s = arena_alloc(&tape->arena, sizeof *s);
@@ -330,13 +331,15 @@ static struct tensor *attend(struct tape *tape, struct tensor *q, struct tensor 
 struct tensor *op_attention(struct tape *tape, struct tensor *q, struct tensor *k, struct tensor *v, int64_t B, int64_t T,
                             int64_t S, int64_t E)
 {
-    return attend(tape, q, k, v, (struct attention_saved){.B = B, .T = T, .S = S, .E = E});
+    return attend(tape, q, k, v, (struct attention_saved){.B = B, .T = T, .S = S, .room = S, .E = E});
 }
 
 struct tensor *op_attention_by(struct tape *tape, struct tensor *q, struct tensor *k, struct tensor *v, int64_t B, int64_t T,
-                               int64_t S, int64_t E, const struct attention_rule *rule)
+                               int64_t S, int64_t room, int64_t E, const struct attention_rule *rule)
 {
-    return attend(tape, q, k, v, (struct attention_saved){.B = B, .T = T, .S = S, .E = E, .rule = *rule});
+    if (tape->recording && room != T)
+        BUG("op_attention_by: what a cache holds has no gradient");
+    return attend(tape, q, k, v, (struct attention_saved){.B = B, .T = T, .S = S, .room = room, .E = E, .rule = *rule});
 }
 
 struct tensor *op_attention_both_ways(struct tape *tape, struct tensor *q, struct tensor *k, struct tensor *v, int64_t B, int64_t T,
@@ -345,5 +348,5 @@ struct tensor *op_attention_both_ways(struct tape *tape, struct tensor *q, struc
     for (int64_t b = 0; length && b < B; b++)
         if (length[b] < 1 || length[b] > T)
             BUG("op_attention_both_ways: sequence %ld has %d of %ld positions", (long)b, (int)length[b], (long)T);
-    return attend(tape, q, k, v, (struct attention_saved){.B = B, .T = T, .S = T, .E = E, .both_ways = 1, .length = length});
+    return attend(tape, q, k, v, (struct attention_saved){.B = B, .T = T, .S = T, .room = T, .E = E, .both_ways = 1, .length = length});
 }

@@ -73,6 +73,7 @@ cat > distill.json << 'JSON'
  {"distill": {"shape": "small", "steps": 250, "batch": 16, "learning_rate": 5e-3, "alpha": 0.9, "temperature": 2}}]}
 JSON
 "$PDQ" run distill.json -o student > out.txt 2> err.txt || fail "distilling: $(tail -1 err.txt)"
+grep -q 'Knowledge kept: distilled' student/report.html || fail "no similarity in the report"
 grep -Eq '^distilled .* (9[0-9]|100)\.[0-9]+$' out.txt || fail "the student learned too little: $(cat out.txt)"
 # with inherit the first loss is the teacher's doing
 config 1 32 > small/config.json
@@ -80,6 +81,35 @@ config 1 32 > small/config.json
 grep -q 'begins with' err.txt && grep -Eq '^distilled .* (8[0-9]|9[0-9]|100)\.[0-9]+$' out.txt || fail "inherit: $(cat out.txt err.txt)"
 sed 's/"shape": "small", //' distill.json > same.json
 refused 1 '"inherit" is for a student of another shape' "$PDQ" run same.json -o bad --set distill.inherit=true
+
+# masked words first, then the labels: the words become easier to tell, the labels are learned in fewer steps
+mkdir words
+sed 's/ForSequenceClassification/ForMaskedLM/; s/, "id2label".*}}/}/' shape/config.json > words/config.json
+cp shape/vocab.txt words
+cat > words.json << 'JSON'
+{"model": "shape", "data": {"train": ["train.tsv"], "eval": ["test.tsv"], "seq_len": 24, "validation": 100, "unlabelled": ["train.tsv"]}, "seed": 1,
+ "stages": [{"train": {"init": true, "shape": "words", "steps": 200, "batch": 16, "learning_rate": 3e-3, "eval_every": 100, "snapshot_every": 60}},
+  {"train": {"shape": "shape", "inherit": true, "steps": 60, "batch": 16, "learning_rate": 2e-3}}]}
+JSON
+"$PDQ" run words.json -o warm --threads 1 > out.txt 2> err.txt || fail "masked words: $(tail -1 err.txt)"
+grep -q 'begins with .* of .* weights from' err.txt || fail "masked words: $(cat err.txt)"
+"$PDQ" run words.json -o warm2 --threads 2 > /dev/null 2> err.txt & pid=$!
+for _ in $(seq 200); do [ -s warm2/01-train/snapshot ] && break; sleep 0.05; done
+kill -9 $pid 2> /dev/null; wait $pid 2> /dev/null
+"$PDQ" run words.json -o warm2 --threads 2 > /dev/null 2> err.txt || fail "masked words, resumed: $(tail -1 err.txt)"
+cmp warm/02-train/model.safetensors warm2/02-train/model.safetensors || fail "masked words, 1 and 2 threads, one killed: other weights"
+"$PDQ" run words.json -o untold --set 'stages=[{"train": {"init": true, "shape": "words", "steps": 1}}]' > /dev/null 2> err.txt || fail "one step: $(tail -1 err.txt)"
+"$PDQ" eval warm/01-train --data test.tsv --against untold/01-train --json > out.txt 2> err.txt || fail "eval of masked words: $(cat err.txt)"
+python3 - "$(cat out.txt)" << 'PY' || fail "masked words: $(cat out.txt)"
+import json, sys
+r = json.loads(sys.argv[1])
+assert r["nll"] < r["against_nll"] - 0.5 and 100 < r["words"] < 200 and r["accuracy_low"] < r["accuracy"] < r["accuracy_high"], r
+PY
+"$PDQ" run words.json -o mlm --set model=words --set 'stages=[{"train": {"init": true, "steps": 20, "batch": 4}}]' > out.txt 2> err.txt || fail "a masked-word recipe: $(tail -1 err.txt)"
+grep -Eq '^trained ' out.txt || fail "a masked-word recipe: $(cat out.txt)"
+refused 1 'its model learns masked words, but "data" has no text for it: give "unlabelled"' "$PDQ" run words.json -o bad --set data.unlabelled=[]
+refused 1 'no head for masked words' "$PDQ" eval one/01-train --task masked --data test.tsv
+refused 1 'no head for classes' "$PDQ" eval warm/01-train --task classification --data test.tsv
 
 refused 1 'no column "review"; the first line names: sentence, label' "$PDQ" eval one/01-train --data test.tsv --text review
 printf 'sentence\tlabel\ngood\t2\n' > bad.tsv
@@ -102,6 +132,6 @@ for score in taylor fisher loss_change activation; do
 done
 refused 1 'learns from text by predicting the next token; a bert model does not' "$PDQ" sparsify one/01-train -o bad --sparsity 0.5 --score wanda --data train.tsv
 refused 1 'of which 900 are wanted for validation; expected fewer' "$PDQ" run train.json -o bad --set data.validation=900
-refused 1 '"tokens" counts text; give "steps" for a classifier' "$PDQ" run train.json -o bad --set train.tokens=100 --set train.steps=0
+refused 1 '"tokens" counts text; give "steps" for an encoder' "$PDQ" run train.json -o bad --set train.tokens=100 --set train.steps=0
 refused 1 'GGUF: a bert model is not written yet' "$PDQ" export one/01-train -o bad.gguf
 exit $failed

@@ -143,6 +143,107 @@ Test(examples, passes) {
 }
 
 // Wilson's interval for 8 of 10 is 0.490 to 0.943 (Agresti and Coull 1998 give such tables); McNemar's exact p for 1 against 9 is 22/1024.
+Test(examples, hidden_words) {
+    struct error err;
+    struct examples e;
+    char *rows = put("t.tsv", "x\tlabel\na b c d a b c\tq\n\t1\nb\t1\n"), *text = put("t.txt", "a b c d");
+    struct tokenizer *t = words();
+    const char *paths[] = {rows, text};
+    cr_expect(examples_read_unlabelled(&e, t, paths, 2, "x", 6, "here", &err) < 0 && strstr(err.text, "no token that hides a word"), "%s", err.text);
+    tokenizer_free(t);
+    free(put("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\na\nb\nc\nd\n[MASK]\n"));
+    cr_assert_not_null(t = tokenizer_open(folder, &err), "%s", err.text);
+    cr_assert(examples_read_unlabelled(&e, t, paths, 2, "x", 6, "here", &err) == 0, "%s", err.text);
+    // seven words in two sequences of at most four words, nothing of an empty text, one word, and the document
+    const int64_t lengths[] = {6, 5, 3, 6};
+    cr_assert_eq(e.n, 4);
+    for (int64_t i = 0; i < e.n; i++)
+        cr_expect_eq(e.start[i + 1] - e.start[i], lengths[i]);
+    struct example_batch b, again;
+    example_batch_init(&b, 4, e.longest);
+    example_batch_init(&again, 4, e.longest);
+    int64_t hidden = 0, masked = 0, kept = 0, words_there = 0, number[] = {0, 1, 2, 3};
+    const uint64_t n = 4000;
+    for (uint64_t index = 0; index < n; index++) {
+        examples_pick(&e, number, 4, &b);
+        examples_pick(&e, number, 4, &again);
+        examples_mask(&e, SHARE_HIDDEN, 7, index, &b);
+        cr_assert_gt(b.n_hidden, 0);
+        for (int64_t k = 0; k < b.n_hidden; k++) {
+            const int32_t at = b.hidden[k];
+            cr_assert_eq(b.word[k], again.ids[at]);
+            cr_assert(b.ids[at] < 9 && again.ids[at] >= 4 && again.ids[at] < 8);
+            masked += b.ids[at] == 8;
+            kept += b.ids[at] == b.word[k];
+            again.ids[at] = b.ids[at];
+        }
+        cr_assert_arr_eq(b.ids, again.ids, (size_t)(b.B * b.T) * sizeof *b.ids); // nothing else was touched
+        hidden += b.n_hidden;
+        words_there += 12;
+    }
+    // a batch without any is drawn again: 0.15 / (1 - 0.85^12)
+    cr_expect(fabs((double)hidden / (double)words_there - 0.1749) < 0.004, "%g hidden", (double)hidden / (double)words_there);
+    cr_expect(fabs((double)masked / (double)hidden - 0.8111) < 0.01, "%g masked", (double)masked / (double)hidden); // one of nine at random, too
+    cr_expect(fabs((double)kept / (double)hidden - 0.1111) < 0.01, "%g kept", (double)kept / (double)hidden);
+    example_batch_release(&b);
+    example_batch_release(&again);
+    examples_release(&e);
+    tokenizer_free(t);
+    free(rows);
+    free(text);
+}
+
+// Masks as often as asked for, cuts to one to five neighbours, pairs stay whole; the same batch and index give the same.
+Test(examples, augmented) {
+    struct error err;
+    char *rows = put("t.tsv", "x\ty\tlabel\na b c d a b c d\tc\t0\nb\td\t1\n");
+    free(put("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\na\nb\nc\nd\n[MASK]\n"));
+    struct tokenizer *t = tokenizer_open(folder, &err);
+    cr_assert_not_null(t, "%s", err.text);
+    const char *paths[] = {rows};
+    const struct example_classes classes = {2, NULL};
+    int64_t lengths[8] = {0}, masked = 0, words_there = 0, number[] = {0, 1};
+    const uint64_t n = 4000;
+    for (int pairs = 0; pairs < 2; pairs++) {
+        const struct example_columns columns = {"x", pairs ? "y" : NULL, "label"};
+        struct examples e;
+        struct example_batch b, whole;
+        cr_assert(examples_read(&e, t, &classes, paths, 1, &columns, 16, "here", &err) == 0, "%s", err.text);
+        example_batch_init(&b, 2, e.longest);
+        example_batch_init(&whole, 2, e.longest);
+        for (uint64_t index = 0; index < n; index++) {
+            examples_pick(&e, number, 2, &whole);
+            examples_pick(&e, number, 2, &b);
+            examples_augment(&e, 0.25, 0, 7, index, &b);
+            for (int64_t i = 0; i < 2 * b.T; i++) {
+                cr_assert(b.ids[i] == whole.ids[i] || (b.ids[i] == 8 && whole.ids[i] >= 4));
+                masked += b.ids[i] == 8;
+                words_there += whole.ids[i] >= 4;
+            }
+            examples_pick(&e, number, 2, &b);
+            examples_augment(&e, 0, 0.5, 7, index, &b);
+            cr_assert(b.length[1] == whole.length[1] && (!pairs || b.length[0] == whole.length[0]));
+            const int64_t cut = b.length[0] - 2;
+            lengths[cut < 8 ? cut : 0] += !pairs;
+            cr_assert(b.ids[0] == 2 && b.ids[b.length[0] - 1] == 3);
+            for (int64_t k = 2; k <= cut && !pairs; k++) // neighbours: a b c d a b c d
+                cr_assert_eq((b.ids[k] - b.ids[k - 1] + 4) % 4, 1);
+            for (int64_t k = b.length[0]; k < b.T; k++)
+                cr_assert_eq(b.ids[k], 0);
+        }
+        example_batch_release(&b);
+        example_batch_release(&whole);
+        examples_release(&e);
+    }
+    // four standard deviations of a binomial are below 0.012 of its share of 4000
+    cr_expect(fabs((double)masked / (double)words_there - 0.25) < 0.01, "%g masked", (double)masked / (double)words_there);
+    cr_expect(fabs((double)lengths[0] / (double)n - 0.5) < 0.032, "%ld whole", (long)lengths[0]);
+    for (int k = 1; k <= 5; k++)
+        cr_expect(fabs((double)lengths[k] / (double)n - 0.1) < 0.02, "%ld of %d", (long)lengths[k], k);
+    tokenizer_free(t);
+    free(rows);
+}
+
 Test(examples, statistics) {
     const struct share s = share_of(8, 10), none = share_of(0, 20), all = share_of(20, 20);
     cr_expect(fabs(s.low - 0.490162) < 1e-5 && fabs(s.high - 0.943318) < 1e-5, "%g %g", s.low, s.high);

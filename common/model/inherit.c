@@ -1,9 +1,10 @@
-// inherit.c: a student that begins with its teacher's weights (DistilBERT, Sanh et al. 2019, section 2.2: every other layer).
+// inherit.c: a model that begins with another's weights: a classifier with those of a model that learned masked words, a student with every
+// other layer of its teacher (DistilBERT, Sanh et al. 2019, section 2.2).
 #include <string.h>
 
-#include "distill/distill.h"
+#include "common/model/model.h"
 
-int64_t distill_inherit(struct model *student, const struct model *teacher)
+int64_t model_inherit(struct model *student, const struct model *teacher)
 {
     const int64_t L = student->config.n_layer, of = teacher->config.n_layer;
     int64_t copied = 0;
