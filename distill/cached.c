@@ -43,6 +43,7 @@ static struct tensor *cached_loss(void *context, struct tape *tape, const struct
     const struct head_spec spec = {.targets = targets,
                                    .top = &c->top,
                                    .bias = model_head_bias(student),
+                                   .cap = student->config.logit_cap,
                                    .alpha = alpha,
                                    .temperature = T,
                                    .weight = weight};

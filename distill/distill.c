@@ -190,6 +190,7 @@ static struct tensor *distill_loss(void *context, struct tape *tape, const struc
                              .teacher_w = model_head(d->teacher),
                              .bias = model_head_bias(d->student),
                              .teacher_bias = model_head_bias(d->teacher),
+                             .teacher_cap = d->teacher->config.logit_cap,
                              .alpha = distill_alpha(d->options, d->steps, step),
                              .temperature = temperature_at(d, step),
                              .weight = weight};

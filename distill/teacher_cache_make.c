@@ -114,7 +114,8 @@ static void ask_teacher(struct making *m, const int64_t *window)
     const struct forward f = {.ids = m->inputs, .B = BATCH, .T = T, .checkpoint = 1};
     tape_reset(&m->tape);
     const struct tensor *x = model_forward(m->teacher, &m->tape, &f);
-    op_head_top(&m->tape, x, model_head(m->teacher), model_head_bias(m->teacher), m->key->temperature, &m->top);
+    op_head_top(&m->tape, x, model_head(m->teacher), model_head_bias(m->teacher), m->teacher->config.logit_cap,
+                m->key->temperature, &m->top);
 }
 
 // Rows of a window that are predicted lie side by side.

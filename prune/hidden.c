@@ -36,8 +36,8 @@ int hidden_plan(struct model *m, int64_t keep, int score_is_random, const struct
                 struct error *err)
 {
     const int64_t D = m->config.hidden;
-    if (config_has_full_heads(&m->config))
-        BUG("hidden_plan: a layer norm subtracts the mean of all channels, so none can be cut alone");
+    if (config_hidden_refusal(&m->config))
+        BUG("hidden_plan: %s", config_hidden_refusal(&m->config));
     struct sums s = {xcalloc((size_t)D, sizeof *s.sum, "scores of hidden channels"), m->config.n_layer};
     if (score_is_random) {
         struct random r;

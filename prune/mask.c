@@ -38,7 +38,7 @@ static struct tensor *logits(struct model *m, struct tape *tape, const struct te
 {
     struct tensor rows = {.name = "hidden", .n_dim = 2, .dim = {n, tensor_columns(x), 1},
                           .data = x->data + first * tensor_columns(x)};
-    return op_linear(tape, &rows, model_head(m), NULL);
+    return model_logits(m, tape, &rows);
 }
 
 static void compare(struct model *a, struct model *b, struct tape *tape, const int32_t *ids, int64_t T, double *difference,

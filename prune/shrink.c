@@ -100,8 +100,10 @@ static void cut_config(struct config *c, const struct config *from, const struct
     for (int64_t l = 0; l < from->n_layer; l++) {
         const struct layer_plan *layer = &p->layer[l];
         number[l] = is_gone(layer) ? -1 : c->n_layer++;
-        if (number[l] >= 0)
-            c->layer[number[l]] = (struct layer_shape){layer->n_head, layer->n_group, layer->n_ff};
+        if (number[l] < 0)
+            continue;
+        c->layer[number[l]] = (struct layer_shape){layer->n_head, layer->n_group, layer->n_ff};
+        config_set_sliding(c, number[l], config_slides(from, l)); // a layer keeps its window wherever it comes to stand
     }
     c->hidden = p->hidden ? p->n_hidden : c->hidden;
 }

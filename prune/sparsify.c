@@ -119,7 +119,7 @@ static void add_gradients(struct model *m, const struct calibration *c)
     for (int64_t b = 0; b < batches; b++) {
         dataset_batch(c->data, c->seq_len, c->seed, b * c->batch, c->batch, ids, ids + n);
         const struct forward f = {.ids = ids, .B = c->batch, .T = c->seq_len};
-        const struct head_spec spec = {.targets = ids + n, .temperature = 1, .weight = 1};
+        const struct head_spec spec = {.targets = ids + n, .temperature = 1, .weight = 1, .cap = m->config.logit_cap};
         tape_backward(&tape, op_head_loss(&tape, model_forward(m, &tape, &f), model_head(m), &spec, NULL));
         tape_reset(&tape);
         progress_update(&progress, (b + 1) * n, "gradients");

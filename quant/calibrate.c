@@ -41,7 +41,7 @@ static void take_entries(struct importance *to, const struct pass *p, const stru
     for (int i = 0; i < m->n_parameter; i++) {
         const struct parameter *q = &m->parameter[i];
         struct gguf_name name;
-        if (q->layer < 0 || q->t.n_dim != 2 || !gguf_parameter_name(q, &name))
+        if (q->layer < 0 || q->t.n_dim != 2 || !gguf_parameter_name(&m->config, q, &name))
             continue;
         const struct moments *s = &p->layer[q->layer][layer_input_of(q)];
         if (s->rows)

@@ -8,10 +8,12 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/base/file.h"
 #include "quant/gguf.h"
 #include "quant/gguf_names.h"
 
@@ -30,7 +32,25 @@ static const struct gguf_architecture {
     {"qwen2", "qwen2", 0, 1},
     {"deci", "llama", 1, 0}, // llama with layers of different shapes
     {"gpt2", "gpt2", 0, 1},
+    {"gemma2", "gemma2", 0, 1},
+    {"minicpm", "minicpm", 1, 1},
+    {"granite", "granite", 1, 1},
 };
+
+#define OFFSET(field) offsetof(struct config, field)
+const struct gguf_factor gguf_factor_table[] = {
+    {"gemma2", "attn_logit_softcapping", OFFSET(attention_cap), 0, 50},
+    {"gemma2", "final_logit_softcapping", OFFSET(logit_cap), 0, 30},
+    {"minicpm", "embedding_scale", OFFSET(embed_scale), 0, 0},
+    {"minicpm", "residual_scale", OFFSET(residual_scale), 0, 0},
+    {"minicpm", "logit_scale", OFFSET(logit_scale), 1, 0},
+    {"granite", "embedding_scale", OFFSET(embed_scale), 0, 0},
+    {"granite", "residual_scale", OFFSET(residual_scale), 0, 0},
+    {"granite", "logit_scale", OFFSET(logit_scale), 1, 0},
+    {"granite", "attention.scale", OFFSET(attention_scale), 0, 0},
+    {0},
+};
+#undef OFFSET
 
 static const struct {
     const char *checkpoint, *gguf; // without ".weight" or ".bias"
@@ -44,7 +64,9 @@ static const struct {
     {"model.layers.%d.self_attn.k_proj", "blk.%d.attn_k", 1, 0, 1},
     {"model.layers.%d.self_attn.v_proj", "blk.%d.attn_v", 0, 0, 1},
     {"model.layers.%d.self_attn.o_proj", "blk.%d.attn_output", 0, 0, 1},
-    {"model.layers.%d.post_attention_layernorm", "blk.%d.ffn_norm", 0, 0, 1},
+    {"model.layers.%d.post_attention_layernorm", "blk.%d.ffn_norm", 0, 0, 1}, // but for Gemma: AFTER_ATTENTION
+    {"model.layers.%d.pre_feedforward_layernorm", "blk.%d.ffn_norm", 0, 0, 1},
+    {"model.layers.%d.post_feedforward_layernorm", "blk.%d.post_ffw_norm", 0, 0, 1},
     {"model.layers.%d.mlp.gate_proj", "blk.%d.ffn_gate", 0, 0, 1},
     {"model.layers.%d.mlp.up_proj", "blk.%d.ffn_up", 0, 0, 1},
     {"model.layers.%d.mlp.down_proj", "blk.%d.ffn_down", 0, 0, 1},
@@ -61,19 +83,27 @@ static const struct {
     {"transformer.h.%d.mlp.c_proj", "blk.%d.ffn_down", 0, 0, 1},
 };
 
-int gguf_parameter_name(const struct parameter *p, struct gguf_name *to)
+#define AFTER_ATTENTION "blk.%d.post_attention_norm"
+
+double gguf_gemma_scale(const struct config *c)
+{
+    const int64_t width = c->n_layer == 46 && c->layer[0].n_head ? c->hidden / c->layer[0].n_head : c->head_dim;
+    return 1 / sqrt((double)width);
+}
+
+int gguf_parameter_name(const struct config *c, const struct parameter *p, struct gguf_name *to)
 {
     const char *suffix = strrchr(p->spec->name, '.'); // ".weight", ".bias"
     const size_t stem = (size_t)(suffix - p->spec->name);
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         if (strlen(names[i].checkpoint) != stem || strncmp(names[i].checkpoint, p->spec->name, stem) != 0)
             continue;
-        const char *at = strstr(names[i].gguf, "%d");
+        const int after = c->post_norms && path_ends_with(names[i].checkpoint, ".post_attention_layernorm");
+        const char *gguf = after ? AFTER_ATTENTION : names[i].gguf, *at = strstr(gguf, "%d");
         if (at)
-            snprintf(to->text, GGUF_NAME_MAX, "%.*s%d%s%s", (int)(at - names[i].gguf), names[i].gguf, p->layer, at + 2,
-                     suffix);
+            snprintf(to->text, GGUF_NAME_MAX, "%.*s%d%s%s", (int)(at - gguf), gguf, p->layer, at + 2, suffix);
         else
-            snprintf(to->text, GGUF_NAME_MAX, "%s%s", names[i].gguf, suffix);
+            snprintf(to->text, GGUF_NAME_MAX, "%s%s", gguf, suffix);
         to->rotated = names[i].rotated;
         to->part = names[i].part;
         to->parts = names[i].parts;
@@ -240,17 +270,58 @@ static int read_rope(struct config *c, const struct gguf *g, const struct gguf_a
     return gguf_get_float(g, arch_key(&key, a, "rope.scaling.factor"), 1, 1, 1e6, &c->rope.factor, err);
 }
 
+static int is_gemma(const struct gguf_architecture *a) { return strcmp(a->name, "gemma2") == 0; }
+
+static int is_known(const struct gguf_architecture *a, const char *key)
+{
+    for (const struct gguf_factor *f = gguf_factor_table; f->key; f++)
+        if (strcmp(f->architecture, a->name) == 0 && strcmp(f->key, key) == 0)
+            return 1;
+    return is_gemma(a) && strcmp(key, "attention.sliding_window") == 0;
+}
+
+static int read_factors(struct config *c, const struct gguf *g, const struct gguf_architecture *a, struct error *err)
+{
+    for (const struct gguf_factor *f = gguf_factor_table; f->key; f++) {
+        struct arch_key key;
+        double x;
+        if (strcmp(f->architecture, a->name) != 0)
+            continue;
+        TRY(gguf_get_float(g, arch_key(&key, a, f->key), f->absent, 1e-9, 1e9, &x, err));
+        if (x <= 0)
+            return error_set(err, "%s: key %s is missing; expected a positive number", g->map.path, key.text);
+        *(double *)((char *)c + f->offset) = f->inverse ? 1 / x : x;
+    }
+    return 0;
+}
+
+// What llama.cpp computes for gemma2 without keys: 46 layers are the 27B model, whose scores are scaled by another width.
+static int read_gemma(struct config *c, const struct gguf *g, const struct gguf_architecture *a, struct error *err)
+{
+    c->activation = ACTIVATION_GELU_TANH;
+    c->post_norms = c->norm_shift = 1;
+    c->embed_scale = sqrt((double)c->hidden);
+    c->attention_scale = gguf_gemma_scale(c);
+    TRY(read_size(g, a, "attention.sliding_window", 4096, MAX_CONTEXT, &c->window, err));
+    for (int64_t l = 0; l < c->n_layer; l++)
+        config_set_sliding(c, l, l % 2 == 0);
+    return 0;
+}
+
 // Keys under which the same tensors would compute something else.
 static int refuse_unknown(const struct gguf *g, const struct gguf_architecture *a, struct error *err)
 {
-    static const char *const refused[] = {"expert_count", "attention.sliding_window", "logit_scale"};
+    static const char *const refused[] = {"expert_count", "attention.sliding_window", "logit_scale", "residual_scale", "embedding_scale",
+                                          "attention.scale", "attn_logit_softcapping", "final_logit_softcapping"};
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
         struct arch_key key;
+        if (is_known(a, refused[i]))
+            continue;
         const struct gguf_key *k = gguf_find_key(g, arch_key(&key, a, refused[i]));
         if (k && !(gguf_is_int(k) && gguf_int_at(k, 0) == 0))
             return error_set(
-                err, "%s: key %s is set; mixtures of experts, sliding windows and scaled logits are not supported",
-                g->map.path, key.text);
+                err, "%s: key %s is set; mixtures of experts, and sliding windows, soft caps and scales in %s, are not supported",
+                g->map.path, key.text, a->name);
     }
     return 0;
 }
@@ -283,6 +354,9 @@ static int read_config(struct config *c, const struct gguf *g, const struct gguf
         TRY(read_rope(c, g, a, err));
     else
         c->activation = ACTIVATION_GELU_TANH;
+    TRY(read_factors(c, g, a, err));
+    if (is_gemma(a))
+        TRY(read_gemma(c, g, a, err));
     const struct gguf_tensor *embedding = gguf_find_tensor(g, "token_embd.weight");
     if (!embedding || embedding->n_dim != 2 || embedding->dim[0] > MAX_VOCAB)
         return error_set(err, "%s: tensor token_embd.weight is %s; expected a matrix with one row for each token",
@@ -340,7 +414,7 @@ static int attach_parameter(struct model *m, int i, const struct gguf_architectu
 {
     struct parameter *p = &m->parameter[i];
     struct gguf_name name;
-    if (!gguf_parameter_name(p, &name))
+    if (!gguf_parameter_name(&m->config, p, &name))
         BUG("gguf_model: no GGUF name for %s", p->name);
     const struct gguf *g = &owner->file;
     const struct gguf_tensor *from = gguf_find_tensor(g, name.text);
@@ -352,6 +426,8 @@ static int attach_parameter(struct model *m, int i, const struct gguf_architectu
     const int64_t head_dim = name.rotated && a->interleaved ? m->config.head_dim : 0, first = name.part * p->t.dim[0];
     if (p->t.n_dim == 1) {
         p->t.data = owner->vector[i] = copy_vector(from, first, p->t.dim[0], head_dim);
+        for (int64_t k = 0; parameter_is_norm(p) && k < p->t.dim[0]; k++) // the file has what is multiplied by
+            p->t.data[k] -= (float)m->config.norm_shift;
         return 0;
     }
     const int64_t row_bytes = block_row_bytes(from->format, from->dim[1]);
@@ -525,7 +601,7 @@ static const struct gguf_architecture *find_architecture(const struct gguf *g, s
         if (name && strcmp(architectures[i].name, name) == 0)
             found = &architectures[i];
     if (!found)
-        error_set(err, "%s: general.architecture is %s%s%s; expected llama, deci, qwen2 or gpt2",g->map.path, name ? "\"" : "",
+        error_set(err, "%s: general.architecture is %s%s%s; expected llama, deci, qwen2, gemma2, minicpm, granite or gpt2", g->map.path, name ? "\"" : "",
                   name ? name : "missing", name ? "\"" : "");
     free(name);
     return found;

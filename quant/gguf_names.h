@@ -13,8 +13,19 @@ struct gguf_name {
     int rotated;     // its rows are pairs turned by the rotary embedding, which GGUF's `llama` stores interleaved (see gguf_row)
     int part, parts; // it is one of so many parts of the tensor, along the outputs (gpt2's attn_qkv)
 };
-// GGUF's name of a parameter; 0: it has none.
-int gguf_parameter_name(const struct parameter *p, struct gguf_name *to);
+// GGUF's name of a parameter of a model with config c; 0: it has none.
+int gguf_parameter_name(const struct config *c, const struct parameter *p, struct gguf_name *to);
+
+// A factor or a soft cap of struct config that an architecture has a key for.
+struct gguf_factor {
+    const char *architecture, *key; // the key without its architecture
+    size_t offset; // in struct config, a double
+    int inverse;   // the key holds 1 / it
+    double absent; // where the key may be; 0: it must not
+};
+extern const struct gguf_factor gguf_factor_table[]; // ended by {0}
+
+double gguf_gemma_scale(const struct config *c); // of q k^T, as llama.cpp takes it for gemma2
 
 // Where row `row` of a q or k projection of heads of width E stands in a `llama` file: transformers pairs rows i and
 // i + E/2 of a head, llama.cpp rows 2 i and 2 i + 1.

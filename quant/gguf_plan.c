@@ -31,7 +31,7 @@ static const struct block_format *wanted_format(const struct gguf_mix *mix, int 
 // Does the reader insist on n_head * head_dim = hidden? llama.cpp gives llama's q bias the length of the embedding.
 static int needs_square(const struct config *c, const char *architecture)
 {
-    return strcmp(architecture, "llama") != 0 || c->qkv_bias;
+    return strcmp(architecture, "qwen2") == 0 || strcmp(architecture, "gpt2") == 0 || c->qkv_bias;
 }
 
 // The shape that the padded layers get: the widest groups and channels, and so many heads as the reader insists on.
@@ -62,9 +62,9 @@ static int shape_as_deci(struct gguf_plan *plan, const struct config *c, int64_t
 {
     if (strcmp(plan->architecture, "llama") != 0 || c->qkv_bias || c->out_bias || c->mlp_bias)
         return error_set(err,
-                         "GGUF: the layers differ in heads or FFN width, and llama.cpp loads that only without biases "
-                         "(%s has some); prune the same count in every layer, or export with padding",
-                         c->model_type);
+                         "GGUF: the layers differ in heads or FFN width, and llama.cpp loads that only of Llama's family, without "
+                         "biases (this is %s%s); prune the same count in every layer, or export with padding",
+                         c->model_type, c->qkv_bias || c->out_bias || c->mlp_bias ? ", with biases" : "");
     plan->architecture = "deci";
     if (!c->layer[0].n_head) {
         plan->layer[0].n_head = config_widest(c).n_head;
@@ -157,14 +157,14 @@ static void add_parameter(struct gguf_plan *plan, const struct parameter *p)
 {
     struct gguf_name name;
     struct gguf_plan_tensor *t = plan->tensor;
-    if (!gguf_parameter_name(p, &name))
+    if (!gguf_parameter_name(&plan->model->config, p, &name))
         BUG("gguf_plan: no GGUF name for %s", p->name);
     while (name.part && strcmp(t->name, name.text) != 0)
         t++;
     if (!name.part) {
         t = &plan->tensor[plan->n_tensor++];
         t->written = p;
-        t->rotated = name.rotated && strcmp(plan->architecture, "qwen2") != 0;
+        t->rotated = name.rotated && strcmp(plan->architecture, "qwen2") != 0 && strcmp(plan->architecture, "gemma2") != 0;
         t->n_dim = p->t.n_dim;
         memcpy(t->name, name.text, sizeof t->name);
         memcpy(t->dim, p->t.dim, sizeof t->dim);
@@ -302,6 +302,18 @@ static void put_model_keys(struct gguf_plan *plan)
     }
 }
 
+static void put_family_keys(struct gguf_plan *plan)
+{
+    const struct config *c = &plan->model->config;
+    for (const struct gguf_factor *f = gguf_factor_table; f->key; f++) {
+        const double x = *(const double *)((const char *)c + f->offset);
+        if (strcmp(f->architecture, plan->architecture) == 0)
+            put_float(&plan->writer, plan->architecture, f->key, f->inverse ? 1 / x : x);
+    }
+    if (strcmp(plan->architecture, "gemma2") == 0)
+        put_number(&plan->writer, plan->architecture, "attention.sliding_window", c->window ? c->window : c->context);
+}
+
 static void put_general_keys(struct gguf_plan *plan, const struct gguf_mix *mix, const struct gguf_export_options *o)
 {
     struct gguf_writer *w = &plan->writer;
@@ -393,8 +405,34 @@ static int plan_all(struct gguf_plan *plan, const struct gguf_mix *mix, const st
         return refuse_fallback(plan, mix->name, err);
     put_general_keys(plan, mix, o);
     put_model_keys(plan);
+    put_family_keys(plan);
     TRY(put_tokenizer_keys(plan, t, err));
     plan->file_bytes = gguf_writer_size(&plan->writer);
+    return 0;
+}
+
+// What llama.cpp (February 2025) cannot compute as the config says.
+static int check_family(const struct config *c, struct error *err)
+{
+    const int is_gemma = strcmp(c->model_type, "gemma2") == 0;
+    const char *why = NULL;
+    if (c->qk_norm)
+        why = "norms of q and k (qwen3), which pdq does not write as GGUF yet";
+    else if (config_windows_matter(c) && (!is_gemma || !config_slides_as_usual(c)))
+        why = "sliding windows that llama.cpp knows only of gemma2 with all its layers taking turns";
+    else if (is_gemma && (c->attention_cap <= 0 || c->logit_cap <= 0))
+        why = "no soft cap, and llama.cpp always has two for gemma2";
+    else if (is_gemma && fabs(c->attention_scale / gguf_gemma_scale(c) - 1) > 1e-6)
+        why = "a query_pre_attn_scalar that is not the heads' width (with 46 layers hidden_size / heads), and llama.cpp takes that for gemma2";
+    else if (is_gemma && (!c->tie_embeddings || c->qkv_bias))
+        why = "an output head of its own or biases, and llama.cpp has neither for gemma2";
+    else if (is_gemma && c->rope.type == ROPE_LLAMA3)
+        why = "rope type llama3, which llama.cpp does not have for gemma2";
+    if (why)
+        return error_set(err, "GGUF: this %s model has %s; write a Hugging Face directory instead", c->model_type, why);
+    if (is_gemma && c->n_layer != 26 && c->n_layer != 42 && c->n_layer != 46)
+        log_warn("llama.cpp of February 2025 stops at gemma2 with other than 26, 42 or 46 layers (this has %" PRId64 "); later versions load it",
+                 c->n_layer);
     return 0;
 }
 
@@ -402,11 +440,13 @@ int gguf_plan_make(struct gguf_plan *plan, const struct model *m, const struct t
                    const struct gguf_export_options *o, struct error *err)
 {
     *plan = (struct gguf_plan){.model = m, .importance = o->importance};
-    const int has_own = strcmp(m->config.model_type, "qwen2") == 0 || strcmp(m->config.model_type, "gpt2") == 0;
-    plan->architecture = has_own ? m->config.model_type : "llama";
+    const char *type = m->config.model_type;
+    const int has_own = strcmp(type, "mistral") != 0 && strcmp(type, "nemotron-nas") != 0;
+    plan->architecture = has_own ? type : "llama";
     if (m->config.activation == ACTIVATION_RELU)
         return error_set(err, "GGUF: gpt2 means GELU there, and this model has ReLU; write a Hugging Face directory instead");
-    if (m->config.activation == ACTIVATION_GELU_ERF && has_own)
+    TRY(check_family(&m->config, err));
+    if (m->config.activation == ACTIVATION_GELU_ERF)
         log_warn("llama.cpp computes GELU by its tanh form for %s, this model was made with the exact one: expect differences of about 1e-5", plan->architecture);
     if (!model_is_causal(&m->config))
         return error_set(err, "GGUF: a %s model is not written yet; write a Hugging Face directory instead", m->config.model_type);

@@ -62,10 +62,11 @@ static void read_part_row(const struct gguf_rows *r, const struct parameter *p, 
         tensor_read_rows(&p->t, own, 1, to);
         return;
     }
+    const float shift = parameter_is_norm(p) ? (float)r->plan->model->config.norm_shift : 0; // the file has what is multiplied by
     tensor_read_rows(&p->t, own, 1, scratch);
     for (int64_t i = 0; i < columns; i++) {
         const int64_t from = r->column[vector && t->rotated ? gguf_row_source(i, E) : i];
-        to[i] = from < 0 ? 0 : scratch[from];
+        to[i] = from < 0 ? 0 : scratch[from] + shift;
     }
 }
 

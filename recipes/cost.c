@@ -32,7 +32,7 @@ static struct activations activations(const struct config *c) {
 }
 
 static int64_t head_floats(const struct config *c, int64_t rows, int has_teacher) {
-    return head_chunk_rows(rows, c->vocab) * c->vocab * (has_teacher ? 2 : 1) +
+    return head_chunk_rows(rows, c->vocab) * c->vocab * ((has_teacher ? 2 : 1) + (c->logit_cap > 0)) +
            (has_teacher ? threads_count() * c->vocab : 0);
 }
 

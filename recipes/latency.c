@@ -72,7 +72,7 @@ static double time_block(const struct config *c, const struct layer_shape *shape
             struct tensor *x = model_forward(m, &tape, &f);
             if (!shape) { // of the last position alone, as in a prefill
                 struct tensor row = {.name = "last", .n_dim = 2, .dim = {1, c->hidden, 1}, .data = x->data + (T - 1) * c->hidden};
-                op_linear(&tape, &row, model_head(m), NULL);
+                model_logits(m, &tape, &row);
             }
             tape_reset(&tape);
         }

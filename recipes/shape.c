@@ -87,14 +87,25 @@ static const struct loads {
             "yes (nemotron-nas)", "after conversion to GGUF (pdq export)"},
   uneven = {"no: its layers differ (pdq export, padded)", "no: reads per_layer_config, but builds all layers alike",
             "no: its layers differ (pdq export: block_configs or padded)", "after conversion to GGUF (pdq export: deci or padded)"},
+  uneven_relative = {"no: its layers differ (pdq export, padded)", "no: reads per_layer_config, but builds all layers alike",
+                     "no: its layers differ (pdq export, padded)", "after conversion to GGUF, padded (pdq export)"},
   fewer_heads = {"yes (pruned_heads)", "no: it cannot prune heads (pdq export, padded)", "no: takes head_dim as hidden / heads (pdq export, padded)",
                  "after conversion to GGUF, padded (pdq export)"},
+  custom = {"no: MiniCPM is custom code there (its .py files beside config.json, auto_map, trust_remote_code)",
+            "no: MiniCPM is custom code there (its .py files beside config.json, auto_map, trust_remote_code)", "yes",
+            "after conversion to GGUF (pdq export)"},
+  qwen3 = {"yes (4.51 and later)", "yes", "yes", "with its own converter, since April 2025 (pdq writes no qwen3 GGUF)"},
+  gemma2 = {"yes (4.42 and later)", "yes", "yes", "after conversion to GGUF (pdq export)"},
+  turns = {"from 4.53 on, which reads layer_types", "yes (layer_types)", "if it reads layer_types: its windows no longer take turns",
+           "no: its windows no longer take turns"},
   gguf = {"no (GGUF)", "no (GGUF)", "no (GGUF)", "yes"}, deci = {"no (GGUF)", "no (GGUF)", "no (GGUF)", "yes (architecture deci)"},
   by_name = {"no: no such class there (safetensors by name)", "no: no such class there (safetensors by name)", "no", "no"};
 
+static int is(const struct config *c, const char *type) { return strcmp(c->model_type, type) == 0; }
+
 struct json *loads_json(const struct config *c, int is_gguf) {
     int plain = config_uniform(c) && c->layer[0].n_head && c->layer[0].n_ff;
-    int is_short = strcmp(c->model_type, "qwen2") == 0 && c->layer[0].n_head * c->head_dim != c->hidden;
+    int is_short = is(c, "qwen2") && c->layer[0].n_head * c->head_dim != c->hidden;
     int same_ff = 1, full = 1;
     for (int64_t l = 0; l < c->n_layer; l++) {
         same_ff &= c->layer[l].n_ff == c->layer[0].n_ff && c->layer[l].n_ff;
@@ -104,8 +115,12 @@ struct json *loads_json(const struct config *c, int is_gguf) {
                             : is_gguf                    ? (plain ? &gguf : &deci)
                             : config_is_block_configs(c) ? &blocks
                             : config_has_full_heads(c)   ? (!same_ff ? &uneven : full ? &folder : &fewer_heads)
-                            : !plain                     ? &uneven
+                            : !plain                     ? (is(c, "llama") || is(c, "mistral") || is(c, "qwen2") ? &uneven : &uneven_relative)
+                            : !config_slides_as_usual(c) && config_windows_matter(c) ? &turns
                             : is_short                   ? &short_qwen
+                            : is(c, "minicpm")           ? &custom
+                            : is(c, "qwen3")             ? &qwen3
+                            : is(c, "gemma2")            ? &gemma2
                                                          : &folder;
     struct json *o = json_object();
     json_set_string(o, "transformers 4", l->transformers4);

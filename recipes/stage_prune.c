@@ -202,9 +202,9 @@ static int64_t largest_tensor(const struct config *c) {
 
 static int forecast(struct forecast *f, struct error *err) {
     const struct prune_options *o = f->recipe->stage[f->index].options;
-    if (o->hidden > 0 && config_has_full_heads(&f->in))
-        return error_set(err, "%s: stages[%d].prune.hidden: a %s model's layer norms subtract the mean of all channels, so none can be cut "
-                         "alone; leave it out", f->recipe->where, f->index, f->in.model_type);
+    if (o->hidden > 0 && config_hidden_refusal(&f->in))
+        return error_set(err, "%s: stages[%d].prune.hidden: a %s model's %s; leave it out", f->recipe->where, f->index, f->in.model_type,
+                         config_hidden_refusal(&f->in));
     if (forecast_shape(f, o, err) < 0)
         return error_prefix(err, "%s: stages[%d].prune", f->recipe->where, f->index);
     char before[SHAPE_TEXT], after[SHAPE_TEXT];

@@ -235,10 +235,12 @@ static void run_batch(struct run *r, int64_t w, int64_t B, int64_t T)
     // With checkpoint a layer's inner values are dropped as soon as its output is there.
     const struct forward f = {.ids = r->ids, .B = B, .T = T, .checkpoint = 1};
     struct tensor *x = predicting_rows(r, r->model, &f, count);
-    struct head_eval e = {.targets = r->target + at, .nll = r->nll + at, .top = r->top ? r->top + at : NULL};
+    struct head_eval e = {.targets = r->target + at, .nll = r->nll + at, .top = r->top ? r->top + at : NULL,
+                          .cap = r->model->config.logit_cap};
     if (r->against) {
         e.against_x = against_rows(r, &f, count);
         e.against_w = model_head(r->against);
+        e.against_cap = r->against->config.logit_cap;
         e.against_nll = r->against_nll + at;
         e.kl = r->kl + at;
         e.agree = r->agree + at;

@@ -39,7 +39,7 @@ static const float *decoder_step(struct decoder *d, const int32_t *ids, int64_t 
     int64_t D = tensor_columns(x);
     struct tensor *last = tape_tensor(&d->tape, x->name, 2, 1, D, 1);
     memcpy(last->data, x->data + (n - 1) * D, (size_t)D * sizeof(float));
-    return op_linear(&d->tape, last, model_head(d->model), NULL)->data;
+    return model_logits(d->model, &d->tape, last)->data;
 }
 
 int64_t generate(struct model *m, const int32_t *prompt, int64_t n, const struct generate_options *o,
@@ -118,7 +118,7 @@ double speed_timer_run(struct speed_timer *t) {
     struct tensor *last = tape_tensor(&t->tape, x->name, 2, t->B, D, 1);
     for (int64_t b = 0; b < t->B; b++)
         memcpy(last->data + b * D, x->data + ((b + 1) * T - 1) * D, (size_t)D * sizeof(float));
-    op_linear(&t->tape, last, model_head(t->model), NULL);
+    model_logits(t->model, &t->tape, last);
     return timer_now() - started;
 }
 

@@ -43,7 +43,7 @@ static void step(struct sampling *s, int32_t *out, int64_t at, int64_t T) {
     int32_t *row = arena_alloc(&s->tape.arena, (size_t)B * sizeof *row);
     for (int64_t b = 0; b < B; b++)
         row[b] = (int32_t)(b * T + T - 1);
-    const float *logits = op_linear(&s->tape, op_rows(&s->tape, x, row, B), model_head(s->model), model_head_bias(s->model))->data;
+    const float *logits = model_logits(s->model, &s->tape, op_rows(&s->tape, x, row, B))->data;
 #pragma omp parallel for schedule(dynamic, 1)
     for (int64_t b = 0; b < B; b++) {
         const int32_t last = s->ids[b * T + T - 1];

@@ -51,11 +51,11 @@ static struct tensor *block_attend(const struct block *b, struct tape *tape, str
     block_show(b, TAP_QKV, f->taps ? f->taps->v : NULL, v);
     if (f->cache)
         cache_extend(b, tape, &k, &v);
-    const int64_t E = m->config.head_dim;
-    struct tensor *y =
-        f->cache ? op_attention_cached(tape, q, k, v, f->B, f->T, f->cache->length + f->T, f->cache->capacity, E)
-        : m->arch->reads_both_ways ? op_attention_both_ways(tape, q, k, v, f->B, f->T, E, f->length)
-                                   : op_attention(tape, q, k, v, f->B, f->T, f->T, E);
+    const struct config *c = &m->config;
+    const int64_t E = c->head_dim, S = f->cache ? f->cache->length + f->T : f->T, room = f->cache ? f->cache->capacity : f->T;
+    const struct attention_rule rule = {c->attention_scale, c->attention_cap, config_slides(c, b->layer) ? c->window : 0};
+    struct tensor *y = m->arch->reads_both_ways ? op_attention_both_ways(tape, q, k, v, f->B, f->T, E, f->length)
+                                                : op_attention_by(tape, q, k, v, f->B, f->T, S, room, E, &rule);
     if (m->gate && m->gate[b->layer].heads)
         y = op_gate(tape, y, m->gate[b->layer].heads);
     block_show(b, TAP_HEADS, f->taps ? f->taps->heads : NULL, y);
@@ -67,12 +67,21 @@ static struct tensor *linear(const struct block *b, struct tape *tape, struct te
     return op_linear(tape, x, model_weight(b->model, spec, b->layer), model_weight(b->model, spec + 1, b->layer));
 }
 
+struct tensor *model_norm(const struct model *m, struct tape *tape, struct tensor *x, struct tensor *w)
+{
+    return op_rmsnorm_shifted(tape, x, w, m->config.norm_shift, m->config.norm_eps);
+}
+
 struct tensor *block_attention(const struct block *b, struct tape *tape, struct tensor *x, int first)
 {
     const int64_t E = b->model->config.head_dim, T = b->forward->T;
     struct tensor *q = linear(b, tape, x, first);
     struct tensor *k = linear(b, tape, x, first + 2);
     struct tensor *v = linear(b, tape, x, first + 4);
+    if (b->model->config.qk_norm) {
+        q = model_norm(b->model, tape, q, model_weight(b->model, b->model->arch->qk_norm, b->layer));
+        k = model_norm(b->model, tape, k, model_weight(b->model, b->model->arch->qk_norm + 1, b->layer));
+    }
     if (b->rope) {
         q = op_rope(tape, q, b->rope, E, T);
         k = op_rope(tape, k, b->rope, E, T);

@@ -23,9 +23,11 @@ int block_is_skipped(const struct block *b, int is_attention); // it has none, o
 void block_show(const struct block *b, enum tap which, struct tensor **place, struct tensor *x);
 // act(x), as the config says.
 struct tensor *model_activation(const struct model *m, struct tape *tape, struct tensor *x);
+// The config's root-mean-square norm with weights w, over all columns or over runs of as many as w has (op_rmsnorm).
+struct tensor *model_norm(const struct model *m, struct tape *tape, struct tensor *x, struct tensor *w);
 // A whole attention, or feed-forward block with an activation, from its input [N, D] to what is added. Specs of the weights in a row:
-// first = q, its bias, k, its bias, v, its bias, o, its bias; and up, its bias, down, its bias. Keys and queries are rotated where
-// b->rope is there.
+// first = q, its bias, k, its bias, v, its bias, o, its bias; and up, its bias, down, its bias. Queries and keys are
+// normalised where the config has norms of them, and rotated where b->rope is there.
 struct tensor *block_attention(const struct block *b, struct tape *tape, struct tensor *x, int first);
 struct tensor *block_feed_forward(const struct block *b, struct tape *tape, struct tensor *x, int first);
 // Rows of a table of learned positions [P, D] for every token: [N, D].

@@ -6,7 +6,7 @@
 //
 // Invariant: every product of sizes in an accepted config fits int64_t (see the limits below).
 //
-// To add a family: one row in `families`, its biases in read_biases, and its weight table in arch_<name>.c.
+// To add a family: one row in `families`, and its weight table in arch_<name>.c; of the Llama family's relatives, see config_family.c.
 #include "common/model/config.h"
 
 #include <math.h>
@@ -20,7 +20,7 @@
 
 struct family {
     const char *type, *architecture;
-    int64_t context, sliding_window; // what transformers takes when the key is absent; window 0: never one
+    int64_t context; // what transformers takes when the key is absent
     // Of a config.json with keys of its own; NULL: those of the Llama family.
     int (*read)(struct config *c, const struct json *o, const char *where, struct error *err);
     struct json *(*json)(const struct config *c);
@@ -28,14 +28,18 @@ struct family {
 };
 
 static const struct family families[] = {
-    {"llama", "LlamaForCausalLM", 2048, 0, NULL, NULL, 0},
-    {"mistral", "MistralForCausalLM", 131072, 4096, NULL, NULL, 0},
-    {"qwen2", "Qwen2ForCausalLM", 32768, 0, NULL, NULL, 0}, // has a window only with use_sliding_window, which is refused
-    {"nemotron-nas", "DeciLMForCausalLM", 131072, 0, NULL, NULL, 0}, // Llama's layers, each with its own widths
-    {"gpt2", "GPT2LMHeadModel", 1024, 0, config_gpt2_read, config_gpt2_json, 1},
-    {"bert", "BertForMaskedLM", 512, 0, config_bert_read, config_bert_json, 1},
-    {"bilstm", "BiLSTM", 512, 0, config_bilstm_read, config_bilstm_json, 0}, // a classifier without transformer blocks
-    {"lenet", "LeNet", 0, 0, config_lenet_read, config_lenet_json, 0}, // a multi-layer perceptron
+    {"llama", "LlamaForCausalLM", 2048, NULL, NULL, 0},
+    {"mistral", "MistralForCausalLM", 131072, NULL, NULL, 0},
+    {"qwen2", "Qwen2ForCausalLM", 32768, NULL, NULL, 0},
+    {"qwen3", "Qwen3ForCausalLM", 32768, NULL, NULL, 0},
+    {"gemma2", "Gemma2ForCausalLM", 8192, NULL, NULL, 0},
+    {"minicpm", "MiniCPMForCausalLM", 2048, NULL, NULL, 0},
+    {"granite", "GraniteForCausalLM", 2048, NULL, NULL, 0},
+    {"nemotron-nas", "DeciLMForCausalLM", 131072, NULL, NULL, 0}, // Llama's layers, each with its own widths
+    {"gpt2", "GPT2LMHeadModel", 1024, config_gpt2_read, config_gpt2_json, 1},
+    {"bert", "BertForMaskedLM", 512, config_bert_read, config_bert_json, 1},
+    {"bilstm", "BiLSTM", 512, config_bilstm_read, config_bilstm_json, 0}, // a classifier without transformer blocks
+    {"lenet", "LeNet", 0, config_lenet_read, config_lenet_json, 0}, // a multi-layer perceptron
 };
 
 static const struct family *family_find(const char *type) {
@@ -45,12 +49,14 @@ static const struct family *family_find(const char *type) {
     return NULL;
 }
 
+#define NAMES_TEXT 160
+
 // "a, b or c": all of them.
-static const char *family_names(char to[128]) {
+static const char *family_names(char to[NAMES_TEXT]) {
     const size_t n = sizeof families / sizeof families[0];
     to[0] = 0;
     for (size_t i = 0; i < n; i++)
-        snprintf(to + strlen(to), 128 - strlen(to), "%s%s", families[i].type, i + 2 < n ? ", " : i + 2 == n ? " or " : "");
+        snprintf(to + strlen(to), NAMES_TEXT - strlen(to), "%s%s", families[i].type, i + 2 < n ? ", " : i + 2 == n ? " or " : "");
     return to;
 }
 
@@ -79,7 +85,7 @@ static int read_shape(struct config *c, const struct json *o, const char *where,
         return error_set(err,
                          "%s: num_attention_heads is %lld; expected a multiple of num_key_value_heads, which is %lld",
                          where, (long long)s.n_head, (long long)s.n_kv_head);
-    TRY(json_get_int(o, where, "head_dim", 0, 1, MAX_WIDTH, &c->head_dim, err));
+    TRY(json_get_int(o, where, "head_dim", config_head_dim_absent(c), 1, MAX_WIDTH, &c->head_dim, err));
     if (c->head_dim == 0) {
         if (c->hidden % s.n_head)
             return error_set(err,
@@ -160,46 +166,6 @@ static int read_rope(struct config *c, const struct json *o, const char *where, 
     return 0;
 }
 
-// Attention over a window is the same as full attention only where the window covers the whole context.
-static int check_window(const struct config *c, const struct family *family, const struct json *o, const char *where,
-                        struct error *err) {
-    int windowed;
-    int64_t window = family->sliding_window;
-    TRY(json_get_bool(o, where, "use_sliding_window", 0, &windowed, err));
-    if (windowed)
-        return error_set(err, "%s: use_sliding_window is true; sliding windows are not supported (expected false)",
-                         where);
-    const struct json *types = json_get(o, "layer_types");
-    for (const struct json *t = types ? json_first(types) : NULL; t; t = json_next(t))
-        if (!json_string(t) || strcmp(json_string(t), "full_attention") != 0)
-            return error_set(err, "%s: layer_types has \"%s\"; only full_attention is supported", where,
-                             json_string(t) ? json_string(t) : json_kind_name(json_kind(t)));
-    if (!window)
-        return 0;
-    const struct json *given = json_get(o, "sliding_window");
-    if (given && json_kind(given) == JSON_NULL)
-        return 0;
-    TRY(json_get_int(o, where, "sliding_window", window, 1, MAX_CONTEXT, &window, err));
-    if (window < c->context)
-        return error_set(err,
-                         "%s: sliding_window is %lld%s and max_position_embeddings %lld; sliding windows are not "
-                         "supported (expected null, or a window as long as the context)",
-                         where, (long long)window, given ? "" : " (the default where the key is absent)",
-                         (long long)c->context);
-    return 0;
-}
-
-static int read_biases(struct config *c, const struct json *o, const char *where, struct error *err) {
-    if (strcmp(c->model_type, "qwen2") == 0) {
-        c->qkv_bias = 1;
-    } else if (strcmp(c->model_type, "llama") == 0) {
-        TRY(json_get_bool(o, where, "attention_bias", 0, &c->qkv_bias, err));
-        TRY(json_get_bool(o, where, "mlp_bias", 0, &c->mlp_bias, err));
-        c->out_bias = c->qkv_bias;
-    }
-    return 0;
-}
-
 int config_token_id(const struct config *c, const struct json *o, const char *where, const char *key, int64_t *id, struct error *err) {
     const struct json *v = json_get(o, key);
     *id = -1;
@@ -221,7 +187,7 @@ int config_token_id(const struct config *c, const struct json *o, const char *wh
 
 static int read_all(struct config *c, const struct json *o, const char *where, struct error *err) {
     const char *type;
-    char names[128];
+    char names[NAMES_TEXT];
     if (json_kind(o) != JSON_OBJECT)
         return error_set(err, "%s: found %s; expected an object", where, json_kind_name(json_kind(o)));
     TRY(json_get_string(o, where, "model_type", NULL, &type, err));
@@ -235,17 +201,12 @@ static int read_all(struct config *c, const struct json *o, const char *where, s
         c->source = json_copy(o);
         return family->read(c, o, where, err);
     }
-    TRY(config_activation_read(c, o, where, "hidden_act", "silu", err));
-    if (c->activation != ACTIVATION_SILU)
-        return error_set(err, "%s: hidden_act \"%s\" is not supported for %s; expected silu", where,
-                         json_string(json_get(o, "hidden_act")), c->model_type);
     TRY(read_shape(c, o, where, err));
     TRY(json_get_int(o, where, "max_position_embeddings", family->context, 1, MAX_CONTEXT, &c->context, err));
     TRY(json_get_double(o, where, "rms_norm_eps", 1e-6, 0, 1, &c->norm_eps, err));
-    TRY(json_get_bool(o, where, "tie_word_embeddings", 0, &c->tie_embeddings, err));
+    TRY(json_get_bool(o, where, "tie_word_embeddings", config_tied_absent(c), &c->tie_embeddings, err));
     TRY(read_rope(c, o, where, err));
-    TRY(check_window(c, family, o, where, err));
-    TRY(read_biases(c, o, where, err));
+    TRY(config_family_read(c, o, where, err));
     TRY(config_token_id(c, o, where, "bos_token_id", &c->bos_id, err));
     TRY(config_token_id(c, o, where, "eos_token_id", &c->eos_id, err));
     c->source = json_copy(o);
@@ -349,27 +310,18 @@ static struct json *new_source(const struct config *c) {
     json_push(names, json_from_string(family->architecture));
     json_set(o, "architectures", names);
     json_set_string(o, "model_type", c->model_type);
-    json_set_string(o, "hidden_act", "silu");
     if (c->bos_id >= 0)
         json_set_number(o, "bos_token_id", (double)c->bos_id);
     if (c->eos_id >= 0)
         json_set_number(o, "eos_token_id", (double)c->eos_id);
-    if (strcmp(c->model_type, "llama") == 0) {
-        json_set_bool(o, "attention_bias", c->qkv_bias);
-        json_set_bool(o, "mlp_bias", c->mlp_bias);
-    }
-    if (family->sliding_window)
-        json_set(o, "sliding_window", json_null());
     return o;
 }
 
 static struct json *llama_json(const struct config *c) {
     struct json *o = c->source ? json_copy(c->source) : new_source(c);
-    // The weights are written unquantized, custom code is not carried along, and a list of layer types would have to
-    // be as long as the layers; full attention is its default.
+    // The weights are written unquantized, and custom code is not carried along.
     json_remove(o, "quantization_config");
     json_remove(o, "auto_map");
-    json_remove(o, "layer_types");
     json_set_number(o, "num_hidden_layers", (double)c->n_layer);
     json_set_number(o, "hidden_size", (double)c->hidden);
     config_layers_write(c, o);
@@ -378,8 +330,7 @@ static struct json *llama_json(const struct config *c) {
     json_set_number(o, "max_position_embeddings", (double)c->context);
     json_set_number(o, "rms_norm_eps", c->norm_eps);
     json_set_bool(o, "tie_word_embeddings", c->tie_embeddings);
-    if (strcmp(c->model_type, "llama") == 0)
-        json_set_bool(o, "mlp_bias", c->mlp_bias); // pruning may have added some
+    config_family_write(c, o);
     set_rope(o, c);
     return o;
 }

@@ -35,6 +35,14 @@ struct config {
     int out_bias;       // o has one (llama's attention_bias)
     int mlp_bias;
     enum activation activation; // of the feed-forward blocks
+    int qk_norm;    // q and k are normalised over each head before they are rotated (Qwen3)
+    int post_norms; // what a block adds is normalised, too (Gemma 2)
+    int norm_shift; // norms multiply by norm_shift + weight: 1 in Gemma, whose weights are distances from it
+    double embed_scale, residual_scale, logit_scale; // factors of the embeddings, of what a block adds, of the logits; 0: none
+    double attention_scale; // of q k^T; 0: 1 / sqrt(head_dim)
+    double attention_cap, logit_cap; // soft caps of scores and of logits (op_softcap); 0: none
+    int64_t window;         // positions that the layers in `sliding` see; 0: all
+    uint64_t sliding[16];   // a bit for each layer: see config_slides
     enum model_head_kind head;  // what it predicts: the next token, a sequence's class, masked tokens, an answer's two ends, nothing
     int64_t n_label, n_type;    // classes of a head, token types
     int64_t n_embedding, n_cell; // bilstm: inputs of the LSTM, its cells in each direction; hidden is what the head reads
@@ -58,6 +66,12 @@ void config_release(struct config *c);
 
 // Do all readers take the heads' number as hidden / head_dim (GPT-2)? Missing heads are then zeros, or transformers 4's pruned_heads.
 int config_has_full_heads(const struct config *c);
+// A layer sees only the last c->window positions.
+int config_slides(const struct config *c, int64_t layer);
+void config_set_sliding(struct config *c, int64_t layer, int slides);
+int config_windows_matter(const struct config *c);  // some layer does, and the context is longer
+int config_slides_as_usual(const struct config *c); // the layers that do are those that its family says without layer_types
+const char *config_hidden_refusal(const struct config *c); // why no hidden channel can be cut; NULL: some can
 int config_uniform(const struct config *c);        // all layers have the same shape
 struct layer_shape config_widest(const struct config *c); // the most heads, with their groups, and the most channels of any layer
 // Layers of their own widths (config_layers.c): read into c->layer over the global values; written with these.

@@ -258,8 +258,12 @@ void config_pruned_heads_write(const struct config *c, struct json *o) {
 
 int config_to_block_configs(struct config *c, struct error *err) {
     struct layer_shape widest = config_widest(c);
-    if (c->qkv_bias || c->out_bias || c->mlp_bias)
-        return error_set(err, "nemotron-nas block_configs know no biases, and %s has some; export with padding", c->model_type);
+    const char *more = c->qkv_bias || c->out_bias || c->mlp_bias ? "biases" : config_windows_matter(c) ? "sliding windows" : NULL;
+    if (more)
+        return error_set(err, "nemotron-nas block_configs know no %s, and %s has some; export with padding", more, c->model_type);
+    if (strcmp(c->model_type, "llama") != 0 && strcmp(c->model_type, "mistral") != 0 && !config_is_block_configs(c))
+        return error_set(err, "the layers differ, and nemotron-nas block_configs know no %s model; export with padding (\"padded\": true)",
+                         c->model_type);
     for (int64_t l = 0; l < c->n_layer; l++)
         if (c->layer[l].n_head && c->layer[l].n_head != widest.n_head)
             return error_set(err, "the layers differ in query heads (%ld in layer %ld, %ld elsewhere), which no stock Hugging Face "

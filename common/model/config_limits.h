@@ -20,6 +20,11 @@ int config_activation_read(struct config *c, const struct json *o, const char *w
 int config_labels_read(struct config *c, const struct json *o, const char *where, struct error *err);
 // The name of c's activation: the given one where it means the same.
 const char *config_activation_name(const struct config *c, const struct json *given);
+// What the Llama family's relatives have beside its keys (config_family.c); read when shape and context are known.
+int config_family_read(struct config *c, const struct json *o, const char *where, struct error *err);
+void config_family_write(const struct config *c, struct json *o);
+int64_t config_head_dim_absent(const struct config *c); // 0: hidden / heads
+int config_tied_absent(const struct config *c);
 // Gives every layer the shape s, then those of pruned_heads and per_layer_config theirs.
 int config_layers_fill(struct config *c, const struct layer_shape *s, const struct json *o, const char *where, struct error *err);
 // For families whose config.json says the full number of heads, hidden / head_dim: pruned_heads for what is missing, per_layer_config for

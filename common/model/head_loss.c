@@ -4,8 +4,10 @@
 struct tensor *model_head_loss(struct model *m, struct tape *tape, const struct forward *f, struct tensor *x, const struct head_spec *spec,
                                struct head_result *result)
 {
+    struct head_spec capped = *spec;
+    capped.cap = m->config.logit_cap;
     if (m->config.head != HEAD_SPANS)
-        return op_head_loss(tape, x, model_head(m), spec, result);
+        return op_head_loss(tape, x, model_head(m), &capped, result);
     struct span_spec s = {.targets = spec->targets, .length = f->length, .B = f->B, .T = f->T, .alpha = spec->alpha,
                           .temperature = spec->temperature, .weight = spec->weight};
     struct tensor *z = op_linear(tape, x, model_head(m), spec->bias);

@@ -47,6 +47,7 @@ int64_t axis_size(const struct config *c, enum axis axis, int layer)
     case AXIS_HEADS: return c->layer[layer].n_head * c->head_dim;
     case AXIS_GROUPS: return c->layer[layer].n_kv_head * c->head_dim;
     case AXIS_FF: return c->layer[layer].n_ff;
+    case AXIS_HEAD_WIDTH: return c->head_dim;
     case AXIS_BELOW: {
         const int64_t below = layer < 0 ? c->n_layer - 1 : layer - 1;
         return below < 0 ? c->hidden : c->layer[below].n_ff;
@@ -160,6 +161,12 @@ struct tensor *model_head_bias(struct model *m)
     return first_present(m, m->arch->head_bias);
 }
 
+struct tensor *model_logits(struct model *m, struct tape *tape, struct tensor *x)
+{
+    struct tensor *z = op_linear(tape, x, model_head(m), model_head_bias(m));
+    return m->config.logit_cap > 0 ? op_softcap(tape, z, m->config.logit_cap) : z;
+}
+
 int model_is_causal(const struct config *c) { return model_is_language(c) && !arch_find(c->model_type)->reads_both_ways; }
 
 int64_t model_positions(const struct config *c)
@@ -196,7 +203,7 @@ void model_initialise(struct model *m, uint64_t seed)
         struct random r;
         random_init(&r, seed, p->name, 0);
         const double deviation = p->t.n_dim == 2 ? m->arch->deviation(&m->config, p) : 0;
-        const float constant = parameter_is_norm(p) ? 1.0f : 0.0f;
+        const float constant = parameter_is_norm(p) && !m->config.norm_shift ? 1.0f : 0.0f;
         for (int64_t j = 0; j < n; j++)
             p->t.data[j] = p->t.n_dim == 2 ? (float)(random_normal(&r) * deviation) : constant;
     }

@@ -28,6 +28,7 @@ enum axis {
     AXIS_HEADS, // n_head * head_dim; unit: a query head
     AXIS_GROUPS, // n_kv_head * head_dim; unit: a key/value head
     AXIS_FF,    // unit: a channel
+    AXIS_HEAD_WIDTH, // head_dim: what all heads of a layer share; no unit of it is cut
     AXIS_BELOW  // the channels of the layer below, the model's inputs under the first; for what is of no layer: of the last
 };
 
@@ -129,6 +130,7 @@ struct arch {
     // table, tied).
     int head[4], head_bias[4];
     int reads_both_ways; // attention over whole sequences, else causal
+    int qk_norm;         // spec of the norm of q's heads; the next one is k's (0: no such norms, or none in this model)
     int no_blocks;       // neither attention nor feed-forward blocks: nothing to tap, to gate or to cut
     const char *spare;   // "a|b": beginnings of names of what checkpoints hold beside the model; NULL: none
     // What of the config only the files say: has(files, name) tells whether a tensor is there. NULL: nothing.
@@ -153,6 +155,8 @@ struct parameter *model_find(struct model *m, const char *name); // NULL: none
 struct tensor *model_weight(struct model *m, int spec, int layer);
 struct tensor *model_head(struct model *m); // output head [V, D]: lm_head, or the embedding when tied
 struct tensor *model_head_bias(struct model *m); // [V] or NULL
+// Logits [N, V] of final hidden states, soft cap and all: for few rows. The losses are op_head_loss's and op_head_eval's.
+struct tensor *model_logits(struct model *m, struct tape *tape, struct tensor *x);
 int64_t axis_size(const struct config *c, enum axis axis, int layer);
 int64_t axis_unit(const struct config *c, enum axis axis); // elements in one unit: head_dim or 1
 
@@ -164,7 +168,8 @@ int64_t model_positions(const struct config *c);
 int model_has_blocks(const struct config *c);
 // Does it read tokens (and not, say, images)?
 int model_is_language(const struct config *c);
-// Final, normalised hidden states [B*T, D] (of a head for classes [B, D], for masked words [n_rows, D]), to be given to op_head_loss or op_head_eval with model_head.
+// Final, normalised (and scaled) hidden states [B*T, D] (of a head for classes [B, D], for masked words [n_rows, D]), to be given to
+// op_head_loss or op_head_eval with model_head, model_head_bias and config.logit_cap.
 struct tensor *model_forward(struct model *m, struct tape *tape, const struct forward *f);
 // The loss that the model's head is for, on model_forward's x: op_head_loss; on answers' spans op_span_loss, whose targets are [B, 2].
 struct tensor *model_head_loss(struct model *m, struct tape *tape, const struct forward *f, struct tensor *x, const struct head_spec *spec,

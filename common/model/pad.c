@@ -23,7 +23,7 @@ struct layer_shape pad_shape(const struct config *c)
 
 int64_t pad_source(const struct config *c, const struct layer_shape *to, enum axis axis, int layer, int64_t i)
 {
-    if (layer < 0 || axis == AXIS_ONE || axis == AXIS_HIDDEN || axis == AXIS_VOCAB)
+    if (layer < 0 || axis == AXIS_ONE || axis == AXIS_HIDDEN || axis == AXIS_VOCAB || axis == AXIS_HEAD_WIDTH)
         return i;
     const struct layer_shape *from = &c->layer[layer];
     if (axis == AXIS_FF)

@@ -24,13 +24,15 @@ struct attention {
     const float *q, *k, *v;
     float *y;
     float *lse; // [B, H, T]
-    float scale;
+    float scale, cap; // cap 0: none
+    int64_t window;   // 0: none
 };
 
 struct attention_saved {
     int64_t B, T, S, room, E;
     int both_ways;
     const int32_t *length;
+    struct attention_rule rule;
     float *lse;
 };
 
@@ -60,6 +62,12 @@ static struct tile tile_at(const struct attention *a, int64_t b, int64_t h, int6
 
 // Keys that a row of the tile sees, and that any row of its part of the tile sees.
 static int64_t row_keys(const struct tile *t, int64_t row) { return t->both_ways ? t->keys : t->keys - t->rows + row + 1; }
+
+// The first of them: those before the row's window are not seen.
+static int64_t row_first(const struct attention *a, const struct tile *t, int64_t row)
+{
+    return a->window ? max_i64(0, row_keys(t, row) - a->window) : 0;
+}
 
 static int64_t part_keys(const struct tile *t, int64_t row)
 {
@@ -126,7 +134,7 @@ static void tile_scores(const struct attention *a, const struct tile *t, const s
         return;
     }
     for (int64_t r = 0; r < t->rows; r++)
-        for (int64_t s = 0; s < t->keys; s++) {
+        for (int64_t s = row_first(a, t, r); s < t->keys; s++) {
             float sum = 0;
             const float *q = t->q + r * t->q_stride, *k = t->k + s * t->k_stride;
 #pragma omp simd reduction(+ : sum)
@@ -158,17 +166,21 @@ static void tile_forward(const struct attention *a, const struct packed *p, int6
     tile_scores(a, &t, p, score);
     for (int64_t r = 0; r < t.rows; r++) {
         float *row = score + r * t.keys;
-        const int64_t seen = row_keys(&t, r);
-        const float top = vec_max(row, seen);
+        const int64_t seen = row_keys(&t, r), from = row_first(a, &t, r);
+        if (a->cap > 0)
+            for (int64_t s = from; s < seen; s++)
+                row[s] = a->cap * vec_tanh(row[s] / a->cap);
+        const float top = vec_max(row + from, seen - from);
         float sum = 0;
 #pragma omp simd reduction(+ : sum)
-        for (int64_t s = 0; s < seen; s++) {
+        for (int64_t s = from; s < seen; s++) {
             row[s] = vec_exp(row[s] - top);
             sum += row[s];
         }
         const float inverse = 1.0f / sum;
-        for (int64_t s = 0; s < seen; s++)
+        for (int64_t s = from; s < seen; s++)
             row[s] *= inverse;
+        memset(row, 0, (size_t)from * sizeof(float));
         memset(row + seen, 0, (size_t)(part_keys(&t, r) - seen) * sizeof(float));
         a->lse[(b * a->H + h) * a->T + t0 + r] = top + logf(sum);
     }
@@ -206,6 +218,29 @@ struct attention_gradients {
     float dq_beta;
 };
 
+// The tile's scores p become probabilities again, dp the gradients of what the softmax read, but for its factor p.
+static void tile_softmax_backward(const struct attention *a, const struct tile *t, const float *lse, const float *dy, const float *y,
+                                  float *p, float *dp)
+{
+    for (int64_t r = 0; r < t->rows; r++) {
+        float *row = p + r * t->keys, *d = dp + r * t->keys;
+        const int64_t seen = row_keys(t, r), from = row_first(a, t, r), end = part_keys(t, r);
+        const float delta = (float)vec_dot(dy + r * t->q_stride, y + r * t->q_stride, a->E);
+        for (int64_t s = 0; s < end; s++)
+            d[s] -= delta;
+        if (a->cap > 0)
+            for (int64_t s = from; s < seen; s++) {
+                const float bent = vec_tanh(row[s] / a->cap);
+                row[s] = a->cap * bent;
+                d[s] *= 1 - bent * bent;
+            }
+        for (int64_t s = from; s < seen; s++)
+            row[s] = vec_exp(row[s] - lse[r]);
+        memset(row, 0, (size_t)from * sizeof(float));
+        memset(row + seen, 0, (size_t)(end - seen) * sizeof(float));
+    }
+}
+
 // For one tile: dv += p^T dy, dp = dy v^T, ds = p (dp - sum(dy y)) scale, dq += ds k, dk += ds^T q.
 static void tile_backward(const struct attention *a, const struct attention_gradients *g, const struct packed *packed, int64_t b,
                           int64_t h, int64_t t0, float *p, float *dp)
@@ -215,24 +250,16 @@ static void tile_backward(const struct attention *a, const struct attention_grad
     const int64_t group_at = t.k - a->k;
     product_over_keys(a, &t, t.q, packed->k_t, p);
     product_over_keys(a, &t, g->dy + at, packed->v_t, dp);
-    for (int64_t r = 0; r < t.rows; r++) {
-        float *row = p + r * t.keys;
-        const int64_t seen = row_keys(&t, r);
-        const float lse = a->lse[(b * a->H + h) * a->T + t0 + r];
-        for (int64_t s = 0; s < seen; s++)
-            row[s] = vec_exp(row[s] - lse);
-        memset(row + seen, 0, (size_t)(part_keys(&t, r) - seen) * sizeof(float));
-    }
+    tile_softmax_backward(a, &t, a->lse + (b * a->H + h) * a->T + t0, g->dy + at, a->y + at, p, dp);
     if (g->dv) {
         gemm_pack(PLAIN, a->E, t.rows, 1, g->dy + at, t.q_stride, packed->dy);
         sum_over_rows(a, &t, p, packed->dy, g->dv + group_at);
     }
     for (int64_t r = 0; r < t.rows; r++) {
-        const float delta = (float)vec_dot(g->dy + at + r * t.q_stride, a->y + at + r * t.q_stride, a->E);
         float *row = p + r * t.keys;
         const int64_t end = part_keys(&t, r);
         for (int64_t s = 0; s < end; s++)
-            row[s] *= a->scale * (dp[r * t.keys + s] - delta);
+            row[s] *= a->scale * dp[r * t.keys + s];
     }
     if (g->dq)
         sum_over_keys(a, &t, p, packed->rows, g->dq_beta, g->dq + at);
@@ -242,13 +269,20 @@ static void tile_backward(const struct attention *a, const struct attention_grad
     }
 }
 
+static struct attention attention_of(const struct attention_saved *s, const struct tensor *q, const struct tensor *k,
+                                     const struct tensor *v, const struct tensor *y)
+{
+    return (struct attention){.B = s->B, .T = s->T, .S = s->S, .room = s->room, .E = s->E, .H = tensor_columns(q) / s->E, .G = tensor_columns(k) / s->E,
+                              .both_ways = s->both_ways, .length = s->length, .q = q->data, .k = k->data, .v = v->data,
+                              .y = y->data, .lse = s->lse, .cap = (float)s->rule.cap, .window = s->rule.window,
+                              .scale = s->rule.scale > 0 ? (float)s->rule.scale : 1.0f / sqrtf((float)s->E)};
+}
+
 static void attention_backward(struct tape *tape, struct node *node)
 {
     struct tensor *q = node->in[0], *k = node->in[1], *v = node->in[2];
     const struct attention_saved *s = node->saved;
-    const struct attention a = {.B = s->B, .T = s->T, .S = s->S, .room = s->room, .E = s->E, .H = tensor_columns(q) / s->E,
-                                .G = tensor_columns(k) / s->E, .q = q->data, .k = k->data, .v = v->data,
-                                .both_ways = s->both_ways, .length = s->length, .y = node->out->data, .lse = s->lse, .scale = 1.0f / sqrtf((float)s->E)};
+    const struct attention a = attention_of(s, q, k, v, node->out);
     struct attention_gradients g = {.dy = node->out->grad};
     float k_beta = 1, v_beta = 1;
     g.dq = tape_grad(tape, q, &g.dq_beta);
@@ -286,9 +320,7 @@ static struct tensor *attend(struct tape *tape, struct tensor *q, struct tensor 
     *s = shape;
     s->lse = arena_alloc(&tape->arena, (size_t)(B * C / E * T) * sizeof(float));
     struct tensor *y = tape_tensor(tape, "attention", 2, B * T, C, 1);
-    const struct attention a = {.B = B, .T = T, .S = S, .room = shape.room, .H = C / E, .G = K / E, .E = E, .q = q->data, .k = k->data,
-                                .both_ways = s->both_ways, .length = s->length,
-                                .v = v->data, .y = y->data, .lse = s->lse, .scale = 1.0f / sqrtf((float)E)};
+    const struct attention a = attention_of(s, q, k, v, y);
     attention_forward(tape, &a);
     struct node *node = tape_record(tape, attention_backward, y, q, k, v, NULL);
     if (node)
@@ -302,12 +334,12 @@ struct tensor *op_attention(struct tape *tape, struct tensor *q, struct tensor *
     return attend(tape, q, k, v, (struct attention_saved){.B = B, .T = T, .S = S, .room = S, .E = E});
 }
 
-struct tensor *op_attention_cached(struct tape *tape, struct tensor *q, struct tensor *k, struct tensor *v, int64_t B, int64_t T,
-                                   int64_t S, int64_t room, int64_t E)
+struct tensor *op_attention_by(struct tape *tape, struct tensor *q, struct tensor *k, struct tensor *v, int64_t B, int64_t T,
+                               int64_t S, int64_t room, int64_t E, const struct attention_rule *rule)
 {
-    if (tape->recording)
-        BUG("op_attention_cached: what a cache holds has no gradient");
-    return attend(tape, q, k, v, (struct attention_saved){.B = B, .T = T, .S = S, .room = room, .E = E});
+    if (tape->recording && room != T)
+        BUG("op_attention_by: what a cache holds has no gradient");
+    return attend(tape, q, k, v, (struct attention_saved){.B = B, .T = T, .S = S, .room = room, .E = E, .rule = *rule});
 }
 
 struct tensor *op_attention_both_ways(struct tape *tape, struct tensor *q, struct tensor *k, struct tensor *v, int64_t B, int64_t T,

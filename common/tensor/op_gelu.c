@@ -1,6 +1,8 @@
-// op_gelu.c: the Gaussian error linear unit (Hendrycks and Gimpel 2016), exact and by the tangent that GPT-2 was trained with.
+// op_gelu.c: the Gaussian error linear unit (Hendrycks and Gimpel 2016), exact and by the tangent that GPT-2 was trained with; and as a
+// gate of another product (Shazeer 2020).
 #include <math.h>
 
+#include "common/base/error.h"
 #include "common/tensor/ops.h"
 #include "common/tensor/vecmath.h"
 
@@ -58,5 +60,37 @@ struct tensor *op_gelu(struct tape *tape, struct tensor *x, enum gelu kind)
         enum gelu *saved = node->saved = arena_alloc(&tape->arena, sizeof *saved);
         *saved = kind;
     }
+    return y;
+}
+
+static void geglu_backward(struct tape *tape, struct node *node)
+{
+    struct tensor *gate = node->in[0], *up = node->in[1];
+    const float *g = gate->data, *u = up->data, *dy = node->out->grad;
+    float gate_beta = 0, up_beta = 0;
+    float *dg = tape_grad(tape, gate, &gate_beta), *du = tape_grad(tape, up, &up_beta);
+    const int64_t n = tensor_count(gate);
+#pragma omp parallel for schedule(static) if (n > PARALLEL_MIN)
+    for (int64_t i = 0; i < n; i += BLOCK) {
+        const int64_t end = min_i64(n, i + BLOCK);
+        for (int64_t j = i; dg && j < end; j++)
+            dg[j] = dy[j] * u[j] * tanh_slope(g[j]) + (gate_beta == 0.0f ? 0.0f : dg[j]);
+        for (int64_t j = i; du && j < end; j++)
+            du[j] = dy[j] * g[j] * tanh_share(g[j]) + (up_beta == 0.0f ? 0.0f : du[j]);
+    }
+}
+
+struct tensor *op_geglu(struct tape *tape, struct tensor *gate, struct tensor *up)
+{
+    const int64_t n = tensor_count(gate);
+    if (tensor_count(up) != n || tensor_columns(up) != tensor_columns(gate))
+        BUG("op_geglu: %s[%ld,%ld] and %s[%ld,%ld]", gate->name, (long)tensor_rows(gate), (long)tensor_columns(gate), up->name,
+            (long)tensor_rows(up), (long)tensor_columns(up));
+    struct tensor *y = tape_tensor(tape, "geglu", 2, tensor_rows(gate), tensor_columns(gate), 1);
+#pragma omp parallel for schedule(static) if (n > PARALLEL_MIN)
+    for (int64_t i = 0; i < n; i += BLOCK)
+        for (int64_t j = i; j < min_i64(n, i + BLOCK); j++)
+            y->data[j] = gate->data[j] * tanh_share(gate->data[j]) * up->data[j];
+    tape_record(tape, geglu_backward, y, gate, up, NULL, NULL);
     return y;
 }

@@ -141,13 +141,41 @@ struct head {
     float *dx;
     struct row_loss *loss; // [N]
     int gradient;
+    float *slope; // with a cap: of it, for the chunk's logits [rows, V]; NULL: no cap, or no gradient
 };
+
+// The capped logits' slopes, before these become their gradients.
+static void keep_slopes(const struct head *h, int64_t n)
+{
+    const float inverse = (float)(1 / h->spec->cap);
+#pragma omp parallel for schedule(static)
+    for (int64_t r = 0; r < n; r++)
+        for (int64_t v = r * h->V; v < (r + 1) * h->V; v++)
+            h->slope[v] = 1 - h->zs[v] * inverse * (h->zs[v] * inverse);
+}
+
+static void times_slopes(const struct head *h, int64_t r)
+{
+    for (int64_t v = r * h->V; v < (r + 1) * h->V; v++)
+        h->zs[v] *= h->slope[v];
+}
 
 void add_bias(float *z, int64_t n, int64_t V, const struct tensor *bias)
 {
     for (int64_t r = 0; bias && r < n; r++)
         for (int64_t v = 0; v < V; v++)
             z[r * V + v] += bias->data[v];
+}
+
+void cap_logits(float *z, int64_t n, int64_t V, double cap)
+{
+    const float k = (float)cap, inverse = 1 / k;
+    if (cap <= 0)
+        return;
+#pragma omp parallel for schedule(static)
+    for (int64_t r = 0; r < n; r++)
+        for (int64_t v = r * V; v < (r + 1) * V; v++)
+            z[v] = k * vec_tanh(z[v] * inverse);
 }
 
 static void add_bias_gradient(const float *dz, int64_t n, int64_t V, struct tensor *bias)
@@ -202,6 +230,11 @@ static void head_chunk(const struct head *h, int64_t first)
     add_bias(h->zs, n, V, h->spec->bias);
     if (h->zt)
         add_bias(h->zt, n, V, h->spec->teacher_bias);
+    cap_logits(h->zs, n, V, h->spec->cap);
+    if (h->zt)
+        cap_logits(h->zt, n, V, h->spec->teacher_cap);
+    if (h->slope)
+        keep_slopes(h, n);
 #pragma omp parallel for schedule(dynamic, 8)
     for (int64_t r = 0; r < n; r++) {
         const int32_t target = h->spec->targets[first + r];
@@ -212,6 +245,8 @@ static void head_chunk(const struct head *h, int64_t first)
             h->loss[first + r] = top_loss_row(h->spec, first + r, h->zs + r * V, h->soft + thread_number() * V, V, k);
         else
             h->loss[first + r] = head_row(h, target, h->zs + r * V, h->zt ? h->zt + r * V : NULL, k);
+        if (h->slope)
+            times_slopes(h, r);
     }
     if (h->dx)
         gemm(precision, PLAIN, PLAIN, n, h->D, V, h->zs, V, h->w_values, h->D, 0, h->dx + first * h->D, h->D);
@@ -287,6 +322,7 @@ struct tensor *op_head_loss(struct tape *tape, struct tensor *x, struct tensor *
     if (spec->teacher_x || spec->top)
         h.soft = arena_alloc(arena, (size_t)(threads_count() * h.V) * sizeof(float));
     h.zs = arena_alloc(arena, (size_t)(h.rows * h.V) * sizeof(float));
+    h.slope = spec->cap > 0 && h.gradient ? arena_alloc(arena, (size_t)(h.rows * h.V) * sizeof(float)) : NULL;
     h.loss = arena_alloc(arena, (size_t)h.N * sizeof *h.loss);
     for (int64_t first = 0; first < h.N; first += h.rows)
         head_chunk(&h, first);
@@ -361,6 +397,9 @@ void op_head_eval(struct tape *tape, const struct tensor *x, const struct tensor
         add_bias(z, n, V, eval->bias);
         if (reference)
             add_bias(reference, n, V, eval->against_bias);
+        cap_logits(z, n, V, eval->cap);
+        if (reference)
+            cap_logits(reference, n, V, eval->against_cap);
 #pragma omp parallel for schedule(dynamic, 8)
         for (int64_t r = 0; r < n; r++)
             if (eval->targets[first + r] >= 0)

@@ -8,6 +8,7 @@
 double exp_row(const float *z, float *to, int64_t V, float top, float inverse_temperature);
 // z[n, V] += bias; NULL: none.
 void add_bias(float *z, int64_t n, int64_t V, const struct tensor *bias);
+void cap_logits(float *z, int64_t n, int64_t V, double cap); // z = cap tanh(z / cap); cap 0: nothing
 // Row n of a teacher's likeliest entries against the student's logits z [V], both at the temperature: returns the divergence (ops.h) and
 // leaves `weight` times its gradient with respect to z in to [V].
 double head_top_row(const struct head_top *teacher, int64_t n, const float *z, float *to, int64_t V, double temperature, double weight);

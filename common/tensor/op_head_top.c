@@ -91,7 +91,7 @@ static void take_row(const struct head_top *top, int64_t n, const float *z, floa
     top->log_tail[n] = tail > 0 ? (float)(log(tail) - log_total) : -INFINITY;
 }
 
-void op_head_top(struct tape *tape, const struct tensor *x, const struct tensor *w, const struct tensor *bias, double temperature,
+void op_head_top(struct tape *tape, const struct tensor *x, const struct tensor *w, const struct tensor *bias, double cap, double temperature,
                  const struct head_top *top)
 {
     struct arena *arena = &tape->arena;
@@ -107,6 +107,7 @@ void op_head_top(struct tape *tape, const struct tensor *x, const struct tensor 
         const int64_t n = min_i64(rows, N - first);
         gemm(tape->precision, PLAIN, TRANSPOSED, n, V, D, x->data + first * D, D, values, D, 0, z, V);
         add_bias(z, n, V, bias);
+        cap_logits(z, n, V, cap);
 #pragma omp parallel for schedule(dynamic, 8)
         for (int64_t r = 0; r < n; r++)
             take_row(top, first + r, z + r * V, scratch + thread_number() * V, V, temperature);

@@ -1,5 +1,5 @@
-// op_pointwise.c: ops that work element by element: swiglu, relu, tanh, dropout, add, gate, picking rows, joining columns, and the scalar losses mse and
-// sum.
+// op_pointwise.c: ops that work element by element: swiglu, relu, tanh, scale, softcap, dropout, add, gate, picking rows, joining columns, and
+// the scalar losses mse and sum.
 #include <string.h>
 
 #include "common/base/error.h"
@@ -92,6 +92,64 @@ struct tensor *op_tanh(struct tape *tape, struct tensor *x)
     for (int64_t i = 0; i < n; i++)
         y->data[i] = tanhf(x->data[i]);
     tape_record(tape, tanh_backward, y, x, NULL, NULL, NULL);
+    return y;
+}
+
+static void scale_backward(struct tape *tape, struct node *node)
+{
+    struct tensor *x = node->in[0];
+    const float factor = *(const float *)node->saved, *dy = node->out->grad;
+    const int64_t n = tensor_count(x);
+    float beta;
+    float *dx = tape_grad(tape, x, &beta);
+#pragma omp parallel for schedule(static) if (n > PARALLEL_MIN)
+    for (int64_t i = 0; i < n; i++)
+        dx[i] = dy[i] * factor + (beta == 0.0f ? 0.0f : dx[i]);
+}
+
+struct tensor *op_scale(struct tape *tape, struct tensor *x, double factor)
+{
+    const int64_t n = tensor_count(x);
+    const float k = (float)factor;
+    struct tensor *y = tape_tensor(tape, x->name, 2, tensor_rows(x), tensor_columns(x), 1);
+#pragma omp parallel for schedule(static) if (n > PARALLEL_MIN)
+    for (int64_t i = 0; i < n; i++)
+        y->data[i] = x->data[i] * k;
+    struct node *node = tape_record(tape, scale_backward, y, x, NULL, NULL, NULL);
+    if (node) {
+        float *saved = node->saved = arena_alloc(&tape->arena, sizeof *saved);
+        *saved = k;
+    }
+    return y;
+}
+
+static void softcap_backward(struct tape *tape, struct node *node)
+{
+    struct tensor *x = node->in[0];
+    const float inverse = 1 / *(const float *)node->saved, *y = node->out->data, *dy = node->out->grad;
+    const int64_t n = tensor_count(x);
+    float beta;
+    float *dx = tape_grad(tape, x, &beta);
+#pragma omp parallel for schedule(static) if (n > PARALLEL_MIN)
+    for (int64_t i = 0; i < n; i++) {
+        const float t = y[i] * inverse;
+        dx[i] = dy[i] * (1 - t * t) + (beta == 0.0f ? 0.0f : dx[i]);
+    }
+}
+
+struct tensor *op_softcap(struct tape *tape, struct tensor *x, double cap)
+{
+    const int64_t n = tensor_count(x);
+    const float k = (float)cap, inverse = 1 / k;
+    struct tensor *y = tape_tensor(tape, x->name, 2, tensor_rows(x), tensor_columns(x), 1);
+#pragma omp parallel for schedule(static) if (n > PARALLEL_MIN)
+    for (int64_t i = 0; i < n; i++)
+        y->data[i] = k * vec_tanh(x->data[i] * inverse);
+    struct node *node = tape_record(tape, softcap_backward, y, x, NULL, NULL, NULL);
+    if (node) {
+        float *saved = node->saved = arena_alloc(&tape->arena, sizeof *saved);
+        *saved = k;
+    }
     return y;
 }
 

@@ -10,6 +10,7 @@
 
 struct rmsnorm_saved {
     float *inverse; // [N] 1 / sqrt(mean(x^2) + eps)
+    float *factor;  // [D] shift + w
 };
 
 // dx += inverse w dy - x inverse^3 mean(w dy x); part[D] += dy x inverse
@@ -41,7 +42,7 @@ static void rmsnorm_backward(struct tape *tape, struct node *node)
 {
     struct tensor *x = node->in[0], *w = node->in[1];
     const struct rmsnorm_saved *s = node->saved;
-    const int64_t N = tensor_rows(x), D = tensor_columns(x);
+    const int64_t D = tensor_count(w), N = tensor_count(x) / D;
     const int64_t chunks = (N + ROW_CHUNK - 1) / ROW_CHUNK;
     const float *dy = node->out->grad;
     float beta = 0;
@@ -51,7 +52,7 @@ static void rmsnorm_backward(struct tape *tape, struct node *node)
 #pragma omp parallel for schedule(static) if (N * D > PARALLEL_MIN)
     for (int64_t c = 0; c < chunks; c++)
         for (int64_t n = c * ROW_CHUNK; n < min_i64(N, (c + 1) * ROW_CHUNK); n++)
-            row_backward(x->data + n * D, w->data, dy + n * D, s->inverse[n], D, beta, dx ? dx + n * D : NULL,
+            row_backward(x->data + n * D, s->factor, dy + n * D, s->inverse[n], D, beta, dx ? dx + n * D : NULL,
                          part ? part + c * D : NULL);
     if (part)
         for (int64_t c = 0; c < chunks; c++)
@@ -60,24 +61,32 @@ static void rmsnorm_backward(struct tape *tape, struct node *node)
     arena_reset(&tape->arena, mark);
 }
 
-struct tensor *op_rmsnorm(struct tape *tape, struct tensor *x, struct tensor *w, double eps)
+struct tensor *op_rmsnorm_shifted(struct tape *tape, struct tensor *x, struct tensor *w, double shift, double eps)
 {
-    const int64_t N = tensor_rows(x), D = tensor_columns(x);
-    if (tensor_count(w) != D)
-        BUG("op_rmsnorm: %s[%ld,%ld] with %s[%ld]", x->name, (long)N, (long)D, w->name, (long)tensor_count(w));
+    const int64_t D = tensor_count(w), N = tensor_count(x) / D;
+    if (tensor_columns(x) % D)
+        BUG("op_rmsnorm: %s[%ld,%ld] with %s[%ld]", x->name, (long)tensor_rows(x), (long)tensor_columns(x), w->name, (long)D);
     struct rmsnorm_saved *s = arena_alloc(&tape->arena, sizeof *s);
     s->inverse = arena_alloc(&tape->arena, (size_t)N * sizeof(float));
-    struct tensor *y = tape_tensor(tape, w->name, 2, N, D, 1);
+    s->factor = arena_alloc(&tape->arena, (size_t)D * sizeof(float));
+    for (int64_t i = 0; i < D; i++)
+        s->factor[i] = w->data[i] + (float)shift;
+    struct tensor *y = tape_tensor(tape, w->name, 2, tensor_rows(x), tensor_columns(x), 1);
 #pragma omp parallel for schedule(static) if (N * D > PARALLEL_MIN)
     for (int64_t n = 0; n < N; n++) {
         const float *row = x->data + n * D;
         const float inverse = (float)(1.0 / sqrt(vec_dot(row, row, D) / (double)D + eps));
         s->inverse[n] = inverse;
         for (int64_t i = 0; i < D; i++)
-            y->data[n * D + i] = row[i] * inverse * w->data[i];
+            y->data[n * D + i] = row[i] * inverse * s->factor[i];
     }
     struct node *node = tape_record(tape, rmsnorm_backward, y, x, w, NULL, NULL);
     if (node)
         node->saved = s;
     return y;
+}
+
+struct tensor *op_rmsnorm(struct tape *tape, struct tensor *x, struct tensor *w, double eps)
+{
+    return op_rmsnorm_shifted(tape, x, w, 0, eps);
 }

@@ -18,8 +18,11 @@ struct tensor *op_embed(struct tape *tape, struct tensor *table, const int32_t *
 // y[N,O] = x[N,I] w[O,I]^T + bias[O] (bias NULL: none). Honours w->hook.
 struct tensor *op_linear(struct tape *tape, struct tensor *x, struct tensor *w, struct tensor *bias);
 
-// y = x / sqrt(mean(x^2) + eps) * w. x [N,D], w [D] (Zhang and Sennrich 2019).
+// y = x / sqrt(mean(x^2) + eps) * w. x [N,D], w [D] (Zhang and Sennrich 2019). With w [E], E a divisor of D, each run of E neighbours
+// (a head) is normalised by itself, with the same factors.
 struct tensor *op_rmsnorm(struct tape *tape, struct tensor *x, struct tensor *w, double eps);
+// The same with shift + w for w: Gemma's weights are distances from 1.
+struct tensor *op_rmsnorm_shifted(struct tape *tape, struct tensor *x, struct tensor *w, double shift, double eps);
 
 // y = (x - mean) / sqrt(variance + eps) * w + bias over each row. x [N,D], w and bias [D] (Ba et al. 2016).
 struct tensor *op_layernorm(struct tape *tape, struct tensor *x, struct tensor *w, struct tensor *bias, double eps);
@@ -35,9 +38,15 @@ struct tensor *op_rope(struct tape *tape, struct tensor *x, const float *table, 
 // last T of S positions. y [B*T, H*E].
 struct tensor *op_attention(struct tape *tape, struct tensor *q, struct tensor *k, struct tensor *v, int64_t B, int64_t T,
                             int64_t S, int64_t E);
-// The same where keys and values lie in a cache: k and v [B*room, G*E], the first S of each sequence's rows are there. Not recorded.
-struct tensor *op_attention_cached(struct tape *tape, struct tensor *q, struct tensor *k, struct tensor *v, int64_t B, int64_t T,
-                                   int64_t S, int64_t room, int64_t E);
+// What of it a family may choose; zeros: as above. k and v have `room` rows a sequence, of which the first S are there: more than S in a
+// cache, and then nothing may be recording.
+struct attention_rule {
+    double scale;   // of q k^T; 0: 1 / sqrt(E)
+    double cap;     // scores become cap tanh(score / cap) (Gemma 2, 2024, section 2); 0: they do not
+    int64_t window; // a query sees itself and the window - 1 positions before it; 0: all of them
+};
+struct tensor *op_attention_by(struct tape *tape, struct tensor *q, struct tensor *k, struct tensor *v, int64_t B, int64_t T,
+                               int64_t S, int64_t room, int64_t E, const struct attention_rule *rule);
 // The same in both directions: each query sees the first length[b] of the T positions of its sequence (1 to T; NULL: all).
 struct tensor *op_attention_both_ways(struct tape *tape, struct tensor *q, struct tensor *k, struct tensor *v, int64_t B, int64_t T,
                                       int64_t E, const int32_t *length);
@@ -56,6 +65,12 @@ struct tensor *op_join(struct tape *tape, struct tensor *a, struct tensor *c);
 // y = tanh(x).
 struct tensor *op_tanh(struct tape *tape, struct tensor *x);
 
+// y = factor x.
+struct tensor *op_scale(struct tape *tape, struct tensor *x, double factor);
+
+// y = cap tanh(x / cap) (Gemma 2, 2024, section 2).
+struct tensor *op_softcap(struct tape *tape, struct tensor *x, double cap);
+
 // y[n] = x[row[n]]: rows of x [N,D], n_row of them.
 struct tensor *op_rows(struct tape *tape, struct tensor *x, const int32_t *row, int64_t n_row);
 
@@ -65,6 +80,9 @@ struct tensor *op_swiglu(struct tape *tape, struct tensor *gate, struct tensor *
 // y = x Phi(x) (Hendrycks and Gimpel 2016), with Phi by erf, or by tanh(sqrt(2/pi) (x + 0.044715 x^3)), as GPT-2 has it.
 enum gelu { GELU_TANH, GELU_ERF };
 struct tensor *op_gelu(struct tape *tape, struct tensor *x, enum gelu kind);
+
+// y = gelu(gate) * up, by the tanh form. Both [N,F] (Shazeer 2020).
+struct tensor *op_geglu(struct tape *tape, struct tensor *gate, struct tensor *up);
 
 // y = max(x, 0).
 struct tensor *op_relu(struct tape *tape, struct tensor *x);
@@ -86,6 +104,7 @@ struct tensor *op_sum(struct tape *tape, struct tensor *a, struct tensor *b);
 
 // The output head and the losses on it, fused: logits of N x V are never held whole. It walks the rows in chunks,
 //   z_s = x w^T + bias,  z_t = teacher_x teacher_w^T + teacher_bias   (the same vocabulary; biases NULL: none)
+//   and, with caps above 0,  z = cap tanh(z / cap)  for each of the two
 //   CE = -log softmax(z_s)[target],  KL = sum_v p_t (log p_t - log p_s) with p = softmax(z / temperature)
 //   loss[1] = weight * mean over the rows with target >= 0 of  alpha * soft + (1 - alpha) * CE
 //   soft = temperature^2 * KL, or the sum of several divergences (divergence.h), each with its weight and its power of the temperature
@@ -107,6 +126,7 @@ struct head_spec {
     double alpha, temperature, weight;
     struct tensor *bias; // [V] or NULL
     const struct tensor *teacher_bias;
+    double cap, teacher_cap; // of the logits (op_softcap); 0: none
     const double *divergence; // [DIVERGENCES] weights in soft; NULL: KL alone, with 1
     double beta;              // of Jensen-Shannon
     const struct head_top *top; // of a teacher whose logits are not there (teacher_x NULL); NULL: none
@@ -121,9 +141,10 @@ int64_t head_chunk_rows(int64_t N, int64_t V); // rows whose logits are held at 
 struct tensor *op_head_loss(struct tape *tape, struct tensor *x, struct tensor *w, const struct head_spec *spec,
                             struct head_result *result);
 
-// What `top` holds, from a teacher's final hidden states x [N, D]: fills its arrays; k is at most V. Of equal logits the first count.
+// What `top` holds, from a teacher's final hidden states x [N, D] (cap: of its logits, 0: none): fills its arrays; k is at most V. Of equal
+// logits the first count.
 // Not recorded.
-void op_head_top(struct tape *tape, const struct tensor *x, const struct tensor *w, const struct tensor *bias, double temperature,
+void op_head_top(struct tape *tape, const struct tensor *x, const struct tensor *w, const struct tensor *bias, double cap, double temperature,
                  const struct head_top *top);
 
 // The loss on answers' spans (Devlin et al. 2019, section 4.2): logits z [B*T, 2] of where an answer starts and where it ends, each a
@@ -149,6 +170,7 @@ struct head_eval {
     const float *against_x;
     const struct tensor *against_w;
     const struct tensor *bias, *against_bias; // [V] or NULL
+    double cap, against_cap; // of the logits (op_softcap); 0: none
     double *nll, *against_nll, *kl; // [N]; the last two may be NULL without a reference
     unsigned char *agree;
     int32_t *top; // [N] the largest logit's index; NULL: not wanted

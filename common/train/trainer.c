@@ -529,7 +529,8 @@ struct tensor *train_cross_entropy(void *context, struct tape *tape, const struc
 {
     (void)step;
     struct model *m = context;
-    const struct head_spec spec = {.targets = targets, .temperature = 1, .weight = weight, .bias = model_head_bias(m)};
+    const struct head_spec spec = {.targets = targets, .temperature = 1, .weight = weight, .bias = model_head_bias(m),
+                                   .cap = m->config.logit_cap};
     struct head_result head;
     struct tensor *x = model_forward(m, tape, forward);
     struct tensor *loss = model_head_loss(m, tape, forward, x, &spec, &head);

@@ -24,7 +24,7 @@ pdq_numbers() {
 print(json.dumps({"tokens": e["tokens"], "nll": e["nll"], "greedy": g["ids"]}))'
 }
 
-for name in llama biases mistral qwen2; do
+for name in llama biases mistral qwen2 qwen3 gemma2 minicpm granite windows; do
     rm -rf ./*.d
     $python "$reference/make_model.py" $name source.d
     "$PDQ" export source.d -o f32.d --dtype f32 --log warn > exported

@@ -48,6 +48,21 @@ for source in uneven blocks layers sparse; do
     done
 done
 
+# Llama's relatives with random weights, far from uniform; windows of 64 in a context of 256; whole and with half the heads and channels.
+# This llama.cpp computes gemma2 only at its models' numbers of layers.
+for name in gemma2 minicpm granite; do
+    rm -rf relative half_relative
+    /usr/bin/python3 "$PDQ_SOURCE_DIR/tests/ref/make_model.py" $name relative num_hidden_layers=$([ $name = gemma2 ] && echo 26 || echo 3) \
+        max_position_embeddings=256 sliding_window=64 query_pre_attn_scalar=16 attention_bias=false 2> err.txt || fail "make_model: $(cat err.txt)"
+    "$PDQ" prune relative -o half_relative --heads 0.5 --ffn 0.5 --score l2 --align 32 2> err.txt || fail "prune: $(cat err.txt)"
+    for source in relative half_relative; do
+        for type in F32 Q8_0; do
+            "$PDQ" quantize $source -o m.gguf --type $type --force 2> err.txt > out.txt || fail "quantize $type: $(cat err.txt)"
+            compare "$name, $source $type" m.gguf
+        done
+    done
+done
+
 # GPT-2, briefly trained on counted sheep, whole and with half its heads and channels (padded)
 /usr/bin/python3 "$PDQ_SOURCE_DIR/tests/ref/make_model.py" llama bytes 2> err.txt || fail "make_model: $(cat err.txt)"
 mkdir gpt2 && cp bytes/tokenizer.json gpt2

@@ -8,6 +8,7 @@ would read any other. Run it from anywhere; the same PyTorch gives the same file
 import json
 import os
 import struct
+import sys
 
 import numpy
 import torch
@@ -158,7 +159,7 @@ def write_block():
     shapes = read_hf.expected_shapes(config)
     weights = {name: normal(*shape, scale=0.4) for name, shape in shapes.items() if ".layers.0." in name}
     x = normal(B * T, D)
-    y = read_hf.Model(config, weights).block(x.view(B, T, D), "model.layers.0.").reshape(B * T, D)
+    y = read_hf.Model(config, weights).block(x.view(B, T, D), "model.layers.0.", H, G, feed_forward).reshape(B * T, D)
     short = {name.split(".")[-2]: tensor for name, tensor in weights.items()}
     ops.case("block", {"x": x, **short}, y, B=B, T=T, E=E, eps=1e-5, theta=10000.0)
     ops.file.close()
@@ -230,7 +231,7 @@ def make_model(name, folder=None, **shape):
     config = read_hf.Config(source)
     weights = {}
     for tensor, shape in sorted(read_hf.expected_shapes(config).items()):
-        centre = 1.0 if "norm" in tensor else 0.0
+        centre = 1.0 if "norm" in tensor and config.kind != "gemma2" else 0.0
         values = normal(*shape, scale=0.3).detach() + centre
         weights[tensor] = values.to(STORED[dtype]).to(torch.float64).requires_grad_()
     write_directory(folder or os.path.join(GOLDEN, "model-" + name), source, weights, dtype, shards)
@@ -238,13 +239,13 @@ def make_model(name, folder=None, **shape):
 
 
 def write_model(name, model, teacher=None):
-    B, T, V = 2, 9, SHAPE["vocab_size"]
+    B, T, V = 2, 9, model.c.vocab
     ids, targets = integers(0, V, B, T), integers(0, V, B, T)
     targets[0, 4] = -1
     logits = model.logits(ids).reshape(B * T, V)
     kind = "loss-kd" if teacher else "loss-ce"
     out = GoldenFile(os.path.join(GOLDEN, "model-" + name, kind + ".txt"),
-                     f"{name}, {kind}: written by tests/ref/make_golden.py; logits, losses, gradients.")
+                     f"{name}, {kind}: written by tests/ref/{os.path.basename(sys.argv[0])}; logits, losses, gradients.")
     out.put("ids", ids)
     out.put("targets", targets)
     out.put("logits", logits)

@@ -1,11 +1,13 @@
 #!/usr/bin/python3
-"""Writes one of make_golden.py's small models, somewhat wider, with a byte-level tokenizer.json, so that text can be put
-through it:  make_model.py llama|biases|mistral|qwen2 FOLDER
+"""Writes one of the small models of make_golden.py or families_golden.py, somewhat wider, with a byte-level tokenizer.json, so that
+text can be put through it:  make_model.py llama|biases|mistral|qwen2|qwen3|gemma2|minicpm|granite|windows FOLDER [KEY=JSON...]
+The keys go into config.json.
 """
 import json
 import os
 import sys
 
+import families_golden  # noqa: F401: it adds its models to make_golden's
 import make_golden
 
 MERGES = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("a", "n"), ("an", "d"), ("i", "n")]
@@ -36,10 +38,11 @@ def tokenizer():
 
 
 def main():
-    name, folder = sys.argv[1:]
+    name, folder = sys.argv[1:3]
+    keys = {key: json.loads(value) for key, value in (word.split("=", 1) for word in sys.argv[3:])}
     made = tokenizer()
-    make_golden.make_model(name, folder, hidden_size=32, head_dim=16, intermediate_size=128, bos_token_id=0,
-                           eos_token_id=1, vocab_size=len(made["model"]["vocab"]))
+    make_golden.make_model(name, folder, **{"hidden_size": 32, "head_dim": 16, "intermediate_size": 128, "bos_token_id": 0,
+                           "eos_token_id": 1, "vocab_size": len(made["model"]["vocab"]), **keys})
     with open(os.path.join(folder, "tokenizer.json"), "w", encoding="utf-8") as file:
         json.dump(made, file, ensure_ascii=False)
 

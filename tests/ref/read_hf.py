@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""An independent reader of Hugging Face model directories (Llama, Mistral, Qwen2).
+"""An independent reader of Hugging Face model directories (Llama, Mistral, Qwen2, Qwen3, Gemma 2, MiniCPM, Granite).
 
 It builds the model that transformers would build from config.json and the safetensors, with json, struct and torch
 alone, and prints losses and logits for given token ids as JSON. It was written from the formats and from the models'
@@ -79,14 +79,16 @@ class Config:
 
     def __init__(self, source):
         kind = source["model_type"]
-        if kind not in ("llama", "mistral", "qwen2", "nemotron-nas"):
+        if kind not in ("llama", "mistral", "qwen2", "nemotron-nas", "qwen3", "gemma2", "minicpm", "granite"):
             fail(f"model_type {kind}")
+        self.kind = kind
         self.hidden = source["hidden_size"]
         self.layers = source["num_hidden_layers"]
         self.heads = source["num_attention_heads"]
-        default_groups = {"llama": self.heads, "mistral": 8, "qwen2": 32, "nemotron-nas": self.heads}[kind]
+        default_groups = {"mistral": 8, "qwen2": 32, "qwen3": 32, "gemma2": 4}.get(kind, self.heads)
         self.groups = source.get("num_key_value_heads") or default_groups
-        self.head_dim = source.get("head_dim") or self.hidden // self.heads
+        default_width = {"qwen3": 128, "gemma2": 256}.get(kind, self.hidden // self.heads)
+        self.head_dim = source.get("head_dim") or default_width
         self.feed_forward = source["intermediate_size"]
         # What each layer has: query heads, key/value heads, feed-forward width; 0 where a block is a no-op.
         self.layer = [(self.heads, self.groups, self.feed_forward)] * self.layers
@@ -96,19 +98,56 @@ class Config:
                 fail(f"{len(self.layer)} block_configs for {self.layers} layers")
         self.vocab = source["vocab_size"]
         self.eps = source.get("rms_norm_eps", 1e-6)
-        self.tied = source.get("tie_word_embeddings", False)
-        self.qkv_bias = kind == "qwen2" or (kind == "llama" and source.get("attention_bias", False))
-        self.out_bias = kind == "llama" and source.get("attention_bias", False)
-        self.mlp_bias = kind == "llama" and source.get("mlp_bias", False)
-        if source.get("hidden_act", "silu") != "silu":
-            fail(f"hidden_act {source['hidden_act']}")
+        self.tied = source.get("tie_word_embeddings", kind in ("gemma2", "minicpm"))
+        self.out_bias = kind not in ("mistral", "qwen2", "nemotron-nas") and source.get("attention_bias", False)
+        self.qkv_bias = kind == "qwen2" or self.out_bias
+        self.mlp_bias = kind in ("llama", "granite") and source.get("mlp_bias", False)
+        act = source.get("hidden_activation", "gelu_pytorch_tanh") if kind == "gemma2" else source.get("hidden_act", "silu")
+        if act != ("gelu_pytorch_tanh" if kind == "gemma2" else "silu"):
+            fail(f"activation {act}")
+        self.read_scales(source)
         rope = dict(source.get("rope_scaling") or {})
         rope.update(source.get("rope_parameters") or {})
         self.theta = rope.get("rope_theta", source.get("rope_theta", 10000.0))
         self.rope = rope
-        window = source.get("sliding_window")
-        used = source.get("use_sliding_window", False) if kind == "qwen2" else kind == "mistral"
-        self.window = window if used else None
+        self.windows = self.read_windows(source)
+
+    def read_scales(self, source):
+        """What the family multiplies by or bends: embeddings, what a block adds, logits, scores."""
+        kind = self.kind
+        self.embed_scale = self.residual_scale = self.logit_scale = 1.0
+        self.score_scale = self.head_dim ** -0.5
+        self.score_cap = self.logit_cap = None
+        if kind == "gemma2":
+            self.embed_scale = self.hidden ** 0.5
+            self.score_scale = source.get("query_pre_attn_scalar", 256) ** -0.5
+            self.score_cap = source.get("attn_logit_softcapping", 50.0)
+            self.logit_cap = source.get("final_logit_softcapping", 30.0)
+        if kind == "minicpm":
+            self.embed_scale = source.get("scale_emb", 1)
+            self.residual_scale = source.get("scale_depth", 1) / self.layers ** 0.5
+            self.logit_scale = source.get("dim_model_base", 1) / self.hidden
+        if kind == "granite":
+            self.embed_scale = source.get("embedding_multiplier", 1.0)
+            self.residual_scale = source.get("residual_multiplier", 1.0)
+            self.score_scale = source.get("attention_multiplier", 1.0)
+            self.logit_scale = 1 / source.get("logits_scaling", 1.0)
+
+    def read_windows(self, source):
+        """For each layer how many positions it sees, None: all."""
+        kind, n = self.kind, self.layers
+        default = {"mistral": 4096, "qwen2": 4096, "qwen3": 4096, "gemma2": 4096}.get(kind)
+        window = source.get("sliding_window", default)
+        if kind in ("qwen2", "qwen3") and not source.get("use_sliding_window", False) or default is None:
+            window = None
+        slides = [kind == "mistral"] * n
+        if kind == "gemma2":
+            slides = [layer % 2 == 0 for layer in range(n)]
+        if kind in ("qwen2", "qwen3"):
+            slides = [layer >= source.get("max_window_layers", 28) for layer in range(n)]
+        if source.get("layer_types"):
+            slides = [name == "sliding_attention" for name in source["layer_types"]]
+        return [window if s else None for s in slides]
 
     def block_shape(self, attention, ffn):
         """DeciLM: the same query heads in every layer, n_heads_in_group of them to a key/value head."""
@@ -153,10 +192,16 @@ def expected_shapes(c):
         at = f"model.layers.{layer}."
         heads, groups, feed_forward = c.layer[layer]
         q, kv = heads * c.head_dim, groups * c.head_dim
+        gemma = c.kind == "gemma2"
         if heads:
             shapes[at + "input_layernorm.weight"] = (c.hidden,)
-        if feed_forward:
+        if heads and gemma or feed_forward and not gemma:
             shapes[at + "post_attention_layernorm.weight"] = (c.hidden,)
+        if feed_forward and gemma:
+            shapes[at + "pre_feedforward_layernorm.weight"] = (c.hidden,)
+            shapes[at + "post_feedforward_layernorm.weight"] = (c.hidden,)
+        if heads and c.kind == "qwen3":
+            shapes[at + "self_attn.q_norm.weight"] = shapes[at + "self_attn.k_norm.weight"] = (c.head_dim,)
         for part, rows, columns, bias in (("self_attn.q_proj", q, c.hidden, c.qkv_bias),
                                           ("self_attn.k_proj", kv, c.hidden, c.qkv_bias),
                                           ("self_attn.v_proj", kv, c.hidden, c.qkv_bias),
@@ -182,6 +227,10 @@ def rotate(x, cos, sin):
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
 
+def soft_cap(x, cap):
+    return x if cap is None else cap * torch.tanh(x / cap)
+
+
 class Model:
     def __init__(self, config, weights):
         self.c, self.w = config, weights
@@ -189,44 +238,59 @@ class Model:
     def linear(self, x, name):
         return F.linear(x, self.w[name + ".weight"], self.w.get(name + ".bias"))
 
-    def attention(self, x, at, heads, groups):
+    def norm(self, x, name):
+        weight = self.w[name + ".weight"]
+        return rms_norm(x, 1 + weight if self.c.kind == "gemma2" else weight, self.c.eps)
+
+    def attention(self, x, at, heads, groups, window):
         c = self.c
         B, T, _ = x.shape
-        q = self.linear(x, at + "q_proj").view(B, T, heads, c.head_dim).transpose(1, 2)
-        k = self.linear(x, at + "k_proj").view(B, T, groups, c.head_dim).transpose(1, 2)
+        q = self.linear(x, at + "q_proj").view(B, T, heads, c.head_dim)
+        k = self.linear(x, at + "k_proj").view(B, T, groups, c.head_dim)
         v = self.linear(x, at + "v_proj").view(B, T, groups, c.head_dim).transpose(1, 2)
+        if c.kind == "qwen3":
+            q, k = self.norm(q, at + "q_norm"), self.norm(k, at + "k_norm")
+        q, k = q.transpose(1, 2), k.transpose(1, 2)
         angles = torch.outer(torch.arange(T, dtype=torch.float64), c.frequencies())
         cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         k = k.repeat_interleave(heads // groups, dim=1)
         v = v.repeat_interleave(heads // groups, dim=1)
         distance = torch.arange(T)[:, None] - torch.arange(T)[None, :]
-        hidden = distance < 0 if c.window is None else (distance < 0) | (distance >= c.window)
-        scores = (q @ k.transpose(2, 3) / math.sqrt(c.head_dim)).masked_fill(hidden, -math.inf)
+        hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
+        scores = soft_cap(q @ k.transpose(2, 3) * c.score_scale, c.score_cap).masked_fill(hidden, -math.inf)
         y = torch.softmax(scores, dim=-1) @ v
         return self.linear(y.transpose(1, 2).reshape(B, T, heads * c.head_dim), at + "o_proj")
 
-    def block(self, x, at, heads, groups, feed_forward):
-        c = self.c
+    def feed_forward(self, x, at):
+        gate = self.linear(x, at + "gate_proj")
+        if self.c.kind == "gemma2":
+            gate = 0.5 * gate * (1 + torch.tanh(math.sqrt(2 / math.pi) * (gate + 0.044715 * gate ** 3)))
+        else:
+            gate = F.silu(gate)
+        return self.linear(gate * self.linear(x, at + "up_proj"), at + "down_proj")
+
+    def block(self, x, at, heads, groups, feed_forward, window=None):
+        gemma, scale = self.c.kind == "gemma2", self.c.residual_scale
         if heads:
-            y = rms_norm(x, self.w[at + "input_layernorm.weight"], c.eps)
-            x = x + self.attention(y, at + "self_attn.", heads, groups)
-        if not feed_forward:
-            return x
-        y = rms_norm(x, self.w[at + "post_attention_layernorm.weight"], c.eps)
-        y = F.silu(self.linear(y, at + "mlp.gate_proj")) * self.linear(y, at + "mlp.up_proj")
-        return x + self.linear(y, at + "mlp.down_proj")
+            y = self.attention(self.norm(x, at + "input_layernorm"), at + "self_attn.", heads, groups, window)
+            x = x + scale * (self.norm(y, at + "post_attention_layernorm") if gemma else y)
+        if feed_forward:
+            y = self.norm(x, at + ("pre_feedforward_layernorm" if gemma else "post_attention_layernorm"))
+            y = self.feed_forward(y, at + "mlp.")
+            x = x + scale * (self.norm(y, at + "post_feedforward_layernorm") if gemma else y)
+        return x
 
     def hidden(self, ids):
         """ids [B, T] -> normalised hidden states [B, T, D]."""
-        x = self.w["model.embed_tokens.weight"][ids]
+        x = self.w["model.embed_tokens.weight"][ids] * self.c.embed_scale
         for layer in range(self.c.layers):
-            x = self.block(x, f"model.layers.{layer}.", *self.c.layer[layer])
-        return rms_norm(x, self.w["model.norm.weight"], self.c.eps)
+            x = self.block(x, f"model.layers.{layer}.", *self.c.layer[layer], self.c.windows[layer])
+        return self.norm(x, "model.norm")
 
     def logits(self, ids):
         head = self.w["model.embed_tokens.weight" if self.c.tied else "lm_head.weight"]
-        return F.linear(self.hidden(ids), head)
+        return soft_cap(F.linear(self.hidden(ids), head) * self.c.logit_scale, self.c.logit_cap)
 
 
 def open_model(folder, dtype=torch.float32):

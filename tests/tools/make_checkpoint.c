@@ -13,12 +13,12 @@
 
 struct make_options {
     char *output;
-    int64_t layers, hidden, heads, kv_heads, head_dim, ffn, vocab, context, shards, seed;
+    int64_t layers, hidden, heads, kv_heads, head_dim, ffn, vocab, context, window, shards, seed;
     double rope_theta;
     int tied, biases, dtype, model_type, tokenizer, split;
 };
 
-#define TYPES "llama|mistral|qwen2"
+#define TYPES "llama|mistral|qwen2|qwen3|gemma2|minicpm|granite"
 #define ROW(name, type, initial, min, max, choices, metavar, help) \
     { #name, type, offsetof(struct make_options, name), initial, min, max, choices, metavar, help }
 
@@ -34,6 +34,7 @@ static const struct option table[] = {
     ROW(ffn, OPTION_INT, "128", 1, 1 << 22, NULL, "N", "feed-forward width"),
     ROW(vocab, OPTION_INT, "512", 1, MADE_SIZE_MAX, NULL, "N", "tokens"),
     ROW(context, OPTION_INT, "2048", 1, 1 << 30, NULL, "N", "positions"),
+    ROW(window, OPTION_INT, "0", 0, 1 << 30, NULL, "N", "mistral, gemma2: sliding window (0: none)"),
     ROW(rope_theta, OPTION_DOUBLE, "10000", 1, 1e12, NULL, "X", "base of the rotary frequencies"),
     ROW(tied, OPTION_BOOL, "true", 0, 0, NULL, NULL, "the output head is the embedding"),
     ROW(biases, OPTION_BOOL, "false", 0, 0, NULL, NULL, "llama: attention and MLP biases"),
@@ -47,7 +48,7 @@ static const struct option table[] = {
 
 // Through config_from_json, so that an impossible shape gets the message that a checkpoint's would get.
 static int make_config(const struct make_options *o, struct config *c, struct error *err) {
-    static const char *const types[] = {"llama", "mistral", "qwen2"};
+    static const char *const types[] = {"llama", "mistral", "qwen2", "qwen3", "gemma2", "minicpm", "granite"};
     struct json *j = json_object();
     json_set_string(j, "model_type", types[o->model_type]);
     json_set_number(j, "num_hidden_layers", (double)o->layers);
@@ -66,7 +67,15 @@ static int make_config(const struct make_options *o, struct config *c, struct er
     json_set_bool(j, "mlp_bias", o->biases);
     json_set_number(j, "bos_token_id", MADE_BOS(o->tokenizer));
     json_set_number(j, "eos_token_id", MADE_EOS(o->tokenizer));
-    json_set(j, "sliding_window", json_null());
+    json_set(j, "sliding_window", o->window ? json_from_number((double)o->window) : json_null());
+    json_set_number(j, "query_pre_attn_scalar", (double)(o->head_dim ? o->head_dim : o->hidden / o->heads)); // of Gemma 2
+    json_set_number(j, "scale_emb", 12); // of MiniCPM, as its 2B model has them
+    json_set_number(j, "scale_depth", 1.4);
+    json_set_number(j, "dim_model_base", (double)o->hidden / 9);
+    json_set_number(j, "embedding_multiplier", 12); // of Granite, as its 3.0 2B model has them
+    json_set_number(j, "residual_multiplier", 0.22);
+    json_set_number(j, "attention_multiplier", 0.015625);
+    json_set_number(j, "logits_scaling", 8);
     int rc = config_from_json(c, j, "the options", err);
     json_free(j);
     if (rc == 0) { // written anew, with architectures and all

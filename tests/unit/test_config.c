@@ -81,6 +81,70 @@ Test(config, families) {
     }
 }
 
+static int near(double a, double b) { return fabs(a - b) <= 1e-12 * fabs(b); }
+
+// What transformers takes where Gemma 2's, Qwen 3's, MiniCPM's and Granite's keys are absent, and what the keys become.
+Test(config, relatives) {
+    struct config c = accepted("{\"model_type\": \"qwen3\"}");
+    cr_assert(c.head_dim == 128 && c.qk_norm && !c.qkv_bias && !c.out_bias && !c.window && !c.tie_embeddings);
+    config_release(&c);
+    c = accepted("{\"model_type\": \"qwen3\", \"attention_bias\": true, \"head_dim\": 8, \"use_sliding_window\": true, \"max_window_layers\": 2}");
+    cr_assert(c.qkv_bias && c.out_bias && c.window == 4096 && !config_slides(&c, 1) && config_slides(&c, 2) && !config_windows_matter(&c));
+    config_release(&c);
+    c = accepted("{\"model_type\": \"gemma2\"}");
+    cr_assert(c.head_dim == 256 && c.tie_embeddings && c.post_norms && c.norm_shift == 1 && c.activation == ACTIVATION_GELU_TANH);
+    cr_assert(near(c.embed_scale, 8) && near(c.attention_scale, 1.0 / 16) && c.attention_cap == 50 && c.logit_cap == 30);
+    cr_assert(c.window == 4096 && config_slides(&c, 0) && !config_slides(&c, 1) && config_slides(&c, 2));
+    config_release(&c);
+    c = accepted("{\"model_type\": \"gemma2\", \"attn_logit_softcapping\": null, \"final_logit_softcapping\": null, \"sliding_window\": null}");
+    cr_assert(c.attention_cap == 0 && c.logit_cap == 0 && c.window == 0);
+    config_release(&c);
+    c = accepted("{\"model_type\": \"minicpm\", \"scale_emb\": 12, \"scale_depth\": 1.4, \"dim_model_base\": 16, \"num_experts\": 0}");
+    cr_assert(c.tie_embeddings && c.embed_scale == 12 && near(c.residual_scale, 1.4 / sqrt(3)) && near(c.logit_scale, 0.25));
+    config_release(&c);
+    c = accepted("{\"model_type\": \"granite\", \"logits_scaling\": 8, \"attention_bias\": true, \"mlp_bias\": true}");
+    cr_assert(c.embed_scale == 1 && c.residual_scale == 1 && c.attention_scale == 1 && near(c.logit_scale, 0.125) && c.mlp_bias && c.qkv_bias);
+    config_release(&c);
+    c = accepted("{\"model_type\": \"mistral\", \"sliding_window\": 256}");
+    cr_assert(c.window == 256 && config_slides(&c, 2) && config_windows_matter(&c));
+    config_release(&c);
+}
+
+// What is cut keeps its factors and its windows in what is written.
+Test(config, relatives_written_and_read_again) {
+    static const char *const texts[] = {
+        "{\"model_type\": \"gemma2\", \"sliding_window\": 64, \"query_pre_attn_scalar\": 144, \"head_dim\": 8}",
+        "{\"model_type\": \"minicpm\", \"scale_emb\": 12, \"scale_depth\": 1.4, \"dim_model_base\": 16}",
+        "{\"model_type\": \"granite\", \"embedding_multiplier\": 12.0, \"residual_multiplier\": 0.22, \"attention_multiplier\": 0.1, "
+        "\"logits_scaling\": 8.0}",
+        "{\"model_type\": \"qwen3\", \"head_dim\": 8, \"use_sliding_window\": true, \"sliding_window\": 64, \"max_window_layers\": 1}",
+    };
+    for (int i = 0; i < 4; i++)
+        for (int with_source = 0; with_source < 2; with_source++) {
+            struct error err;
+            struct config c = accepted(texts[i]), again;
+            c.n_layer = 2; // the second of three is gone
+            config_set_sliding(&c, 1, config_slides(&c, 2));
+            if (!with_source) {
+                json_free(c.source);
+                c.source = NULL;
+            }
+            struct json *o = config_to_json(&c, "float32");
+            cr_assert_eq(config_from_json(&again, o, "again", &err), 0, "%s", err.text);
+            cr_assert_str_eq(again.model_type, c.model_type);
+            cr_assert(again.n_layer == 2 && again.qk_norm == c.qk_norm && again.tie_embeddings == c.tie_embeddings && again.window == c.window);
+            cr_assert(near(again.embed_scale, c.embed_scale) && near(again.residual_scale, c.residual_scale) &&
+                      near(again.logit_scale, c.logit_scale) && near(again.attention_scale, c.attention_scale), "%s", texts[i]);
+            cr_assert(again.attention_cap == c.attention_cap && again.logit_cap == c.logit_cap && again.activation == c.activation);
+            for (int64_t l = 0; l < 2; l++)
+                cr_assert_eq(config_slides(&again, l), config_slides(&c, l), "%s: layer %ld", texts[i], (long)l);
+            cr_assert_eq(json_get(o, "layer_types") != NULL, i == 0, "%s", texts[i]); // Gemma's no longer take turns
+            json_free(o);
+            config_release(&again);
+            config_release(&c);
+        }
+}
+
 Test(config, rope_scaling_spellings) {
     static const struct {
         const char *text;
@@ -170,11 +234,25 @@ Test(config, refusals) {
         {"{\"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8}}", "low_freq_factor"},
         {"{\"rope_parameters\": {\"full_attention\": {\"rope_theta\": 1e4}}}", "full_attention"},
         {"{\"partial_rotary_factor\": 0.5}", "partial_rotary_factor"},
-        {"{\"model_type\": \"mistral\", \"sliding_window\": 256}", "sliding_window is 256"},
-        {"{\"model_type\": \"mistral\", \"max_position_embeddings\": 32768}", "sliding_window is 4096 (the default"},
-        {"{\"model_type\": \"qwen2\", \"use_sliding_window\": true}", "use_sliding_window"},
+        {"{\"use_sliding_window\": true}", "use_sliding_window"},
         {"{\"model_type\": \"qwen2\", \"layer_types\": [\"full_attention\", \"sliding_attention\"]}",
          "sliding_attention"},
+        {"{\"model_type\": \"mistral\", \"sliding_window\": 0}", "sliding_window"},
+        {"{\"model_type\": \"gemma2\", \"layer_types\": [\"full_attention\", \"sliding_attention\"]}", "layer_types has 2 elements"},
+        {"{\"model_type\": \"gemma2\", \"layer_types\": [\"chunked_attention\"]}", "chunked_attention"},
+        {"{\"model_type\": \"gemma2\", \"hidden_activation\": \"gelu\"}", "hidden_activation \"gelu\""},
+        {"{\"model_type\": \"gemma2\", \"query_pre_attn_scalar\": 0}", "query_pre_attn_scalar"},
+        {"{\"model_type\": \"gemma2\", \"attn_logit_softcapping\": -5}", "attn_logit_softcapping"},
+        {"{\"model_type\": \"gemma2\", \"use_bidirectional_attention\": true}", "use_bidirectional_attention"},
+        {"{\"model_type\": \"qwen3\", \"hidden_act\": \"gelu\"}", "hidden_act \"gelu\""},
+        {"{\"model_type\": \"qwen3\", \"max_window_layers\": -1, \"use_sliding_window\": true}", "max_window_layers"},
+        {"{\"model_type\": \"minicpm\", \"num_experts\": 8}", "num_experts"},
+        {"{\"model_type\": \"minicpm\", \"sparse_config\": {}}", "sparse_config"},
+        {"{\"model_type\": \"minicpm\", \"scale_depth\": \"1.4\"}", "scale_depth"},
+        {"{\"model_type\": \"minicpm\", \"rope_scaling\": {\"rope_type\": \"longrope\", \"factor\": 1}}", "longrope"},
+        {"{\"model_type\": \"granite\", \"logits_scaling\": 0}", "logits_scaling"},
+        {"{\"model_type\": \"gemma\"}", "model_type \"gemma\""},
+        {"{\"model_type\": \"qwen3_moe\"}", "model_type \"qwen3_moe\""},
         {"{\"tie_word_embeddings\": 1}", "tie_word_embeddings"},
         {"{\"attention_bias\": \"yes\"}", "attention_bias"},
         {"{\"eos_token_id\": \"</s>\"}", "eos_token_id"},

@@ -58,7 +58,7 @@ static void take(const struct tensor *x, const struct tensor *w, const struct te
     struct tape tape;
     gemm_init();
     tape_init(&tape, PRECISION_F32);
-    op_head_top(&tape, x, w, bias, temperature, top);
+    op_head_top(&tape, x, w, bias, 0, temperature, top);
     tape_release(&tape);
 }
 

@@ -35,6 +35,7 @@ struct op_case {
     const int32_t *ids, *length;
     const float *constant;
     double number;
+    struct attention_rule rule;
     struct head_spec head;
     struct head_result result;
 };
@@ -434,7 +435,8 @@ Test(ops, linear_from_a_hook_alone) {
 // ---- rmsnorm -----------------------------------------------------------------------------------------------------
 
 static struct tensor *rmsnorm_build(struct op_case *c, struct tape *tape) {
-    return op_rmsnorm(tape, c->in[0], c->in[1], c->number);
+    return c->G ? op_rmsnorm_shifted(tape, c->in[0], c->in[1], (double)c->G, c->number)
+                : op_rmsnorm(tape, c->in[0], c->in[1], c->number);
 }
 
 static double inverse_rms(const double *x, int64_t D, double eps) {
@@ -444,24 +446,25 @@ static double inverse_rms(const double *x, int64_t D, double eps) {
     return 1 / sqrt(sum / (double)D + eps);
 }
 
+// G is the shift; runs are as long as w is.
 static void rmsnorm_forward(const struct op_case *c, double *const *x, double *y) {
-    int64_t N = tensor_rows(c->in[0]), D = tensor_columns(c->in[0]);
+    int64_t D = tensor_count(c->in[1]), N = tensor_count(c->in[0]) / D;
     for (int64_t n = 0; n < N; n++) {
         double r = inverse_rms(x[0] + n * D, D, c->number);
         for (int64_t d = 0; d < D; d++)
-            y[n * D + d] = x[0][n * D + d] * r * x[1][d];
+            y[n * D + d] = x[0][n * D + d] * r * (x[1][d] + (double)c->G);
     }
 }
 
 static void rmsnorm_backward(const struct op_case *c, double *const *x, const double *dy, double *const *dx) {
-    int64_t N = tensor_rows(c->in[0]), D = tensor_columns(c->in[0]);
+    int64_t D = tensor_count(c->in[1]), N = tensor_count(c->in[0]) / D;
     for (int64_t n = 0; n < N; n++) {
         const double *row = x[0] + n * D, *g = dy + n * D;
         double r = inverse_rms(row, D, c->number), along = 0;
         for (int64_t d = 0; d < D; d++)
-            along += g[d] * x[1][d] * row[d];
+            along += g[d] * (x[1][d] + (double)c->G) * row[d];
         for (int64_t d = 0; d < D; d++) {
-            dx[0][n * D + d] += r * g[d] * x[1][d] - row[d] * along * r * r * r / (double)D;
+            dx[0][n * D + d] += r * g[d] * (x[1][d] + (double)c->G) - row[d] * along * r * r * r / (double)D;
             dx[1][d] += g[d] * row[d] * r;
         }
     }
@@ -490,6 +493,22 @@ Test(ops, rmsnorm) {
             }
             c.n_out = N * D;
             check_op(&c, N * D < 3000);
+        }
+}
+
+// Over each of several heads, with weights that are distances from 1.
+Test(ops, rmsnorm_of_heads) {
+    static const int64_t shape[][3] = {{7, 1, 20}, {9, 3, 6}, {130, 4, 16}, {70, 5, 64}}; // rows, heads, width
+    for (size_t s = 0; s < sizeof shape / sizeof shape[0]; s++)
+        for (int shift = 0; shift < 2; shift++) {
+            struct op_case c = {.name = "rmsnorm of heads", .build = rmsnorm_build, .forward = rmsnorm_forward,
+                                .backward = rmsnorm_backward, .f32 = 4e-6, .bf16 = 4e-6, .one_precision = 1, .number = 1e-5};
+            c.G = shift;
+            c.n_in = 2;
+            c.in[0] = tensor_make("x", shape[s][0], shape[s][1] * shape[s][2], 1);
+            c.in[1] = tensor_make("w", shape[s][2], 0, 1);
+            c.n_out = tensor_count(c.in[0]);
+            check_op(&c, c.n_out < 3000);
         }
 }
 
@@ -660,20 +679,32 @@ Test(ops, rope) {
 static struct tensor *attention_build(struct op_case *c, struct tape *tape) {
     if (c->length)
         return op_attention_both_ways(tape, c->in[0], c->in[1], c->in[2], c->B, c->T, c->E, c->length);
+    if (c->rule.scale > 0)
+        return op_attention_by(tape, c->in[0], c->in[1], c->in[2], c->B, c->T, c->S, c->S, c->E, &c->rule);
     return op_attention(tape, c->in[0], c->in[1], c->in[2], c->B, c->T, c->S, c->E);
 }
 
-// p[s], s = 0 .. last: the weights of query row n of head h.
+static double attention_scale(const struct op_case *c) { return c->rule.scale > 0 ? c->rule.scale : 1 / sqrt((double)c->E); }
+
+// Of a score before and behind its soft cap.
+static double capped(double cap, double score) { return cap > 0 ? cap * tanh(score / cap) : score; }
+static double cap_slope(double cap, double score) { return cap > 0 ? 1 - tanh(score / cap) * tanh(score / cap) : 1; }
+
+// p[s], s = 0 .. last: the weights of query row n of head h, 0 outside its window; slope[s] (NULL: not wanted) of the soft cap.
 static int64_t attention_weights(const struct op_case *c, double *const *x, int64_t b, int64_t t, int64_t h,
-                                 double *p) {
+                                 double *p, double *slope) {
     int64_t H = tensor_columns(c->in[0]) / c->E, G = c->G, E = c->E, last = c->length ? c->length[b] - 1 : c->S - c->T + t;
+    const int64_t first = c->rule.window && last >= c->rule.window ? last - c->rule.window + 1 : 0;
     const double *q = x[0] + ((b * c->T + t) * H + h) * E;
     double sum = 0, largest = -(double)INFINITY;
     for (int64_t s = 0; s <= last; s++) {
         const double *k = x[1] + ((b * c->S + s) * G + h / (H / G)) * E;
         p[s] = 0;
         for (int64_t e = 0; e < E; e++)
-            p[s] += q[e] * k[e] / sqrt((double)E);
+            p[s] += q[e] * k[e] * attention_scale(c);
+        if (slope)
+            slope[s] = cap_slope(c->rule.cap, p[s]);
+        p[s] = s < first ? -(double)INFINITY : capped(c->rule.cap, p[s]);
         largest = fmax(largest, p[s]);
     }
     for (int64_t s = 0; s <= last; s++)
@@ -689,7 +720,7 @@ static void attention_forward(const struct op_case *c, double *const *x, double 
     for (int64_t b = 0; b < c->B; b++)
         for (int64_t t = 0; t < c->T; t++)
             for (int64_t h = 0; h < H; h++) {
-                int64_t last = attention_weights(c, x, b, t, h, p);
+                int64_t last = attention_weights(c, x, b, t, h, p, NULL);
                 for (int64_t s = 0; s <= last; s++)
                     for (int64_t e = 0; e < E; e++)
                         y[((b * c->T + t) * H + h) * E + e] +=
@@ -700,11 +731,11 @@ static void attention_forward(const struct op_case *c, double *const *x, double 
 
 static void attention_backward(const struct op_case *c, double *const *x, const double *dy, double *const *dx) {
     int64_t H = tensor_columns(c->in[0]) / c->E, G = c->G, E = c->E;
-    double *p = zeros(c->S), *dp = zeros(c->S), scale = 1 / sqrt((double)E);
+    double *p = zeros(c->S), *dp = zeros(c->S), *slope = zeros(c->S), scale = attention_scale(c);
     for (int64_t b = 0; b < c->B; b++)
         for (int64_t t = 0; t < c->T; t++)
             for (int64_t h = 0; h < H; h++) {
-                int64_t last = attention_weights(c, x, b, t, h, p), q = ((b * c->T + t) * H + h) * E;
+                int64_t last = attention_weights(c, x, b, t, h, p, slope), q = ((b * c->T + t) * H + h) * E;
                 double mean = 0;
                 for (int64_t s = 0; s <= last; s++) {
                     int64_t kv = ((b * c->S + s) * G + h / (H / G)) * E;
@@ -718,13 +749,14 @@ static void attention_backward(const struct op_case *c, double *const *x, const 
                 for (int64_t s = 0; s <= last; s++) {
                     int64_t kv = ((b * c->S + s) * G + h / (H / G)) * E;
                     for (int64_t e = 0; e < E; e++) {
-                        dx[0][q + e] += p[s] * (dp[s] - mean) * scale * x[1][kv + e];
-                        dx[1][kv + e] += p[s] * (dp[s] - mean) * scale * x[0][q + e];
+                        dx[0][q + e] += p[s] * (dp[s] - mean) * slope[s] * scale * x[1][kv + e];
+                        dx[1][kv + e] += p[s] * (dp[s] - mean) * slope[s] * scale * x[0][q + e];
                     }
                 }
             }
     free(p);
     free(dp);
+    free(slope);
 }
 
 static struct op_case attention_case(int64_t B, int64_t T, int64_t S, int64_t H, int64_t G, int64_t E, double scale) {
@@ -764,6 +796,20 @@ Test(ops, attention) {
     sharp.f32 = 1e-4; // scores near 500 round at 3e-5
     sharp.bf16 = (double)INFINITY;
     check_op(&sharp, 0);
+}
+
+// Windows within a tile, across tiles and beyond the sequence; soft caps that bend; a scale of its own.
+Test(ops, attention_by_rule) {
+    static const int64_t positions[] = {1, 5, 17, 65, 130}, windows[] = {0, 1, 4, 63, 70, 1000};
+    for (size_t s = 0; s < sizeof positions / sizeof positions[0]; s++)
+        for (size_t w = 0; w < sizeof windows / sizeof windows[0]; w++) {
+            const int64_t T = positions[s];
+            struct op_case c = attention_case(1 + T % 2, T, T, 4, 2, 8, 1);
+            c.name = "attention by rule";
+            c.rule = (struct attention_rule){0.6, w % 2 ? 1.5 : 0, windows[w]};
+            c.floor = T == 1 || windows[w] == 1 ? 1 : 0;
+            check_op(&c, T <= 17);
+        }
 }
 
 // Padded sequences, seen both ways: lengths from 1 to all.
@@ -905,6 +951,93 @@ static void gate_backward(const struct op_case *c, double *const *x, const doubl
     }
 }
 
+static struct tensor *geglu_build(struct op_case *c, struct tape *tape) { return op_geglu(tape, c->in[0], c->in[1]); }
+
+static void geglu_forward(const struct op_case *c, double *const *x, double *y) {
+    double slope;
+    for (int64_t i = 0; i < c->n_out; i++)
+        y[i] = gelu_of(x[0][i], 0, &slope) * x[1][i];
+}
+
+static void geglu_backward(const struct op_case *c, double *const *x, const double *dy, double *const *dx) {
+    for (int64_t i = 0; i < c->n_out; i++) {
+        double slope, value = gelu_of(x[0][i], 0, &slope);
+        dx[0][i] += dy[i] * x[1][i] * slope;
+        dx[1][i] += dy[i] * value;
+    }
+}
+
+Test(ops, geglu) {
+    static const int64_t shape[][2] = {{1, 1}, {3, 17}, {65, 40}, {200, 100}};
+    for (size_t s = 0; s < sizeof shape / sizeof shape[0]; s++) {
+        struct op_case c = {.name = "geglu", .build = geglu_build, .forward = geglu_forward, .backward = geglu_backward,
+                            .f32 = 4e-6, .bf16 = 4e-6, .one_precision = 1, .n_in = 2}; // as gelu
+        c.in[0] = tensor_make("gate", shape[s][0], shape[s][1], 2);
+        c.in[1] = tensor_make("up", shape[s][0], shape[s][1], 1);
+        c.n_out = tensor_count(c.in[0]);
+        check_op(&c, c.n_out <= 50);
+    }
+}
+
+static struct tensor *scale_build(struct op_case *c, struct tape *tape) { return op_scale(tape, c->in[0], c->number); }
+
+static void scale_forward(const struct op_case *c, double *const *x, double *y) {
+    for (int64_t i = 0; i < c->n_out; i++)
+        y[i] = c->number * x[0][i];
+}
+
+static void scale_backward(const struct op_case *c, double *const *x, const double *dy, double *const *dx) {
+    (void)x;
+    for (int64_t i = 0; i < c->n_out; i++)
+        dx[0][i] += c->number * dy[i];
+}
+
+static struct tensor *softcap_build(struct op_case *c, struct tape *tape) { return op_softcap(tape, c->in[0], c->number); }
+
+static void softcap_forward(const struct op_case *c, double *const *x, double *y) {
+    for (int64_t i = 0; i < c->n_out; i++)
+        y[i] = capped(c->number, x[0][i]);
+}
+
+static void softcap_backward(const struct op_case *c, double *const *x, const double *dy, double *const *dx) {
+    for (int64_t i = 0; i < c->n_out; i++)
+        dx[0][i] += dy[i] * cap_slope(c->number, x[0][i]);
+}
+
+Test(ops, scale_and_softcap) {
+    static const int64_t shape[][2] = {{1, 1}, {3, 17}, {65, 40}, {200, 100}};
+    for (size_t s = 0; s < sizeof shape / sizeof shape[0]; s++)
+        for (int is_cap = 0; is_cap < 2; is_cap++) {
+            struct op_case c = {.name = is_cap ? "softcap" : "scale", .build = is_cap ? softcap_build : scale_build,
+                                .forward = is_cap ? softcap_forward : scale_forward,
+                                .backward = is_cap ? softcap_backward : scale_backward,
+                                .f32 = POINTWISE_F32, .bf16 = POINTWISE_F32, .one_precision = 1, .number = 2.5, .n_in = 1};
+            c.in[0] = tensor_make("x", shape[s][0], shape[s][1], 3);
+            c.n_out = tensor_count(c.in[0]);
+            if (c.n_out > 50) { // small ones keep their digits, large ones end at the cap
+                c.in[0]->data[0] = 1e-6f;
+                c.in[0]->data[1] = -0.624f;
+                c.in[0]->data[2] = 0.626f;
+                c.in[0]->data[3] = -1e6f;
+            }
+            check_op(&c, c.n_out < 50);
+        }
+}
+
+// Small values pass a soft cap with their own precision, not the cap's.
+Test(ops, softcap_of_small_values) {
+    struct tape tape;
+    tape_init(&tape, PRECISION_F32);
+    struct tensor *x = tensor_make("x", 4, 25, 1);
+    for (int i = 0; i < 100; i++)
+        x->data[i] = (float)pow(10, -8 + i * 0.1);
+    const struct tensor *y = op_softcap(&tape, x, 1);
+    for (int i = 0; i < 100; i++)
+        cr_expect(fabs((double)y->data[i] / tanh((double)x->data[i]) - 1) < 1e-6, "tanh(%g) is %.9g", (double)x->data[i], (double)y->data[i]);
+    tensor_drop(x);
+    tape_release(&tape);
+}
+
 Test(ops, swiglu) {
     static const int64_t shape[][2] = {{1, 1}, {3, 17}, {65, 40}, {200, 100}};
     for (size_t s = 0; s < sizeof shape / sizeof shape[0]; s++) {
@@ -1036,13 +1169,14 @@ static struct tensor *head_build(struct op_case *c, struct tape *tape) {
     return op_head_loss(tape, c->in[0], c->in[1], &c->head, &c->result);
 }
 
-// z[V] = row of x times w; the weight's hook, where it has one, is the one above.
-static void naive_logits(const double *x, const double *w, const struct tensor *weight, double *z) {
+// z[V] = row of x times w, capped; the weight's hook, where it has one, is the one above.
+static void naive_logits(const double *x, const double *w, const struct tensor *weight, double cap, double *z) {
     int64_t V = weight->dim[0], D = weight->dim[1];
     for (int64_t v = 0; v < V; v++) {
         z[v] = 0;
         for (int64_t d = 0; d < D; d++)
             z[v] += x[d] * w[v * D + d] * (weight->hook ? hook_factor(v * D + d) : 1);
+        z[v] = capped(cap, z[v]);
     }
 }
 
@@ -1090,10 +1224,10 @@ static void naive_row(const struct op_case *c, double *const *x, int64_t n, stru
     if (teacher) {
         for (int64_t d = 0; d < teacher->dim[1]; d++)
             s->teacher_row[d] = (double)c->head.teacher_x[n * teacher->dim[1] + d];
-        naive_logits(s->teacher_row, s->teacher_w, teacher, s->z_teacher);
+        naive_logits(s->teacher_row, s->teacher_w, teacher, c->head.teacher_cap, s->z_teacher);
         naive_log_softmax(s->z_teacher, V, c->head.temperature, s->log_teacher);
     }
-    naive_logits(x[0] + n * D, x[1], c->in[1], s->z);
+    naive_logits(x[0] + n * D, x[1], c->in[1], c->head.cap, s->z);
     naive_log_softmax(s->z, V, 1, s->logp);
     *ce = -s->logp[c->head.targets[n]];
     *kl = 0;
@@ -1187,6 +1321,8 @@ static void head_backward(const struct op_case *c, double *const *x, const doubl
         for (int64_t v = 0; v < V; v++) {
             double dz = soft[v] + (1 - a) * (exp(s.logp[v]) - (v == c->head.targets[n])); // d CE / dz = p - onehot
             dz *= dy[0] * c->head.weight / (double)count;
+            if (c->head.cap > 0) // z is what came out of it
+                dz *= 1 - s.z[v] * s.z[v] / (c->head.cap * c->head.cap);
             for (int64_t d = 0; d < D; d++) {
                 double factor = c->in[1]->hook ? hook_factor(v * D + d) : 1;
                 dx[0][n * D + d] += dz * factor * x[1][v * D + d];
@@ -1202,6 +1338,7 @@ struct head_shape {
     int64_t N, D, V, teacher_D; // teacher_D 0: no teacher
     double alpha, temperature, weight;
     int masked, hooked;
+    double cap, teacher_cap;
 };
 
 // divergence [DIVERGENCES]: weights; NULL: KL alone.
@@ -1226,7 +1363,7 @@ static void check_soft_head(const struct head_shape *s, const double *divergence
     if (s->hooked)
         c.in[1]->hook = &hook;
     c.head = (struct head_spec){.targets = targets, .alpha = s->alpha, .temperature = s->temperature, .weight = s->weight,
-                                .divergence = divergence, .beta = beta};
+                                .cap = s->cap, .teacher_cap = s->teacher_cap, .divergence = divergence, .beta = beta};
     if (s->teacher_D) {
         teacher_x = tensor_make("teacher_x", s->N, s->teacher_D, 1);
         teacher_w = tensor_make("teacher_w", s->V, s->teacher_D, 0.5);
@@ -1271,14 +1408,18 @@ Test(ops, head_loss) {
     for (int a = 0; a < 3; a++)
         for (int t = 0; t < 3; t++)
             for (int masked = 0; masked < 2; masked++) {
-                struct head_shape s = {13, 12, 29, 20, alphas[a], temperatures[t], 1, masked, 0};
+                struct head_shape s = {13, 12, 29, 20, alphas[a], temperatures[t], 1, masked, 0, 0, 0};
                 check_head(&s, 1);
             }
-    struct head_shape plain[] = {{1, 4, 2, 0, 0, 1, 1, 0, 0},
-                                 {13, 12, 29, 0, 0.7, 2, 0.25, 1, 0},
-                                 {40, 8, 257, 8, 0.7, 2, 0.5, 1, 0},
-                                 {13, 12, 29, 20, 0.7, 2, 1, 1, 1},
-                                 {30, 16, 64, 0, 0, 1, 1, 0, 1}};
+    struct head_shape plain[] = {{1, 4, 2, 0, 0, 1, 1, 0, 0, 0, 0},
+                                 {13, 12, 29, 0, 0.7, 2, 0.25, 1, 0, 0, 0},
+                                 {40, 8, 257, 8, 0.7, 2, 0.5, 1, 0, 0, 0},
+                                 {13, 12, 29, 20, 0.7, 2, 1, 1, 1, 0, 0},
+                                 {30, 16, 64, 0, 0, 1, 1, 0, 1, 0, 0},
+                                 {13, 12, 29, 0, 0, 1, 1, 1, 0, 1.5, 0},
+                                 {13, 12, 29, 20, 0.7, 2, 1, 1, 1, 1.5, 0},
+                                 {13, 12, 29, 20, 1, 3, 0.5, 0, 0, 0, 1.2},
+                                 {40, 8, 257, 8, 0.7, 2, 0.5, 1, 0, 2, 1.2}};
     for (size_t i = 0; i < sizeof plain / sizeof plain[0]; i++)
         check_head(&plain[i], 1);
 }
@@ -1292,7 +1433,8 @@ Test(ops, head_divergences) {
             double weight[DIVERGENCES];
             for (int k = 0; k < DIVERGENCES; k++)
                 weight[k] = d == DIVERGENCES ? 0.3 + 0.1 * k : d == k;
-            const struct head_shape s = {7, 6, 29, 10, t ? 1 : 0.6, temperatures[t], 0.5, 1, t}, wide = {9, 8, 777, 8, 0.7, temperatures[t], 1, 0, 0};
+            const struct head_shape s = {7, 6, 29, 10, t ? 1 : 0.6, temperatures[t], 0.5, 1, t, 0, 0},
+                                    wide = {9, 8, 777, 8, 0.7, temperatures[t], 1, 0, 0, 0, 0};
             check_soft_head(&s, weight, betas[t], d < DIVERGENCE_TV || d == DIVERGENCE_MSE);
             check_soft_head(&wide, weight, betas[t], 0);
         }
@@ -1305,7 +1447,7 @@ Test(ops, head_loss_in_chunks) {
         int64_t V = vocabularies[i], chunk = head_chunk_rows(1 << 20, V), N = chunk + chunk / 2 + 3;
         cr_assert(chunk > 0 && head_chunk_rows(N, V) < N, "the case does not cross a chunk: %ld rows, chunks of %ld",
                   (long)N, (long)head_chunk_rows(N, V));
-        struct head_shape s = {N, 4, V, i == 0 ? 6 : 0, 0.7, 2, 1, 1, 0};
+        struct head_shape s = {N, 4, V, i == 0 ? 6 : 0, 0.7, 2, 1, 1, 0, i == 0 ? 2 : 0, 0};
         check_head(&s, 0);
     }
 }
@@ -1364,7 +1506,7 @@ static struct eval_outcome run_head_eval(const struct op_case *c, const struct t
     struct tape tape;
     tape_init(&tape, precision);
     tape.recording = 0;
-    struct head_eval eval = {.targets = c->head.targets, .nll = o.nll};
+    struct head_eval eval = {.targets = c->head.targets, .nll = o.nll, .cap = c->head.cap, .against_cap = c->head.teacher_cap};
     if (against_x) {
         eval.against_x = against_x->data;
         eval.against_w = c->head.teacher_w;
@@ -1413,7 +1555,7 @@ static void expect_eval_row(const struct op_case *c, double *const *x, const str
         cr_expect_eq(o->agree[n], best == against_best, "agree[%ld] is %d", (long)n, o->agree[n]);
 }
 
-static void check_head_eval(int64_t N, int64_t D, int64_t V, int64_t against_D, enum precision precision) {
+static void check_head_eval(int64_t N, int64_t D, int64_t V, int64_t against_D, double cap, enum precision precision) {
     struct op_case c = {.name = "head eval", .n_in = 2};
     c.in[0] = tensor_make("x", N, D, 1);
     c.in[1] = tensor_make("w", V, D, 0.5);
@@ -1421,7 +1563,7 @@ static void check_head_eval(int64_t N, int64_t D, int64_t V, int64_t against_D, 
     int32_t *targets = xmalloc((size_t)N * sizeof *targets, "a test's targets");
     for (int64_t n = 0; n < N; n++)
         targets[n] = n % 5 == 2 ? -1 : (int32_t)((n * 17 + 3) % V);
-    c.head = (struct head_spec){.targets = targets, .alpha = 1, .temperature = 1, .weight = 1};
+    c.head = (struct head_spec){.targets = targets, .alpha = 1, .temperature = 1, .weight = 1, .cap = cap, .teacher_cap = 2 * cap};
     if (against_D) {
         against_x = tensor_make("against_x", N, against_D, 1);
         against_w = tensor_make("against_w", V, against_D, 0.5);
@@ -1461,11 +1603,12 @@ Test(ops, head_eval) {
     int64_t chunk = head_chunk_rows(1 << 20, 1021);
     for (int precision = 0; precision < 2; precision++) {
         enum precision p = precision ? PRECISION_BF16 : PRECISION_F32;
-        check_head_eval(1, 4, 3, 0, p);
-        check_head_eval(50, 12, 131, 0, p);
-        check_head_eval(50, 12, 131, 12, p);
-        check_head_eval(50, 12, 131, 20, p);
-        check_head_eval(chunk + 7, 4, 1021, 6, p);
+        check_head_eval(1, 4, 3, 0, 0, p);
+        check_head_eval(50, 12, 131, 0, 0, p);
+        check_head_eval(50, 12, 131, 12, 0, p);
+        check_head_eval(50, 12, 131, 20, 0, p);
+        check_head_eval(50, 12, 131, 20, 1.5, p);
+        check_head_eval(chunk + 7, 4, 1021, 6, 0, p);
     }
 }
 

@@ -163,6 +163,31 @@ Test(ops_golden, attention) {
     golden_close(&g);
 }
 
+// What the relatives of Llama add: tests/ref/families_golden.py has the cases.
+Test(ops_golden, families) {
+    struct golden g = golden_open("ops/families.txt");
+    struct run r;
+    run_begin(&r, &g, "rmsnorm_heads");
+    struct tensor *x = input(&r, "x"), *w = input(&r, "w");
+    run_end(&r, op_rmsnorm_shifted(&r.tape, x, w, number(&r, "shift"), number(&r, "eps")), NULL, OP_TOLERANCE);
+    run_begin(&r, &g, "geglu");
+    struct tensor *gate = input(&r, "gate"), *up = input(&r, "up");
+    run_end(&r, op_geglu(&r.tape, gate, up), NULL, OP_TOLERANCE);
+    run_begin(&r, &g, "softcap");
+    run_end(&r, op_softcap(&r.tape, input(&r, "x"), number(&r, "cap")), NULL, OP_TOLERANCE);
+    run_begin(&r, &g, "scale");
+    run_end(&r, op_scale(&r.tape, input(&r, "x"), number(&r, "factor")), NULL, OP_TOLERANCE);
+    static const char *const attentions[] = {"attention_window", "attention_cap", "attention_both"};
+    for (int i = 0; i < 3; i++) {
+        run_begin(&r, &g, attentions[i]);
+        struct tensor *q = input(&r, "q"), *k = input(&r, "k"), *v = input(&r, "v");
+        const int64_t T = (int64_t)number(&r, "T");
+        const struct attention_rule rule = {number(&r, "scale"), number(&r, "cap"), (int64_t)number(&r, "window")};
+        run_end(&r, op_attention_by(&r.tape, q, k, v, 1, T, T, T, (int64_t)number(&r, "E"), &rule), NULL, OP_TOLERANCE);
+    }
+    golden_close(&g);
+}
+
 static void check_head(const struct golden *g, const char *name, const double *divergence) {
     struct run r;
     run_begin(&r, g, name);

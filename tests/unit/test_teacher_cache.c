@@ -87,7 +87,7 @@ static void made_rows(struct head_top *t, int64_t rows, int64_t V)
     for (int64_t i = 0; i < V; i++)
         w.data[i] = (float)random_normal(&random);
     tape_init(&tape, PRECISION_F32);
-    op_head_top(&tape, &x, &w, NULL, 1, t);
+    op_head_top(&tape, &x, &w, NULL, 0, 1, t);
     tape_release(&tape);
     free(x.data);
     free(w.data);
@@ -142,7 +142,7 @@ Test(teacher_cache, holds_what_the_teacher_says)
         dataset_read_window(&j.data, SEQ_LEN, windows[i], inputs, targets);
         const struct forward f = {.ids = inputs, .B = 1, .T = SEQ_LEN};
         tape_reset(&tape);
-        op_head_top(&tape, model_forward(j.teacher, &tape, &f), model_head(j.teacher), NULL, 2, &said);
+        op_head_top(&tape, model_forward(j.teacher, &tape, &f), model_head(j.teacher), NULL, 0, 2, &said);
         cr_assert_eq(teacher_cache_read(&c, windows[i], &found, &err), 0, "%s", err.text);
         for (int64_t r = 0; r < SEQ_LEN && targets[r] >= 0; r++)
             for (int64_t k = r * 32; k < (r + 1) * 32; k++) {
