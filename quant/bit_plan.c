@@ -3,11 +3,12 @@
 
 #include <float.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define UNITS 20000 // that what can be spent is counted in
+#define UNITS 20000 // that what can be spent is counted in, at most
 
 static int64_t smallest_bytes(const struct bit_plan *p)
 {
@@ -17,38 +18,36 @@ static int64_t smallest_bytes(const struct bit_plan *p)
     return bytes;
 }
 
-// What choice c costs beyond the smallest one, in units, rounded up so that a plan never is too large.
+// What choice c costs beyond the smallest one, in units, to the nearest.
 static int64_t extra_units(const struct bit_tensor *t, int c, double unit)
 {
-    const double extra = (double)(t->choice[c].bytes - t->choice[0].bytes) / unit;
-    return (int64_t)extra + (extra > (double)(int64_t)extra);
+    return llround((double)(t->choice[c].bytes - t->choice[0].bytes) / unit);
 }
 
-// best[u]: the least divergence of the tensors so far in u units; choice [n_tensor][UNITS + 1]: what the last one took there.
-static void spend(const struct bit_tensor *t, double unit, double *best, double *next, signed char *choice)
+// best[u]: the least divergence of the tensors so far in u units; choice[u]: what the last one took there.
+static void spend(const struct bit_tensor *t, double unit, int64_t n, double *best, double *next, signed char *choice)
 {
-    for (int64_t u = 0; u <= UNITS; u++) {
+    for (int64_t u = 0; u < n; u++) {
         next[u] = DBL_MAX;
-        choice[u] = -1;
         for (int c = 0; c < t->n_choice; c++) {
             const int64_t left = u - extra_units(t, c, unit);
-            if (left >= 0 && best[left] < DBL_MAX && best[left] + t->choice[c].kld < next[u]) {
+            if (left >= 0 && best[left] + t->choice[c].kld < next[u]) {
                 next[u] = best[left] + t->choice[c].kld;
                 choice[u] = (signed char)c;
             }
         }
     }
-    memcpy(best, next, (UNITS + 1) * sizeof *best);
+    memcpy(best, next, (size_t)n * sizeof *best);
 }
 
-static void take_choices(struct bit_plan *p, double unit, const signed char *choice)
+// The plan that was found for u units.
+static void take_choices(struct bit_plan *p, double unit, int64_t n, int64_t u, const signed char *choice)
 {
-    int64_t u = UNITS;
     p->bytes = p->fixed_bytes;
     p->kld = 0;
     for (int64_t i = p->n_tensor - 1; i >= 0; i--) {
         struct bit_tensor *t = &p->tensor[i];
-        t->chosen = choice[i * (UNITS + 1) + u];
+        t->chosen = choice[i * n + u];
         u -= extra_units(t, t->chosen, unit);
         p->bytes += t->choice[t->chosen].bytes;
         p->kld += t->choice[t->chosen].kld;
@@ -65,15 +64,19 @@ int bit_plan_check(const struct bit_plan *p, int64_t bytes, struct error *err)
                          8 * (double)bytes / (double)p->weights, least, 8 * (double)least / (double)p->weights);
 }
 
+// As rounding to units may add up either way, some more units than there are are looked at, and of them the most that fit.
 void bit_plan_solve(struct bit_plan *p, int64_t bytes)
 {
-    const int64_t least = smallest_bytes(p);
-    const double unit = bytes > least ? (double)(bytes - least) / UNITS : 1e-6; // of nothing nothing can be bought
-    double *best = xcalloc(UNITS + 1, sizeof *best, "bit plan"), *next = xcalloc(UNITS + 1, sizeof *next, "bit plan");
-    signed char *choice = xmalloc((size_t)(p->n_tensor * (UNITS + 1)), "bit plan");
+    const double spare = (double)(bytes - smallest_bytes(p)), unit = spare > UNITS ? spare / UNITS : 1;
+    const int64_t n = (int64_t)(spare / unit) + 1 + (unit > 1 ? p->n_tensor : 0);
+    double *best = xcalloc((size_t)n, sizeof *best, "bit plan"), *next = xcalloc((size_t)n, sizeof *next, "bit plan");
+    signed char *choice = xmalloc((size_t)(p->n_tensor * n), "bit plan");
     for (int64_t i = 0; i < p->n_tensor; i++)
-        spend(&p->tensor[i], unit, best, next, choice + i * (UNITS + 1));
-    take_choices(p, unit, choice);
+        spend(&p->tensor[i], unit, n, best, next, choice + i * n);
+    int64_t u = n;
+    do
+        take_choices(p, unit, n, --u, choice);
+    while (p->bytes > bytes);
     free(best);
     free(next);
     free(choice);

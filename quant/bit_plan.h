@@ -47,7 +47,7 @@ int bit_plan_make(struct bit_plan *p, struct model *m, const struct tokenizer *t
                   const struct bit_options *o, struct error *err);
 // Can the file have so few bytes?
 int bit_plan_check(const struct bit_plan *p, int64_t bytes, struct error *err);
-// Chooses the least predicted divergence in at most so many bytes of the file (exact up to 1/20000 of what can be spent), which
+// Chooses the least predicted divergence in at most so many bytes of the file (exact to about 1/20000 of what can be spent), which
 // bit_plan_check allows.
 void bit_plan_solve(struct bit_plan *p, int64_t bytes);
 struct json *bit_plan_json(const struct bit_plan *p);
