@@ -8,7 +8,7 @@ recipes=$PDQ_SOURCE_DIR/recipes
 cd "$work" || exit 1
 sh "$recipes/spans/make.sh" made || exit 1
 common="--set model=made --set data.train=made/train.json --set data.eval=made/test.json"
-first='stages=[{"train": {"init": true, "steps": 400, "batch": 32, "learning_rate": 2e-3, "weight_decay": 0.01, "beta2": 0.999, "eval_every": 200, "keep_best": true, "snapshot_every": 60}}]'
+first='stages=[{"train": {"init": true, "steps": 600, "batch": 16, "learning_rate": 3e-3, "weight_decay": 0.01, "beta2": 0.99, "eval_every": 150, "keep_best": true, "snapshot_every": 100}}]'
 "$PDQ" run "$recipes/spans.json" $common -o one --set "$first" --threads 1 > out.txt 2> err.txt || fail "training: $(tail -1 err.txt)"
 grep -Eq '^trained .* (9[0-9]|100)\.[0-9]+ +(9[0-9]|100)\.[0-9]+$' out.txt || fail "the model learned too little: $(cat out.txt)"
 "$PDQ" run "$recipes/spans.json" $common -o two --set "$first" --threads 2 > /dev/null 2> err.txt & pid=$!
@@ -17,12 +17,12 @@ kill -9 $pid 2> /dev/null; wait $pid 2> /dev/null
 "$PDQ" run "$recipes/spans.json" $common -o two --set "$first" --threads 2 > /dev/null 2> err.txt || fail "resumed: $(tail -1 err.txt)"
 cmp one/01-train/model.safetensors two/01-train/model.safetensors || fail "1 and 2 threads, one killed: other weights"
 
-same() { "$PDQ" eval one/01-train --json --seq-len 48 --stride 20 --data "$@" 2> err.txt || echo "failed: $(cat err.txt)"; }
+same() { "$PDQ" eval one/01-train --json --seq-len 32 --stride 12 --data "$@" 2> err.txt || echo "failed: $(cat err.txt)"; }
 gzip -k made/test.json made/test.jsonl
 [ "$(same made/test.json)" = "$(same made/test.jsonl)" ] && [ "$(same made/test.json)" = "$(same made/test.json.gz)" ] &&
     [ "$(same made/test.json)" = "$(same made/test.jsonl.gz)" ] || fail "the file and its rows differ: $(same made/test.jsonl)"
 same made/test.json --task spans --answers answers.json > result.json
-sed 's/Which \(animal\|town\)/Which is/' made/test.json > odd.json # half of the questions do not say what they ask for
+sed 's/Which animal/Which is/' made/test.json > odd.json # half of the questions do not say what they ask for
 for data in made/test.json odd.json; do
     same $data --answers answers.json > result.json
     python3 "$PDQ_SOURCE_DIR/tests/ref/squad_score.py" $data answers.json > wanted.json
@@ -41,10 +41,10 @@ PY
 done
 
 "$PDQ" run "$recipes/spans.json" -o student --set data.train=made/train.json --set data.eval=made/test.json --set model=one/01-train --set \
-    'stages=[{"distill": {"shape": "'"$recipes"'/spans-half", "alpha": 0.9, "temperature": 2, "steps": 300, "batch": 32, "learning_rate": 5e-3, "beta2": 0.999}}]' \
+    'stages=[{"distill": {"shape": "'"$recipes"'/spans-half", "alpha": 0.9, "temperature": 2, "steps": 600, "batch": 16, "learning_rate": 5e-3, "weight_decay": 0.01, "beta2": 0.99}}]' \
     > out.txt 2> err.txt || fail "distilling: $(tail -1 err.txt)"
 grep -Eq '^distilled .* [5-9][0-9]\.[0-9]+$' out.txt || fail "the student learned too little: $(cat out.txt)"
-"$PDQ" prune one/01-train -o pruned --heads 0.5 --ffn 0.5 --score taylor --align 8 --data made/train.json --seq-len 48 --calibration-tokens 4096 --log warn 2> err.txt ||
+"$PDQ" prune one/01-train -o pruned --heads 0.5 --ffn 0.5 --score taylor --align 8 --data made/train.json --seq-len 32 --calibration-tokens 4096 --log warn 2> err.txt ||
     fail "prune: $(cat err.txt)"
 "$PDQ" eval pruned --data made/test.json --against one/01-train > out.txt 2> err.txt && grep -q '^exact match  .*interval' out.txt &&
     grep -q 'McNemar p.*F1 [-+].*interval' out.txt || fail "against the parent: $(cat out.txt err.txt)"
@@ -53,13 +53,13 @@ grep -Eq '^distilled .* [5-9][0-9]\.[0-9]+$' out.txt || fail "the student learne
 grep -q 'accuracy .*F1' out.txt && head -1 sweep/sweep.csv | grep -q 'accuracy,f1' || fail "sweep: $(cat out.txt)"
 
 ask() { printf '{"context": "%s", "question": "%s", "answers": {"text": [%s], "answer_start": [%s]}}\n' "$@"; }
-eval_bad() { "$PDQ" eval one/01-train --seq-len 48 --data "$@"; }
+eval_bad() { "$PDQ" eval one/01-train --seq-len 32 --data "$@"; }
 ask 'one fox' 'which animal' '"fox"' 3 > bad.jsonl
 refused 1 'line 1: answer 1, "fox", does not stand at answer_start 3 of its context' eval_bad bad.jsonl
 ask ' ' 'which animal' '' '' > bad.jsonl
 refused 1 'line 1: its context is empty' eval_bad bad.jsonl
 ask 'one fox' "$(printf 'which %.0s' $(seq 60))" '' '' > bad.jsonl
-refused 1 'line 1: its question has 60 tokens, and sequences of 48 leave no room' eval_bad bad.jsonl
+refused 1 'line 1: its question has 60 tokens, and sequences of 32 leave no room' eval_bad bad.jsonl
 echo '{"data": 5}' > bad.json
 refused 1 "no list \"data\" in it; expected SQuAD's file" eval_bad bad.json
 echo '{"data": [{"paragraphs": [{"context": "one fox", "qas": [{"id": "q7", "question": "which"}]}]}]}' > bad.json
