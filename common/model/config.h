@@ -36,6 +36,8 @@ struct config {
     enum model_head_kind head;  // what it predicts: the next token, a sequence's class, masked tokens, an answer's two ends, nothing
     int64_t n_label, n_type;    // classes of a head, token types
     int has_pooler;             // BERT's: what reads the first position
+    int has_next;               // BERT's: a masked-word model with a head that tells whether two sentences follow each other
+    int64_t position_offset;    // rows of the table of positions in front of the first one's (RoBERTa)
     int bare_names;             // the checkpoint's tensors have no prefix of the base model (stored.h)
     double image_mean, image_std; // lenet: inputs are (pixel / 255 - image_mean) / image_std
     int lecun_init;               // lenet: fresh weights by LeCun's rule instead of Glorot's
@@ -73,7 +75,8 @@ struct json *config_lenet_json(const struct config *c);
 // pruned_heads.
 int config_gpt2_read(struct config *c, const struct json *o, const char *where, struct error *err);
 struct json *config_gpt2_json(const struct config *c);
-int config_bert_read(struct config *c, const struct json *o, const char *where, struct error *err); // config_bert.c
+// BERT's, DistilBERT's and RoBERTa's (config_bert.c).
+int config_bert_read(struct config *c, const struct json *o, const char *where, struct error *err);
 struct json *config_bert_json(const struct config *c);
 int64_t config_parameters(const struct config *c); // tied head counted once (model.c: it asks the architecture's table)
 // Inverse rope frequencies [head_dim / 2], scaled as config.rope says (Llama 3: its piecewise rule).

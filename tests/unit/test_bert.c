@@ -1,5 +1,5 @@
-// test_bert.c: BERT with its heads against PyTorch (tests/ref/bert_golden.py): logits, loss and the gradient of every parameter, over padded
-// sequences; and what padding holds changes nothing.
+// test_bert.c: BERT, DistilBERT and RoBERTa with their heads against PyTorch (tests/ref/bert_golden.py): logits, loss and the gradient of
+// every parameter, over padded sequences; and what padding holds changes nothing.
 #include "common/base/threads.h"
 #include "common/model/load.h"
 #include "tests/unit/golden.h"
@@ -19,12 +19,12 @@ struct sequences {
 static void sequences_open(struct sequences *s, const char *head) {
     char path[512];
     struct error err;
-    snprintf(path, sizeof path, "%s/tests/golden/model-bert-%s", PDQ_SOURCE_DIR, head);
+    snprintf(path, sizeof path, "%s/tests/golden/model-%s", PDQ_SOURCE_DIR, head);
     gemm_init();
     s->model = model_load(path, &err);
     cr_assert(s->model, "%s", err.text);
     char relative[128];
-    snprintf(relative, sizeof relative, "model-bert-%s/loss-ce.txt", head);
+    snprintf(relative, sizeof relative, "model-%s/loss-ce.txt", head);
     s->golden = golden_open(relative);
     s->ids = golden_ids(&s->golden, NULL, "ids");
     s->types = golden_ids(&s->golden, NULL, "types");
@@ -99,19 +99,20 @@ static void check(const char *head, int threads, int checkpoint, int picks) {
 }
 
 Test(bert, heads_against_pytorch) {
-    static const char *const heads[] = {"classes", "masked", "spans"};
-    for (int h = 0; h < 3; h++) {
+    static const char *const heads[] = {"bert-classes", "bert-masked", "bert-spans", "distilbert-classes", "distilbert-masked", "roberta-classes",
+                                        "roberta-masked"};
+    for (size_t h = 0; h < sizeof heads / sizeof *heads; h++) {
         check(heads[h], 1, 0, 0);
         check(heads[h], 2, 0, 0);
         check(heads[h], 2, 1, 0);
     }
-    check("masked", 2, 0, 1);
-    check("masked", 2, 1, 1);
+    check("bert-masked", 2, 0, 1);
+    check("bert-masked", 2, 1, 1);
 }
 
 Test(bert, padding_changes_nothing) {
     struct sequences s;
-    sequences_open(&s, "classes");
+    sequences_open(&s, "bert-classes");
     float *first = NULL;
     for (int turn = 0; turn < 2; turn++) {
         struct tape tape;
