@@ -37,7 +37,7 @@ struct gguf_plan_tensor {
 };
 
 struct gguf_plan {
-    const char *architecture;        // "llama", "qwen2", "gpt2", or "deci": llama with layers of different shapes
+    const char *architecture;        // "llama", "qwen2", "gpt2", "bert", or "deci": llama with layers of different shapes
     const struct model *model;       // not owned
     struct model *shape;             // the file's, without storage
     struct layer_shape *layer;       // [n_layer] as written: wider than the model's when padded

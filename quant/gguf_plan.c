@@ -58,7 +58,7 @@ static const struct block_format *wanted_format(const struct mix *mix, int pure,
                                                 int is_head, int64_t n_layer)
 {
     const struct block_format *base = block_format_find(mix->base);
-    if (t->n_dim == 1 || strcmp(t->name, "position_embd.weight") == 0) // llama.cpp adds positions as F32
+    if (t->n_dim == 1 || strcmp(t->name, "position_embd.weight") == 0 || strcmp(t->name, "token_types.weight") == 0) // llama.cpp adds these as F32
         return block_format_find("F32");
     if (pure)
         return base;
@@ -152,6 +152,8 @@ static int choose_shape(struct gguf_plan *plan, const struct config *c, int padd
     return 0;
 }
 
+static int is_bert(const struct gguf_plan *plan) { return strcmp(plan->architecture, "bert") == 0; }
+
 static void make_shape(struct gguf_plan *plan)
 {
     struct config c;
@@ -160,6 +162,14 @@ static void make_shape(struct gguf_plan *plan)
     if (strcmp(plan->architecture, "gpt2") == 0) { // llama.cpp insists on what may be missing in a checkpoint
         c.qkv_bias = 1;
         c.tie_embeddings = 0;
+    }
+    if (is_bert(plan)) { // an encoder alone, in BERT's words; the table of words is what llama-quantize takes for the output
+        strcpy(c.model_type, plan->architecture);
+        c.head = HEAD_NONE;
+        c.has_pooler = 0;
+        c.tie_embeddings = 1;
+        c.position_offset = 0;
+        c.n_type = c.n_type ? c.n_type : 1;
     }
     plan->shape = model_new(&c, 0);
     config_release(&c);
@@ -196,12 +206,10 @@ static void find_rope_factors(struct gguf_plan *plan)
     }
 }
 
-static const struct parameter *own_parameter(const struct model *m, const char *name)
+// The model's weight in a place of the architecture's table (BERT, DistilBERT and RoBERTa have the same places); NULL: none.
+static const struct parameter *own_parameter(const struct model *m, int64_t spec, int layer)
 {
-    for (int i = 0; i < m->n_parameter; i++)
-        if (strcmp(m->parameter[i].name, name) == 0)
-            return &m->parameter[i];
-    return NULL;
+    return m->slot[(layer + 1) * m->arch->n_specs + spec];
 }
 
 // A parameter of the file's model: a tensor, or a further part of one.
@@ -223,8 +231,9 @@ static void add_parameter(struct gguf_plan *plan, const struct parameter *p)
         t->dim[0] *= name.parts;
     }
     const struct model *m = plan->model;
-    const int tied = m->config.tie_embeddings && p->spec == &m->arch->specs[m->arch->head[0]]; // the table once more
-    t->source[t->n_part++] = own_parameter(m, tied ? m->arch->specs[m->arch->embed].name : p->name);
+    const int64_t spec = p->spec - plan->shape->arch->specs;
+    const int tied = m->config.tie_embeddings && spec == m->arch->head[0]; // the table once more
+    t->source[t->n_part++] = own_parameter(m, tied ? m->arch->embed : spec, p->layer);
 }
 
 static void list_tensors(struct gguf_plan *plan)
@@ -259,7 +268,7 @@ static void choose_formats(struct gguf_plan *plan, const struct mix *mix, int pu
         double own = 0;
         for (int k = 0; k < t->n_part; k++)
             own += t->source[k] ? (double)tensor_count(&t->source[k]->t) : 0;
-        if (t->written)
+        if (t->written && t->written->layer >= 0) // tables may be written in part
             plan->padding_bytes += t->bytes - (int64_t)((double)t->bytes * own / (double)(rows * columns));
         gguf_put_tensor(&plan->writer, t->name, t->n_dim, t->dim, t->format);
     }
@@ -328,7 +337,7 @@ static void put_model_keys(struct gguf_plan *plan)
         put_number(w, a, "rope.dimension_count", c->head_dim);
         put_float(w, a, "rope.freq_base", c->rope_theta);
     }
-    put_float(w, a, strcmp(a, "gpt2") == 0 ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon", c->norm_eps);
+    put_float(w, a, strcmp(a, "gpt2") == 0 || is_bert(plan) ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon", c->norm_eps);
     put_number(w, a, "vocab_size", c->vocab);
     if (c->rope.type == ROPE_LINEAR) {
         char key[96];
@@ -336,6 +345,17 @@ static void put_model_keys(struct gguf_plan *plan)
         gguf_put_string(w, key, "linear");
         put_float(w, a, "rope.scaling.factor", c->rope.factor);
     }
+}
+
+// What llama.cpp makes an embedding of a text by: the first position, where the model's own head reads that; else the reader is left to
+// say (--pooling).
+static void put_encoder_keys(struct gguf_plan *plan)
+{
+    struct gguf_writer *w = &plan->writer;
+    gguf_put_bool(w, "bert.attention.causal", 0);
+    if (plan->model->config.head == HEAD_CLASSES)
+        gguf_put_u32(w, "bert.pooling_type", GGUF_POOLING_FIRST);
+    gguf_put_u32(w, "tokenizer.ggml.token_type_count", plan->shape->config.n_type);
 }
 
 static void put_general_keys(struct gguf_plan *plan, const struct mix *mix, const struct gguf_export_options *o)
@@ -375,6 +395,12 @@ static void put_vocab(struct gguf_writer *w, const struct vocab *v)
         gguf_put_u32(w, "tokenizer.ggml.unknown_token_id", v->unk);
     if (v->pad >= 0)
         gguf_put_u32(w, "tokenizer.ggml.padding_token_id", v->pad);
+    if (v->cls >= 0)
+        gguf_put_u32(w, "tokenizer.ggml.cls_token_id", v->cls);
+    if (v->sep >= 0)
+        gguf_put_u32(w, "tokenizer.ggml.seperator_token_id", v->sep); // spelt so there
+    if (v->mask >= 0)
+        gguf_put_u32(w, "tokenizer.ggml.mask_token_id", v->mask);
     if (v->add_bos >= 0)
         gguf_put_bool(w, "tokenizer.ggml.add_bos_token", v->add_bos);
     if (v->add_eos >= 0)
@@ -425,6 +451,8 @@ static int plan_all(struct gguf_plan *plan, const struct mix *mix, const struct 
         return refuse_fallback(plan, mix->name, err);
     put_general_keys(plan, mix, o);
     put_model_keys(plan);
+    if (is_bert(plan))
+        put_encoder_keys(plan);
     TRY(put_tokenizer_keys(plan, t, err));
     plan->file_bytes = gguf_writer_size(&plan->writer);
     return 0;
@@ -435,13 +463,13 @@ int gguf_plan_make(struct gguf_plan *plan, const struct model *m, const struct t
 {
     *plan = (struct gguf_plan){.model = m};
     const int has_own = strcmp(m->config.model_type, "qwen2") == 0 || strcmp(m->config.model_type, "gpt2") == 0;
-    plan->architecture = has_own ? m->config.model_type : "llama";
+    plan->architecture = !model_is_causal(&m->config) ? "bert" : has_own ? m->config.model_type : "llama";
     if (m->config.activation == ACTIVATION_RELU)
-        return error_set(err, "GGUF: gpt2 means GELU there, and this model has ReLU; write a Hugging Face directory instead");
+        return error_set(err, "GGUF: %s means GELU there, and this model has ReLU; write a Hugging Face directory instead", plan->architecture);
     if (m->config.activation == ACTIVATION_GELU_ERF && has_own)
         log_warn("llama.cpp computes GELU by its tanh form for %s, this model was made with the exact one: expect differences of about 1e-5", plan->architecture);
-    if (!model_is_causal(&m->config))
-        return error_set(err, "GGUF: a %s model is not written yet; write a Hugging Face directory instead", m->config.model_type);
+    if (!model_is_language(&m->config))
+        return error_set(err, "GGUF: a %s model has no place there; write a Hugging Face directory instead", m->config.model_type);
     const struct mix *mix = mix_find(o->type);
     if (!mix)
         return error_set(err, "GGUF type \"%s\" is not known; expected F32, F16, BF16, Q8_0, Q4_0, Q4_K or Q6_K",

@@ -107,7 +107,9 @@ static int take(void *context, const char *const *field, const char *where, stru
     if (label < 0 || label >= r->classes->n)
         return error_set(err, "%s: label \"%.40s\"; expected a number from 0 to %lld, or a name of config.json's id2label", where, field[n_text],
                          (long long)r->classes->n - 1);
-    const int64_t ends = r->has_pair ? 3 : 2;
+    int32_t n_between;
+    const int32_t *between = tokenizer_between(r->t, &n_between);
+    const int64_t ends = r->has_pair ? 2 + n_between : 2;
     for (int k = 0; k < n_text; k++) {
         TRY(tokenizer_check_text(r->t, field[k], strlen(field[k]), where, err));
         tokenizer_encode(r->t, field[k], strlen(field[k]), TOKENIZE_LITERAL, &text[k], NULL);
@@ -119,7 +121,10 @@ static int take(void *context, const char *const *field, const char *where, stru
     const int64_t start = r->n_token;
     put(r, tokenizer_bos(r->t));
     put_all(r, &text[0]);
-    put(r, tokenizer_eos(r->t));
+    for (int32_t i = 0; i < n_between && r->has_pair; i++)
+        put(r, between[i]);
+    if (!r->has_pair)
+        put(r, tokenizer_eos(r->t));
     const int32_t pair = (int32_t)(r->n_token - start);
     if (r->has_pair) {
         put_all(r, &text[1]);
