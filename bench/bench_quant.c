@@ -22,7 +22,7 @@ static void encode(void *context) {
     const struct matrix *m = context;
 #pragma omp parallel for schedule(dynamic, 16)
     for (int64_t r = 0; r < ROWS; r++)
-        m->format->encode(m->values + r * COLUMNS, m->blocks + r * m->row_bytes, COLUMNS);
+        m->format->encode(m->values + r * COLUMNS, NULL, COLUMNS, m->blocks + r * m->row_bytes);
 }
 
 static void decode(void *context) {
@@ -40,7 +40,8 @@ static void dot(void *context) {
 }
 
 void bench_quant(const struct bench_options *o) {
-    static const char *const names[] = {"F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q6_K"};
+    static const char *const names[] = {"F16",  "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0",   "Q5_1",
+                                        "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"};
     const double floats = 4e-6 * ROWS * COLUMNS;
     struct table t;
 

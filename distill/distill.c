@@ -3,8 +3,9 @@
 // The loss of a micro-batch (Hinton, Vinyals and Dean 2015, with the usual T^2 so that alpha means the same at any
 // temperature):
 //
-//   alpha T^2 KL(teacher || student, both at T) + (1 - alpha) CE  +  hidden * mean over mapped layers of MSE(hidden
-//   states)
+//   alpha T^2 KL(teacher || student, both at T) + (1 - alpha) CE  +  sum of weighted losses on features (feature.h)
+//
+// where other divergences (common/tensor/divergence.h) may stand beside KL or instead of it.
 //
 // The teacher runs on a tape of its own that records nothing, on the same micro-batch; its final hidden states go
 // straight into the fused output head, so neither model's logits are ever held whole.
@@ -16,6 +17,8 @@
 #include <string.h>
 
 #include "common/base/hash.h"
+#include "distill/answers.h"
+#include "distill/feature.h"
 
 #define AT(member) offsetof(struct distill_options, member)
 
@@ -33,9 +36,16 @@ const struct option distill_option_table[] = {
      "falling: 3 * 0.9^(step/1000), not below 1; rising: from 1 to temperature"},
     {"order", OPTION_CHOICE, AT(order), "mixed", 0, 0, "mixed|hard_first", NULL,
      "hard_first: alpha rises from 0 to its value in the first half of the run"},
+    {"divergence", OPTION_JSON, AT(divergence), NULL, 0, 0, NULL, "NAME",
+     "of the soft targets: " DIVERGENCE_NAMES ", or an object of these with weights"},
+    {"beta", OPTION_DOUBLE, AT(beta), "0.5", 0.001, 0.999, NULL, "R", "divergence js: the teacher's share of the mean"},
     {"hidden", OPTION_DOUBLE, AT(hidden), "0", 0, 1e6, NULL, "R", "weight of the hidden states' mean squared error"},
-    {"layer_map", OPTION_JSON, AT(layer_map), NULL, 0, 0, NULL, "[[S,T],...]",
-     "which student layer follows which teacher layer, from 0; by default evenly spread"},
+    {"teacher_cache", OPTION_STRING, AT(teacher_cache), NULL, 0, 0, NULL, "FILE|auto",
+     "learn from this file of the teacher's likeliest answers, made where it lacks some; auto: in the run's folder"},
+    {"top_k", OPTION_INT, AT(top_k), "32", 1, 65535, NULL, "N", "with teacher_cache: answers a token that it holds"},
+    {"layer_map", OPTION_JSON, AT(layer_map), NULL, 0, 0, NULL, "MAP",
+     "which student layer follows which teacher layer: " LAYER_MAPS ", or [[S,T],...] from 0"},
+    {"features", OPTION_JSON, AT(features), NULL, 0, 0, NULL, "[{...},...]", "losses on features"},
     TRAIN_OPTION_ROWS(struct distill_options, train.),
     {0}};
 
@@ -44,50 +54,10 @@ struct distillation { // lifetime: one run
     const struct distill_options *options;
     int64_t steps;
     struct tape teacher_tape;
-    int64_t n_pair;
-    int64_t *student_layer, *teacher_layer;           // [n_pair]
-    struct tensor **student_hidden, **teacher_hidden; // [n_layer + 1]
-    struct taps student_taps; // here, because with checkpoint the backward pass reads it again
+    struct answers answers;
+    struct features features;
+    struct shown student_shown, teacher_shown; // here, because with checkpoint the backward pass shows again
 };
-
-static int read_layer(const struct json *v, const char *whose, int64_t n_layer, int64_t pair, int64_t *out,
-                      struct error *err)
-{
-    double layer = json_number(v);
-    if (!v || json_kind(v) != JSON_NUMBER || layer != floor(layer) || layer < 0 || layer >= (double)n_layer)
-        return error_set(err, "distill.layer_map[%lld]: expected a %s layer from 0 to %lld", (long long)pair, whose,
-                         (long long)n_layer - 1);
-    *out = (int64_t)layer;
-    return 0;
-}
-
-// Pairs of layers into two arrays [max(1, pairs)] that the caller frees; also on failure.
-static int64_t map_layers(const struct distill_options *o, const struct config *student, const struct config *teacher,
-                          int64_t **from, int64_t **to, struct error *err)
-{
-    int64_t n = o->layer_map ? json_count(o->layer_map) : student->n_layer;
-    size_t bytes = (size_t)(n > 0 ? n : 1) * sizeof **from;
-    *from = xmalloc(bytes, "the layer map");
-    *to = xmalloc(bytes, "the layer map");
-    if (!o->layer_map) {
-        for (int64_t i = 0; i < n; i++) {
-            (*from)[i] = i;
-            (*to)[i] = ((i + 1) * teacher->n_layer + n - 1) / n - 1; // the last follows the last
-        }
-        return n;
-    }
-    if (json_kind(o->layer_map) != JSON_ARRAY || n < 1)
-        return error_set(err, "distill.layer_map: expected a list of [student layer, teacher layer] pairs");
-    const struct json *pair = json_first(o->layer_map);
-    for (int64_t i = 0; i < n; i++, pair = json_next(pair)) {
-        if (json_kind(pair) != JSON_ARRAY || json_count(pair) != 2)
-            return error_set(err, "distill.layer_map[%lld]: expected [student layer, teacher layer]", (long long)i);
-        const struct json *first = json_first(pair);
-        TRY(read_layer(first, "student", student->n_layer, i, &(*from)[i], err));
-        TRY(read_layer(json_next(first), "teacher", teacher->n_layer, i, &(*to)[i], err));
-    }
-    return n;
-}
 
 int distill_check(const struct distill_options *o, const struct config *student, const struct config *teacher,
                   struct error *err)
@@ -102,17 +72,17 @@ int distill_check(const struct distill_options *o, const struct config *student,
             "distill: the teacher's vocabulary has %lld entries, the student's %lld; take a teacher with the "
             "student's tokenizer",
             (long long)teacher->vocab, (long long)student->vocab);
-    if (o->hidden > 0 && student->hidden != teacher->hidden)
-        return error_set(
-            err,
-            "distill.hidden: the teacher's hidden states are %lld wide, the student's %lld; set it to 0 or take a "
-            "teacher of the student's width",
-            (long long)teacher->hidden, (long long)student->hidden);
-    int64_t *from, *to;
-    int64_t n = map_layers(o, student, teacher, &from, &to, err);
-    free(from);
-    free(to);
-    return n < 0 ? -1 : 0;
+    if (!model_has_blocks(student) && (o->hidden > 0 || o->features || o->inherit))
+        return error_set(err, "distill.%s: a %s student has no layers like its teacher's; leave it out, logits are what it can learn from",
+                         o->features ? "features" : o->hidden > 0 ? "hidden" : "inherit", student->model_type);
+    if (student->head == HEAD_SPANS && o->divergence)
+        return error_set(err, "distill.divergence: answers as spans are learned by KL alone; leave it out");
+    struct answers answers;
+    struct features features;
+    TRY(answers_read(&answers, o->divergence, err));
+    TRY(features_read(&features, o, student, teacher, err));
+    features_release(&features);
+    return 0;
 }
 
 static double temperature_at(const struct distillation *d, int64_t step)
@@ -130,75 +100,101 @@ static double temperature_at(const struct distillation *d, int64_t step)
     BUG("distill: temperature rule %d", o->temperature_rule);
 }
 
-static double alpha_at(const struct distillation *d, int64_t step)
+double distill_alpha(const struct distill_options *o, int64_t steps, int64_t step)
 {
-    double half = (double)d->steps / 2;
-    if (d->options->order == TARGETS_HARD_FIRST && (double)step < half)
-        return d->options->alpha * (double)step / half;
-    return d->options->alpha;
+    double half = (double)steps / 2;
+    if (o->order == TARGETS_HARD_FIRST && (double)step < half)
+        return o->alpha * (double)step / half;
+    return o->alpha;
 }
 
-// Mean over the mapped layers of the hidden states' MSE, added to loss with its weight.
-static struct tensor *add_hidden_loss(struct distillation *d, struct tape *tape, struct tensor *loss, double weight,
-                                      struct loss_parts *parts)
+static double share_done(const struct distillation *d, int64_t step) { return d->steps > 1 ? (double)step / (double)(d->steps - 1) : 0; }
+
+// The soft targets' and the hard ones' loss, from the fused head; all divergences but KL are further terms of the log.
+static struct tensor *answers_loss(const struct distillation *d, struct tape *tape, const struct forward *f, struct tensor *x,
+                                   struct head_spec *spec, int64_t step, struct loss_parts *parts)
 {
-    double factor = weight * d->options->hidden / (double)d->n_pair;
-    for (int64_t i = 0; i < d->n_pair; i++) {
-        struct tensor *x = d->student_hidden[d->student_layer[i] + 1];
-        struct tensor *mse = op_mse(tape, x, d->teacher_hidden[d->teacher_layer[i] + 1]->data, factor);
-        parts->mse += (double)mse->data[0] / factor / (double)d->n_pair;
-        loss = op_sum(tape, loss, mse);
+    double weight[DIVERGENCES];
+    struct head_result head;
+    answers_at(&d->answers, share_done(d, step), weight);
+    spec->divergence = weight;
+    spec->beta = d->options->beta;
+    struct tensor *loss = model_head_loss(d->student, tape, f, x, spec, &head);
+    *parts = (struct loss_parts){.loss = (1 - spec->alpha) * head.ce, .ce = head.ce, .kl = head.kl};
+    for (int k = 0; k < DIVERGENCES; k++) {
+        parts->loss += spec->alpha * weight[k] * divergence_scale(k, spec->temperature) * head.divergence[k];
+        if (k != DIVERGENCE_KL && answers_has(&d->answers, k))
+            parts->term[parts->n_term++] = (struct loss_term){answers_log_name(k), head.divergence[k]};
     }
-    parts->loss += d->options->hidden * parts->mse;
     return loss;
+}
+
+// Adds the losses on features to the answers' loss, and notes each.
+static struct tensor *add_features(struct distillation *d, struct tape *tape, const struct forward *forward, struct tensor *loss,
+                                   double weight, int64_t step, struct loss_parts *parts)
+{
+    const struct features *f = &d->features;
+    const double share = share_done(d, step);
+    const struct feature_batch batch = {.forward = forward,
+                                        .student = &d->student_shown,
+                                  .teacher = &d->teacher_shown,
+                                        .student_config = &d->student->config,
+                                  .teacher_config = &d->teacher->config,
+                                        .causal = !d->student->arch->reads_both_ways};
+    double *value = arena_alloc(&tape->arena, (size_t)f->n * sizeof *value);
+    struct tensor *sum = features_loss(f, tape, &batch, weight, share, value);
+    for (int i = 0; i < f->n; i++) {
+        parts->loss += loss_weight_at(&f->item[i].weight, share) * value[i];
+        if (i == 0 && d->options->hidden > 0)
+            parts->mse = value[i];
+        else
+            parts->term[parts->n_term++] = (struct loss_term){f->item[i].name, value[i]};
+    }
+    return sum ? op_sum(tape, loss, sum) : loss;
 }
 
 static struct tensor *distill_loss(void *context, struct tape *tape, const struct forward *forward,
                                    const int32_t *targets, double weight, int64_t step, struct loss_parts *parts)
 {
     struct distillation *d = context;
-    int hidden = d->options->hidden > 0;
-    double alpha = alpha_at(d, step), temperature = temperature_at(d, step);
-    struct taps teacher_taps = {.want = TAP_HIDDEN, .hidden = d->teacher_hidden};
-    struct forward teacher_forward = *forward;
-    d->student_taps = (struct taps){.want = TAP_HIDDEN, .hidden = d->student_hidden};
-    struct forward student_forward = *forward;
-    student_forward.taps = hidden ? &d->student_taps : NULL;
-    teacher_forward.taps = hidden ? &teacher_taps : NULL;
+    const int shows = d->features.n > 0;
+    struct forward teacher_forward = *forward, student_forward = *forward;
+    student_forward.taps = shows ? &d->student_shown.taps : NULL;
+    teacher_forward.taps = shows ? &d->teacher_shown.taps : NULL;
     teacher_forward.dropout = NULL;
-    teacher_forward.checkpoint = 1; // drops a layer's inner values; nothing records there
+    // Drops a layer's inner values, where nobody asks for them; nothing records there.
+    teacher_forward.checkpoint = !(d->teacher_shown.taps.want & TAP_QKV);
 
-    tape_reset(&d->teacher_tape); // here, not below: the backward pass still reads the teacher's hidden states
+    tape_reset(&d->teacher_tape); // here, not below: the backward pass still reads the teacher's values
     struct tensor *reference = model_forward(d->teacher, &d->teacher_tape, &teacher_forward);
     struct tensor *x = model_forward(d->student, tape, &student_forward);
-    const struct head_spec spec = {.targets = targets,
-                                   .teacher_x = reference->data,
-                                   .teacher_w = model_head(d->teacher),
-                                   .bias = model_head_bias(d->student),
-                                   .teacher_bias = model_head_bias(d->teacher),
-                                   .alpha = alpha,
-                                   .temperature = temperature,
-                                   .weight = weight};
-    struct head_result head;
-    struct tensor *loss = op_head_loss(tape, x, model_head(d->student), &spec, &head);
-    *parts = (struct loss_parts){.ce = head.ce, .kl = head.kl};
-    parts->loss = alpha * temperature * temperature * head.kl + (1 - alpha) * head.ce;
-    return hidden ? add_hidden_loss(d, tape, loss, weight, parts) : loss;
+    struct head_spec spec = {.targets = targets,
+                             .teacher_x = reference->data,
+                             .teacher_w = model_head(d->teacher),
+                             .bias = model_head_bias(d->student),
+                             .teacher_bias = model_head_bias(d->teacher),
+                             .alpha = distill_alpha(d->options, d->steps, step),
+                             .temperature = temperature_at(d, step),
+                             .weight = weight};
+    struct tensor *loss = answers_loss(d, tape, &student_forward, x, &spec, step, parts);
+    return shows ? add_features(d, tape, forward, loss, weight, step, parts) : loss;
 }
 
-// What the trainer cannot see: the caller's identity, these options and the teacher. Its path is no input, its
-// weights are.
-static void identify(const struct trainer *t, const struct distill_options *o, const struct model *teacher,
-                     char out[HASH_TEXT])
+// Paths are no inputs, what lies there is.
+void distill_identify(const struct trainer *t, const struct distill_options *o, const struct model *teacher, const char *instead,
+                      char out[HASH_TEXT])
 {
     struct hasher *h = hasher_new();
     struct json *options = options_json(distill_option_table, o);
     json_remove(options, "teacher");
+    json_remove(options, "teacher_cache");
     json_remove(options, "snapshot_every");
     char *text = json_text(options, 0);
     hasher_add_text(h, text);
     hasher_add_text(h, t->identity ? t->identity : "");
-    if (teacher->data)
+    if (instead)
+        hasher_add_text(h, instead);
+    if (teacher && teacher->data)
         hasher_add(h, teacher->data, (size_t)teacher->n_element * sizeof *teacher->data);
     hasher_end(h, out);
     free(text);
@@ -212,22 +208,25 @@ int distill_run(struct trainer *t, struct model *teacher, const struct distill_o
     TRY(distill_check(o, student_config, teacher_config, err));
     struct distillation d = {
         .student = t->model, .teacher = teacher, .options = o, .steps = train_steps(&o->train, t->seq_len)};
-    d.n_pair = map_layers(o, student_config, teacher_config, &d.student_layer, &d.teacher_layer, err);
-    d.student_hidden = xcalloc((size_t)student_config->n_layer + 1, sizeof *d.student_hidden, "taps");
-    d.teacher_hidden = xcalloc((size_t)teacher_config->n_layer + 1, sizeof *d.teacher_hidden, "taps");
+    TRY(answers_read(&d.answers, o->divergence, err));
+    TRY(features_read(&d.features, o, student_config, teacher_config, err));
+    features_initialise(&d.features, t->seed);
+    const unsigned want = features_want(&d.features);
+    shown_init(&d.student_shown, student_config, want);
+    shown_init(&d.teacher_shown, teacher_config, want);
     tape_init(&d.teacher_tape, t->precision);
     char identity[HASH_TEXT];
-    identify(t, o, teacher, identity);
+    distill_identify(t, o, teacher, NULL, identity);
     struct trainer trainer = *t;
     trainer.options = o->train;
     trainer.loss = distill_loss;
     trainer.context = &d;
     trainer.identity = identity;
+    trainer.beside = d.features.projections;
     int status = trainer_run(&trainer, r, err);
     tape_release(&d.teacher_tape);
-    free(d.student_layer);
-    free(d.teacher_layer);
-    free(d.student_hidden);
-    free(d.teacher_hidden);
+    shown_release(&d.student_shown);
+    shown_release(&d.teacher_shown);
+    features_release(&d.features);
     return status;
 }

@@ -66,7 +66,7 @@ static struct forward windows_read(struct windows *w, int64_t first, const int32
         number[i] = random_shuffled(c->seed, "calibration", c->examples->n, first + i);
     examples_pick(c->examples, number, w->B, b);
     free(number);
-    *targets = b->label;
+    *targets = example_targets(c->examples, b);
     return (struct forward){.ids = b->ids, .B = w->B, .T = b->T, .length = b->length, .types = b->types};
 }
 
@@ -114,7 +114,7 @@ void calibration_gradients(struct model *m, const struct calibration *c, calibra
         const struct forward f = windows_read(&w, b * B, &targets);
         const struct head_spec spec = {.targets = targets, .temperature = 1, .weight = 1, .bias = model_head_bias(m)};
         struct tensor *x = model_forward(m, &tape, &f);
-        struct tensor *loss = op_head_loss(&tape, x, model_head(m), &spec, NULL);
+        struct tensor *loss = model_head_loss(m, &tape, &f, x, &spec, NULL);
         tape_backward(&tape, loss);
         tape_reset(&tape);
         for (int64_t l = 0; l < m->config.n_layer; l++) {
@@ -133,8 +133,7 @@ void calibration_gradients(struct model *m, const struct calibration *c, calibra
 
 double calibration_loss(struct model *m, const struct calibration *c, int64_t first, int64_t windows, double *losses)
 {
-    const int64_t T = calibration_targets(c);
-    double *nll = xmalloc((size_t)T * sizeof *nll, "calibration"), total = 0;
+    double total = 0;
     const int32_t *targets;
     struct windows one;
     struct tape tape;
@@ -143,22 +142,15 @@ double calibration_loss(struct model *m, const struct calibration *c, int64_t fi
     for (int64_t w = 0; w < windows; w++) {
         struct forward f = windows_read(&one, first + w, &targets);
         f.checkpoint = 1;
-        const struct tensor *x = model_forward(m, &tape, &f);
-        const struct head_eval eval = {.targets = targets, .nll = nll, .bias = model_head_bias(m)};
-        op_head_eval(&tape, x, model_head(m), &eval);
+        struct tensor *x = model_forward(m, &tape, &f);
+        const struct head_spec spec = {.targets = targets, .temperature = 1, .weight = 1, .bias = model_head_bias(m)};
+        struct head_result result;
+        model_head_loss(m, &tape, &f, x, &spec, &result);
         tape_reset(&tape);
-        int64_t count = 0;
-        losses[w] = 0;
-        for (int64_t t = 0; t < T; t++)
-            if (targets[t] >= 0) { // past the stream's end there is no target
-                losses[w] += nll[t];
-                count++;
-            }
-        losses[w] /= (double)max_i64(1, count);
+        losses[w] = result.ce;
         total += losses[w] / (double)windows;
     }
     tape_release(&tape);
     windows_release(&one);
-    free(nll);
     return total;
 }

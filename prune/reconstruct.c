@@ -10,7 +10,7 @@
 #include <string.h>
 
 #include "common/base/log.h"
-#include "prune/cholesky.h"
+#include "common/tensor/cholesky.h"
 #include "prune/score.h"
 
 #define RIDGE 1e-3                        // of H's mean diagonal

@@ -51,6 +51,6 @@ int sparse_is_matrix(const struct parameter *p); // one that is made sparse: a m
 // Zeroes of each row's group of `of` neighbours (0: of the whole row) all but the best, so that a share `sparsity` goes.
 void sparse_cut_rows(struct tensor *w, const float *score, int64_t keep, int64_t of, double sparsity);
 // SparseGPT (Frantar and Alistarh 2023, algorithm 1): W [D, C] from H [C, C], the sum of x x^T over the inputs.
-int sparse_gpt(struct tensor *w, const float *H, int64_t keep, int64_t of, double sparsity, struct error *err);
+int sparse_gpt(struct tensor *w, const double *H, int64_t keep, int64_t of, double sparsity, struct error *err);
 
 #endif

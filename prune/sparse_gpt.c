@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "prune/cholesky.h"
+#include "common/tensor/cholesky.h"
 #include "prune/sparse.h"
 
 #define BLOCK 128
@@ -75,15 +75,15 @@ static void prune_row(float *w, const double *U, int64_t C, int64_t first, int64
                 w[k] -= (float)(error[j - first] * U[j * C + k]);
 }
 
-int sparse_gpt(struct tensor *w, const float *H, int64_t keep, int64_t of, double sparsity, struct error *err)
+int sparse_gpt(struct tensor *w, const double *H, int64_t keep, int64_t of, double sparsity, struct error *err)
 {
     const int64_t D = tensor_rows(w), C = tensor_columns(w);
     const int64_t block = of ? BLOCK / of * of : BLOCK;
     double *U = xmalloc((size_t)(C * C) * sizeof *U, "second moments"), mean = 0;
     for (int64_t j = 0; j < C; j++)
-        mean += (double)H[j * C + j] / (double)C;
+        mean += H[j * C + j] / (double)C;
     for (int64_t i = 0; i < C * C; i++)
-        U[i] = (double)H[i] + (i % (C + 1) == 0 ? DAMPING * mean : 0);
+        U[i] = H[i] + (i % (C + 1) == 0 ? DAMPING * mean : 0);
     if (!(mean > 0) || cholesky_of_inverse(U, C) < 0) {
         free(U);
         return error_set(err, "sparsify: the inputs of %s say nothing (all zero, or not finite) on the calibration text; give other "

@@ -9,6 +9,7 @@
 #include "common/base/log.h"
 #include "common/base/progress.h"
 #include "common/base/random.h"
+#include "common/eval/layer_walk.h"
 #include "prune/score.h"
 #include "prune/sparse.h"
 
@@ -199,156 +200,68 @@ static int cut_globally(struct model *m, const struct sparse_options *o, const s
 
 // ---- layer by layer ----
 
-struct walk {
-    struct model *m;
-    const struct sparse_options *options;
-    const struct calibration *calibration;
-    float *x; // [tokens, D]: hidden states before the layer at hand
-    int64_t batches, rows;
-    struct tape tape;
-};
-
-// What a matrix reads: q, k, v the normalised hidden states, o the heads' outputs, gate and up the second norm's, down the channels.
-static const struct tensor *input_of(const struct parameter *p, const struct taps *taps)
+static void see(void *context, enum layer_input kind, const struct tensor *x)
 {
-    const int l = p->layer;
-    if (p->spec->columns == AXIS_HEADS)
-        return taps->heads[l];
-    if (p->spec->columns == AXIS_FF)
-        return taps->ff[l];
-    return p->spec->rows == AXIS_FF ? taps->ff_in[l] : taps->attention_in[l];
+    struct moments *m = context;
+    moments_add(&m[kind], x);
 }
 
-struct statistics { // of one matrix's inputs
-    double *norm; // [C]
-    float *H;     // [C, C]; NULL: not asked for
-    int shared;   // an earlier matrix of the layer reads the same: these are its
-};
-
-static void add_statistics(struct statistics *s, const struct tensor *x)
+static int cut_matrix(struct parameter *p, const struct moments *s, const struct sparse_options *o, const struct calibration *c,
+                      struct error *err)
 {
-    const int64_t N = tensor_rows(x), C = tensor_columns(x);
-    if (s->shared)
-        return;
-    if (s->H) {
-        gemm(PRECISION_F32, TRANSPOSED, PLAIN, C, C, N, x->data, C, x->data, C, 1, s->H, C);
-        return;
-    }
-#pragma omp parallel for schedule(static)
-    for (int64_t j = 0; j < C; j++)
-        for (int64_t n = 0; n < N; n++)
-            s->norm[j] += (double)x->data[n * C + j] * (double)x->data[n * C + j];
-}
-
-// The layer on all batches: with statistics, its matrices' inputs are looked at; without, x moves on.
-static void run_layer(struct walk *w, int64_t layer, struct statistics *s)
-{
-    const struct config *c = &w->m->config;
-    const int64_t L = c->n_layer, D = c->hidden, T = w->calibration->seq_len;
-    struct tensor **seen = xcalloc((size_t)(4 * L), sizeof *seen, "taps");
-    struct taps taps = {.want = TAP_HEADS | TAP_FF | TAP_INPUTS, .heads = seen, .ff = seen + L, .attention_in = seen + 2 * L,
-                        .ff_in = seen + 3 * L};
-    for (int64_t b = 0; b < w->batches; b++) {
-        float *x = w->x + b * w->rows * D;
-        struct tensor in = {.name = "hidden states", .n_dim = 2, .dim = {w->rows, D, 1}, .data = x};
-        const struct forward f = {.B = w->rows / T, .T = T, .x = &in, .first = layer, .last = layer + 1, .taps = s ? &taps : NULL};
-        const struct tensor *y = model_forward(w->m, &w->tape, &f);
-        for (int i = 0; s && i < w->m->n_parameter; i++)
-            if (w->m->parameter[i].layer == layer && sparse_is_matrix(&w->m->parameter[i]))
-                add_statistics(&s[i], input_of(&w->m->parameter[i], &taps));
-        if (!s)
-            memcpy(x, y->data, (size_t)(w->rows * D) * sizeof *x);
-        tape_reset(&w->tape);
-    }
-    free(seen);
-}
-
-static void statistics_init(struct statistics *s, const struct model *m, int64_t layer, int moments)
-{
-    int first[6] = {-1, -1, -1, -1, -1, -1}; // the matrix that reads each kind of input, by its axes
-    for (int i = 0; i < m->n_parameter; i++) {
-        const struct parameter *p = &m->parameter[i];
-        if (p->layer != layer || !sparse_is_matrix(p))
-            continue;
-        const int kind = p->spec->columns == AXIS_HEADS ? 0 : p->spec->columns == AXIS_FF ? 1 : p->spec->rows == AXIS_FF ? 2 : 3;
-        const size_t C = (size_t)tensor_columns(&p->t);
-        if (first[kind] >= 0) {
-            s[i] = s[first[kind]];
-            s[i].shared = 1;
-            continue;
-        }
-        first[kind] = i;
-        s[i].norm = xcalloc(C, sizeof *s[i].norm, "norms of inputs");
-        s[i].H = moments ? xcalloc(C * C, sizeof *s[i].H, "second moments") : NULL;
-    }
-}
-
-static int cut_layer(struct walk *w, int64_t layer, struct error *err)
-{
-    struct model *m = w->m;
-    const struct sparse_options *o = w->options;
     const struct sparse_score *table = &sparse_score_table[o->score];
-    struct statistics *s = xcalloc((size_t)m->n_parameter, sizeof *s, "statistics");
-    int rc = 0;
-    statistics_init(s, m, layer, table->needs == NEEDS_MOMENTS);
-    run_layer(w, layer, s);
-    for (int i = 0; i < m->n_parameter && rc == 0; i++) {
-        struct parameter *p = &m->parameter[i];
-        if (p->layer != layer || !sparse_is_matrix(p))
-            continue;
-        if (!table->score) {
-            rc = sparse_gpt(&p->t, s[i].H, o->keep, o->of, o->sparsity, err);
-            continue;
-        }
-        float *score = xmalloc((size_t)tensor_count(&p->t) * sizeof *score, "scores");
-        rc = score_parameter(table, p, s[i].norm, w->calibration, score, err);
-        if (rc == 0)
-            cut(o, table, &p->t, score);
-        free(score);
-    }
-    for (int i = 0; i < m->n_parameter; i++)
-        if (!s[i].shared) {
-            free(s[i].norm);
-            free(s[i].H);
-        }
-    free(s);
+    if (!table->score)
+        return sparse_gpt(&p->t, s->gram, o->keep, o->of, o->sparsity, err);
+    float *score = xmalloc((size_t)tensor_count(&p->t) * sizeof *score, "scores");
+    const int rc = score_parameter(table, p, s->square, c, score, err);
+    if (rc == 0)
+        cut(o, table, &p->t, score);
+    free(score);
     return rc;
 }
 
-static void walk_begin(struct walk *w)
+static int cut_layer(struct layer_walk *w, int64_t layer, const struct sparse_options *o, const struct calibration *c,
+                     struct error *err)
 {
-    const struct calibration *c = w->calibration;
-    const int64_t D = w->m->config.hidden;
-    w->batches = calibration_batches(c);
-    w->rows = c->batch * c->seq_len;
-    w->x = xmalloc((size_t)(w->batches * w->rows * D) * sizeof *w->x, "hidden states of the calibration text");
-    int32_t *ids = xmalloc((size_t)(2 * w->rows) * sizeof *ids, "calibration");
-    tape_init(&w->tape, c->precision);
-    for (int64_t b = 0; b < w->batches; b++) {
-        dataset_batch(c->data, c->seq_len, c->seed, b * c->batch, c->batch, ids, ids + w->rows);
-        const struct tensor *e = op_embed(&w->tape, model_weight(w->m, w->m->arch->embed, -1), ids, w->rows);
-        memcpy(w->x + b * w->rows * D, e->data, (size_t)(w->rows * D) * sizeof *w->x);
-        tape_reset(&w->tape);
+    struct model *m = w->m;
+    struct moments s[LAYER_INPUTS] = {0};
+    unsigned wanted = 0;
+    for (int i = 0; i < m->n_parameter; i++) {
+        const struct parameter *p = &m->parameter[i];
+        if (p->layer != layer || !sparse_is_matrix(p) || wanted & 1U << layer_input_of(p))
+            continue;
+        wanted |= 1U << layer_input_of(p);
+        moments_init(&s[layer_input_of(p)], tensor_columns(&p->t), sparse_score_table[o->score].needs == NEEDS_MOMENTS);
     }
-    free(ids);
+    layer_walk_look(w, layer, wanted, see, s);
+    int rc = 0;
+    for (int i = 0; i < m->n_parameter && rc == 0; i++) {
+        struct parameter *p = &m->parameter[i];
+        if (p->layer == layer && sparse_is_matrix(p))
+            rc = cut_matrix(p, &s[layer_input_of(p)], o, c, err);
+    }
+    for (int kind = 0; kind < LAYER_INPUTS; kind++)
+        moments_release(&s[kind]);
+    return rc;
 }
 
 static int cut_layer_by_layer(struct model *m, const struct sparse_options *o, const struct calibration *c, struct error *err)
 {
-    struct walk w = {.m = m, .options = o, .calibration = c};
+    const struct walk_text text = {.data = c->data, .seq_len = c->seq_len, .tokens = c->tokens, .batch = c->batch, .seed = c->seed,
+                                   .precision = c->precision};
+    struct layer_walk w;
     struct progress progress;
     int rc = 0;
-    walk_begin(&w);
+    layer_walk_begin(&w, m, &text);
     progress_begin(&progress, "sparsify", "layers", m->config.n_layer, 0);
     for (int64_t l = 0; l < m->config.n_layer && rc == 0; l++) {
-        rc = cut_layer(&w, l, err);
+        rc = cut_layer(&w, l, o, c, err);
         if (rc == 0)
-            run_layer(&w, l, NULL);
+            layer_walk_advance(&w, l);
         progress_update(&progress, l + 1, "%s", sparse_score_table[o->score].name);
     }
     progress_end(&progress, "%s", sparse_score_table[o->score].name);
-    tape_release(&w.tape);
-    free(w.x);
+    layer_walk_end(&w);
     return rc;
 }
 

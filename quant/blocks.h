@@ -4,19 +4,21 @@
 // share a block, so a row's length must be a multiple of `elements`. Everything here works on one row; callers go
 // parallel over rows, which is why results do not depend on the number of threads.
 //
-// To add a type: encode, decode and dot for one row, and one row in the table of blocks.c. README.md has the
-// checklist.
+// README.md says how to add a type.
 #ifndef PDQ_BLOCKS_H
 #define PDQ_BLOCKS_H
 
 #include <stdint.h>
+
+#define BLOCK_TYPES "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K to Q6_K, IQ4_NL or IQ4_XS"
 
 struct block_format {
     const char *name;        // as GGUF tools spell it
     uint32_t type;           // number in the file
     int64_t elements, bytes; // of one block
     float largest;           // magnitudes above it overflow the block's scale (or value)
-    void (*encode)(const float *from, void *to, int64_t n); // n: a multiple of elements; finite values
+    // n: a multiple of elements; finite values. importance: [n] weights >= 0 of the squared errors, NULL: all alike.
+    void (*encode)(const float *from, const float *importance, int64_t n, void *to);
     void (*decode)(const void *from, float *to, int64_t n);
     float (*dot)(const void *row, const float *x, int64_t n); // decode(row) . x, widened in registers only
 };

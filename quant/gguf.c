@@ -149,8 +149,8 @@ static int take_tensor(struct cursor *c, struct gguf_tensor *t, uint64_t *offset
     if (!t->format)
         return error_set(
             err,
-            "%s: tensor %s has type %s (%u), which pdq does not read; expected F32, F16, BF16, Q8_0, Q4_0, Q4_K or "
-            "Q6_K: write the file again with one of them",
+            "%s: tensor %s has type %s (%u), which pdq does not read; expected " BLOCK_TYPES
+            ": write the file again with one of them",
             c->path, t->name, block_type_name(type), type);
     const int64_t columns = t->dim[n_dim - 1], row = block_row_bytes(t->format, columns);
     if (row < 0)

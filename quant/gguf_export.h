@@ -1,12 +1,6 @@
 // gguf_export.h: a model as a GGUF file, planned before anything is computed.
 //
-// A type names either a storage type for every matrix (F32, F16, BF16) or a mix: what llama-quantize writes under
-// that name.
-//
-//   Q8_0   every matrix                                  Q6_K   every matrix
-//   Q4_0   the head (output, or the tied embedding) as Q6_K where its rows allow, else Q8_0
-//   Q4_K   llama.cpp's Q4_K_M: Q6_K for the head, and for attn_v and ffn_down of about half of the layers
-//
+// A type names a storage type for every matrix or a mix: what llama-quantize writes under that name (gguf_mix.h).
 // `pure` gives every matrix the bare type. Vectors are always F32.
 #ifndef PDQ_GGUF_EXPORT_H
 #define PDQ_GGUF_EXPORT_H
@@ -16,8 +10,22 @@
 #include "quant/gguf.h"
 #include "quant/gguf_names.h"
 
+struct importance;
+struct gguf_plan;
+struct gguf_plan_tensor;
+
+// A way to a tensor's blocks that looks at more than one row after the other.
+struct gguf_encoder {
+    void *context;
+    // Called for every tensor in the file's order. *blocks: the tensor's data, good until the next call; NULL: encode its rows.
+    int (*tensor)(void *context, const struct gguf_plan *plan, const struct gguf_plan_tensor *t, const unsigned char **blocks,
+                  struct error *err);
+};
+
 struct gguf_export_options {
     const char *type;
+    const struct importance *importance;  // weights of the columns' errors; NULL: all alike
+    const struct gguf_encoder *encoder;   // NULL: each row by itself
     int pure, allow_fallback;
     int padded; // fill missing heads and channels with zeros where the reader needs a fixed or uniform shape
     const struct json *provenance; // kept as JSON text under pdq.provenance; NULL: none
@@ -44,6 +52,7 @@ struct gguf_plan {
     struct gguf_plan_tensor *tensor; // in the file's order
     int64_t n_tensor, n_fallback, file_bytes, padding_bytes;
     float *rope_factor;        // [head_dim / 2] or NULL
+    const struct importance *importance; // the options'
     struct gguf_writer writer; // keys and tensors are in place
 };
 

@@ -3,81 +3,28 @@
 //
 // The order is that of llama-quantize (global tensors, then layer by layer, each by name), so that files can be
 // compared as a whole.
-//
-// To add a mix: one row in `mixes`, and a function if its choice depends on the tensor.
 #include <inttypes.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
 #include "common/base/json.h"
 #include "common/base/log.h"
 #include "common/model/pad.h"
 #include "quant/gguf_export.h"
+#include "quant/gguf_mix.h"
 
 #define QUANTIZATION_VERSION 2
 
-// llama.cpp's rule for which layers deserve more bits: the first and the last eighth, and every third between.
-static int more_bits(int64_t layer, int64_t n)
-{
-    return layer < n / 8 || layer >= 7 * n / 8 || (layer - n / 8) % 3 == 2;
-}
-
-static int q4_k_m_wants_q6_k(const char *name, int layer, int64_t n_layer)
-{
-    return (strstr(name, ".attn_v.weight") || strstr(name, ".ffn_down.weight")) && more_bits(layer, n_layer);
-}
-
-static const struct mix {
-    const char *name;                                                // as the user asks
-    int file_type;                                                   // general.file_type
-    const char *base, *head;                                         // head: the type of the output matrix
-    int (*wants_q6_k)(const char *name, int layer, int64_t n_layer); // NULL: no matrix but the head
-} mixes[] = {
-    {"F32", 0, "F32", "F32", NULL},     {"F16", 1, "F16", "F16", NULL},
-    {"BF16", 32, "BF16", "BF16", NULL}, {"Q8_0", 7, "Q8_0", "Q8_0", NULL},
-    {"Q4_0", 2, "Q4_0", "Q6_K", NULL},  {"Q4_K", 15, "Q4_K", "Q6_K", q4_k_m_wants_q6_k},
-    {"Q6_K", 18, "Q6_K", "Q6_K", NULL},
-};
-
-static const struct mix *mix_find(const char *name)
-{
-    if (strcasecmp(name, "Q4_K_M") == 0)
-        name = "Q4_K";
-    for (size_t i = 0; i < sizeof mixes / sizeof *mixes; i++)
-        if (strcasecmp(mixes[i].name, name) == 0)
-            return &mixes[i];
-    return NULL;
-}
-
 // The type that a matrix should have, whatever its rows.
-static const struct block_format *wanted_format(const struct mix *mix, int pure, const struct gguf_plan_tensor *t,
-                                                int is_head, int64_t n_layer)
+static const struct block_format *wanted_format(const struct gguf_mix *mix, int pure, const struct gguf_plan_tensor *t,
+                                                const struct gguf_place *place)
 {
-    const struct block_format *base = block_format_find(mix->base);
     if (t->n_dim == 1 || strcmp(t->name, "position_embd.weight") == 0 || strcmp(t->name, "token_types.weight") == 0) // llama.cpp adds these as F32
         return block_format_find("F32");
-    if (pure)
-        return base;
-    if (is_head) {
-        // Q4_0's head is Q6_K only as an extra: short rows take the next better type that fits, which is no
-        // fall-back.
-        const struct block_format *head = block_format_find(mix->head);
-        return base->elements < head->elements && t->dim[1] % head->elements ? block_format_find("Q8_0") : head;
-    }
-    return mix->wants_q6_k && mix->wants_q6_k(t->name, t->written->layer, n_layer) ? block_format_find("Q6_K") : base;
-}
-
-// What is written where the rows are no multiple of the wanted block.
-static const struct block_format *fitting_format(const struct block_format *wanted, int64_t columns)
-{
-    const struct block_format *q8 = block_format_find("Q8_0");
-    if (columns % wanted->elements == 0)
-        return wanted;
-    return columns % q8->elements == 0 ? q8 : block_format_find("F16");
+    return pure ? block_format_find(mix->base) : gguf_mix_format(mix, place);
 }
 
 // Does the reader insist on n_head * head_dim = hidden? llama.cpp gives llama's q bias the length of the embedding.
@@ -254,15 +201,29 @@ static void list_tensors(struct gguf_plan *plan)
     qsort(plan->tensor, (size_t)plan->n_tensor, sizeof *plan->tensor, by_layer_and_name);
 }
 
-static void choose_formats(struct gguf_plan *plan, const struct mix *mix, int pure)
+static void choose_formats(struct gguf_plan *plan, const struct gguf_mix *mix, int pure)
 {
     const struct config *c = &plan->model->config;
     const char *head = plan->shape->config.tie_embeddings ? "token_embd.weight" : "output.weight";
+    const struct layer_shape *first = &plan->layer[0];
+    struct gguf_place place = {.n_layer = c->n_layer, .attention_rank = -1,
+                               .queries_per_key = first->n_kv_head ? first->n_head / first->n_kv_head : 0};
+    int64_t last = -1; // the last layer with attention
+    for (int64_t l = 0; l < c->n_layer; l++)
+        place.n_attention += plan->layer[l].n_kv_head > 0;
     for (int64_t i = 0; i < plan->n_tensor; i++) {
         struct gguf_plan_tensor *t = &plan->tensor[i];
         const int64_t columns = t->dim[t->n_dim - 1], rows = t->n_dim == 1 ? 1 : t->dim[0];
-        t->wanted = wanted_format(mix, pure, t, strcmp(t->name, head) == 0, c->n_layer);
-        t->format = fitting_format(t->wanted, columns);
+        place.name = t->name;
+        place.layer = t->written ? t->written->layer : -1;
+        place.is_head = strcmp(t->name, head) == 0;
+        place.columns = columns;
+        if (place.layer > last && plan->layer[place.layer].n_kv_head > 0) { // tensors lie layer by layer
+            place.attention_rank++;
+            last = place.layer;
+        }
+        t->wanted = wanted_format(mix, pure, t, &place);
+        t->format = gguf_mix_fitting(t->wanted, columns);
         t->bytes = rows * block_row_bytes(t->format, columns);
         plan->n_fallback += t->format != t->wanted;
         double own = 0;
@@ -284,7 +245,7 @@ static int refuse_fallback(const struct gguf_plan *plan, const char *type, struc
                      ", so it would become %s (%" PRId64 " of %" PRId64 " tensors fall back so); choose %s, prune to "
                      "a multiple, or allow it with --allow-fallback",
                      type, t->name, t->dim[1], t->wanted->name, t->wanted->elements, t->format->name,
-                     plan->n_fallback, plan->n_tensor, t->dim[1] % 32 ? "F16" : "Q8_0 or Q4_0");
+                     plan->n_fallback, plan->n_tensor, t->dim[1] % 32 ? "F16" : "Q8_0, Q5_0 or IQ4_NL");
 }
 
 static void put_number(struct gguf_writer *w, const char *architecture, const char *name, int64_t v)
@@ -358,7 +319,7 @@ static void put_encoder_keys(struct gguf_plan *plan)
     gguf_put_u32(w, "tokenizer.ggml.token_type_count", plan->shape->config.n_type);
 }
 
-static void put_general_keys(struct gguf_plan *plan, const struct mix *mix, const struct gguf_export_options *o)
+static void put_general_keys(struct gguf_plan *plan, const struct gguf_mix *mix, const struct gguf_export_options *o)
 {
     struct gguf_writer *w = &plan->writer;
     gguf_put_string(w, "general.architecture", plan->architecture);
@@ -434,13 +395,13 @@ static int put_tokenizer_keys(struct gguf_plan *plan, const struct tokenizer *t,
     return rc;
 }
 
-static int64_t largest_block(const struct mix *mix)
+static int64_t largest_block(const struct gguf_mix *mix)
 {
-    const int64_t base = block_format_find(mix->base)->elements;
+    const int64_t base = gguf_mix_block(mix);
     return base > 1 ? base : block_format_find("Q8_0")->elements;
 }
 
-static int plan_all(struct gguf_plan *plan, const struct mix *mix, const struct tokenizer *t,
+static int plan_all(struct gguf_plan *plan, const struct gguf_mix *mix, const struct tokenizer *t,
                     const struct gguf_export_options *o, struct error *err)
 {
     TRY(choose_shape(plan, &plan->model->config, o->padded, largest_block(mix), err));
@@ -458,21 +419,30 @@ static int plan_all(struct gguf_plan *plan, const struct mix *mix, const struct 
     return 0;
 }
 
+// The architecture whose words a model is written in; NULL: none.
+static const char *architecture_of(const struct config *c)
+{
+    static const char *const own[][2] = {{"qwen2", "qwen2"}, {"gpt2", "gpt2"}, {"bert", "bert"}, {"distilbert", "bert"}, {"roberta", "bert"}};
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++)
+        if (strcmp(own[i][0], c->model_type) == 0)
+            return own[i][1];
+    return model_is_causal(c) ? "llama" : NULL;
+}
+
 int gguf_plan_make(struct gguf_plan *plan, const struct model *m, const struct tokenizer *t,
                    const struct gguf_export_options *o, struct error *err)
 {
-    *plan = (struct gguf_plan){.model = m};
-    const int has_own = strcmp(m->config.model_type, "qwen2") == 0 || strcmp(m->config.model_type, "gpt2") == 0;
-    plan->architecture = !model_is_causal(&m->config) ? "bert" : has_own ? m->config.model_type : "llama";
+    *plan = (struct gguf_plan){.model = m, .importance = o->importance};
+    plan->architecture = architecture_of(&m->config);
+    if (!plan->architecture)
+        return error_set(err, "GGUF: a %s model has no place there; write a Hugging Face directory instead", m->config.model_type);
     if (m->config.activation == ACTIVATION_RELU)
         return error_set(err, "GGUF: %s means GELU there, and this model has ReLU; write a Hugging Face directory instead", plan->architecture);
-    if (m->config.activation == ACTIVATION_GELU_ERF && has_own)
+    if (m->config.activation == ACTIVATION_GELU_ERF && strcmp(plan->architecture, "gpt2") == 0)
         log_warn("llama.cpp computes GELU by its tanh form for %s, this model was made with the exact one: expect differences of about 1e-5", plan->architecture);
-    if (!model_is_language(&m->config))
-        return error_set(err, "GGUF: a %s model has no place there; write a Hugging Face directory instead", m->config.model_type);
-    const struct mix *mix = mix_find(o->type);
+    const struct gguf_mix *mix = gguf_mix_find(o->type);
     if (!mix)
-        return error_set(err, "GGUF type \"%s\" is not known; expected F32, F16, BF16, Q8_0, Q4_0, Q4_K or Q6_K",
+        return error_set(err, "GGUF type \"%s\" is not known; expected " GGUF_TYPES,
                          o->type);
     if (plan_all(plan, mix, t, o, err) == 0)
         return 0;

@@ -33,7 +33,8 @@ static double file_bytes(void *context, const struct config *shape) {
                                         .recipe = b->recipe,
                                         .stage = &b->recipe->stage[writer],
                                         .index = writer,
-                                        .hash = hash};
+                                        .hash = hash,
+                                        .train = b->run->train};
         provenance = stage_provenance(&later);
     }
     options.provenance = provenance;

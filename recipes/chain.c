@@ -30,12 +30,14 @@ static int hash_teacher(const struct recipe *r, const struct stage *stage, struc
     return result < 0 ? error_prefix(err, "the teacher") : 0;
 }
 
-static int stage_hash(const struct run *run, const struct recipe *r, int index, const char *input_hash,
+static int stage_hash(const struct run *run, const struct recipe *r, int index, const char *input_hash, const char *text_hash,
                       char out[HASH_TEXT], struct error *err) {
     const struct stage *stage = &r->stage[index];
     struct hasher *h = hasher_new();
     struct json *options = options_json(stage->type->table, stage->options);
     json_remove(options, "teacher"); // its files count, not their place
+    if (json_string(json_get(options, "teacher_cache")))
+        json_set_bool(options, "teacher_cache", 1); // so does that there is one
     char *text = json_text(options, 0);
     int64_t numbers[] = {r->seed, r->precision, r->data.seq_len, r->data.eval_tokens};
     hasher_add_text(h, PDQ_VERSION);
@@ -44,7 +46,7 @@ static int stage_hash(const struct run *run, const struct recipe *r, int index, 
     hasher_add_text(h, text);
     hasher_add_text(h, run->parent_hash);
     hasher_add_text(h, input_hash);
-    hasher_add_text(h, run->inputs->train.hash);
+    hasher_add_text(h, text_hash);
     hasher_add_text(h, run->inputs->eval.hash);
     hasher_add(h, numbers, sizeof numbers);
     int result = hash_teacher(r, stage, h, err);
@@ -214,9 +216,11 @@ static int take_done(struct run *run, const struct recipe *r, int index, const c
     json_set_string(times, "folder", shown);
     int status = 0;
     const struct json *products = json_get(facts, "products"), *first = json_first(products);
-    free(c->last_product);
-    const char *first_path = json_string(json_get(first, "path"));
-    c->last_product = strcmp(first_path, ".") == 0 ? xstrdup(folder) : path_join(folder, first_path);
+    const char *first_path = json_string(json_get(first, "path")); // NULL where text is all that there is
+    if (first_path) {
+        free(c->last_product);
+        c->last_product = strcmp(first_path, ".") == 0 ? xstrdup(folder) : path_join(folder, first_path);
+    }
     for (const struct json *p = first; p && c->measure != MEASURE_NOTHING && status == 0; p = json_next(p)) {
         const char *name = json_string(json_get(p, "name")), *path = json_string(json_get(p, "path"));
         int whole = strcmp(path, ".") == 0;
@@ -237,13 +241,15 @@ static int take_done(struct run *run, const struct recipe *r, int index, const c
 struct cursor {
     char *path;
     char hash[HASH_TEXT];
+    char *text; // folder of the last sample stage, whose text is learned from; NULL: the recipe's is
+    char text_hash[HASH_TEXT];
 };
 
 static int chain_step(struct run *run, const struct recipe *r, int index, int shared, struct cursor *at,
                       struct chain *c, struct error *err) {
     char hash[HASH_TEXT];
     const struct stage *stage = &r->stage[index];
-    TRY(stage_hash(run, r, index, at->hash, hash, err));
+    TRY(stage_hash(run, r, index, at->hash, at->text ? at->text_hash : run->inputs->train.hash, hash, err));
     char *shown = stage_folder(r, index, shared, hash), *folder = path_join(run->out, shown);
     struct json *done = NULL;
     int lock = lock_stage(run, folder, err), status = lock == -2 ? -1 : 0;
@@ -255,14 +261,18 @@ static int chain_step(struct run *run, const struct recipe *r, int index, int sh
         log_info("[%d/%d] %s: done before, in %s", index + 1, r->n_stage, stage->type->name, folder);
     } else {
         log_info("[%d/%d] %s", index + 1, r->n_stage, stage->type->name);
+        if (at->text)
+            status = inputs_take_sampled(run->inputs, run->parent.tokenizer, at->text, at->text_hash, err);
         struct stage_run s = {.run = run,
                               .recipe = r,
                               .stage = stage,
                               .index = index,
                               .input = at->path,
                               .folder = folder,
-                              .hash = hash};
-        status = run_stage(&s, &done, err);
+                              .hash = hash,
+                              .train = at->text ? &run->inputs->sampled : &run->inputs->train};
+        if (status == 0)
+            status = run_stage(&s, &done, err);
     }
     if (status == 0)
         status = take_done(run, r, index, shown, folder, done, c, err);
@@ -272,6 +282,11 @@ static int chain_step(struct run *run, const struct recipe *r, int index, int sh
         free(at->path);
         at->path = xstrdup(folder);
         memcpy(at->hash, hash, sizeof at->hash);
+    }
+    if (status == 0 && stage->type->makes_text) {
+        free(at->text);
+        at->text = xstrdup(folder);
+        memcpy(at->text_hash, hash, sizeof at->text_hash);
     }
     json_free(done);
     free(shown);
@@ -294,6 +309,7 @@ int chain_run(struct run *run, const struct recipe *r, int shared, enum measure 
                                : chain_step(run, r, i, shared, &at, c, err);
     }
     free(at.path);
+    free(at.text);
     if (status < 0)
         chain_release(c);
     return status;

@@ -1,30 +1,37 @@
-// cmd_eval.c: `pdq eval MODEL --data FILE`: loss, perplexity and, against a parent, what was lost; accuracy of classifiers.
+// cmd_eval.c: `pdq eval MODEL --data FILE`: loss, perplexity and, against a parent, what was lost; accuracy of classifiers, exact match and F1 of answers.
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "common/eval/evaluate.h"
 #include "common/eval/evaluate_classes.h"
 #include "common/eval/evaluate_images.h"
+#include "common/base/file.h"
 #include "common/eval/evaluate_masked.h"
+#include "common/eval/evaluate_spans.h"
+#include "common/eval/statistics.h"
 #include "common/base/log.h"
 #include "recipes/command.h"
 #include "recipes/open_model.h"
 
 struct eval_command_options {
     struct option_list data;
-    char *against, *text, *pair, *label;
+    char *against, *versus, *text, *pair, *label, *answers;
     int task, protocol, precision, json;
-    int64_t seq_len, tokens;
+    int64_t seq_len, tokens, stride;
 };
 #define ROW(name, kind, field) name, kind, offsetof(struct eval_command_options, field)
 static const struct option table[] = {
     {ROW("data", OPTION_LIST, data), NULL, 0, 0, NULL, "FILE",
-     "text: .txt, .jsonl, or .jsonl of questions (prompt, answer), may be gzipped (may be repeated); for a classifier the folder of idx files, whose test images count"},
-    {ROW("task", OPTION_CHOICE, task), "auto", 0, 0, "auto|text|classification|masked", NULL,
+     "text: .txt, .jsonl, or .jsonl of questions (prompt, answer), may be gzipped (may be repeated); for a classifier the folder of idx files, whose test images count; for spans SQuAD's .json, or .jsonl"},
+    {ROW("task", OPTION_CHOICE, task), "auto", 0, 0, "auto|text|classification|masked|spans", NULL,
      "what is measured; auto: what the model's head is for"},
     {ROW("text", OPTION_STRING, text), "sentence", 0, 0, NULL, "COLUMN", "classification, masked: the column of the text (.tsv, .csv, .jsonl)"},
     {ROW("pair", OPTION_STRING, pair), NULL, 0, 0, NULL, "COLUMN", "classification: the column of a second text"},
     {ROW("label", OPTION_STRING, label), "label", 0, 0, NULL, "COLUMN", "classification: the column of the class, a number or a name"},
+    {ROW("stride", OPTION_INT, stride), "0", 0, 1 << 20, NULL, "N",
+     "spans: tokens from one window of a long context to the next; 0: 128, at most half of one"},
+    {ROW("answers", OPTION_STRING, answers), NULL, 0, 0, NULL, "FILE", "spans: write the answers there, as SQuAD's evaluation reads them"},
     {ROW("protocol", OPTION_CHOICE, protocol), "windows", 0, 0, "windows|llama.cpp", NULL,
      "windows: every token but a window's first; llama.cpp: as llama-perplexity counts"},
     {ROW("seq_len", OPTION_INT, seq_len), "0", 0, 1 << 20, NULL, "N",
@@ -32,6 +39,8 @@ static const struct option table[] = {
     {ROW("tokens", OPTION_INT, tokens), "0", 0, 1e15, NULL, "N", "stop after so many predicted tokens; 0: all"},
     {ROW("against", OPTION_STRING, against), NULL, 0, 0, NULL, "PARENT",
      "compare with this model on the same tokens"},
+    {ROW("versus", OPTION_STRING, versus), NULL, 0, 0, NULL, "MODEL",
+     "with --against: is this other model of the same parent nearer to it? the difference of the KL divergences, paired"},
     {ROW("precision", OPTION_CHOICE, precision), "f32", 0, 0, "f32|bf16", NULL, "operands of products"},
     {ROW("json", OPTION_BOOL, json), "false", 0, 0, NULL, NULL, "print one JSON object and nothing else"},
     {.name = NULL}};
@@ -65,27 +74,68 @@ static int check_window(const struct eval_command_options *o, const struct opene
     return 0;
 }
 
+struct versus { // the other model's distance from the parent, and by how much this one's is larger
+    struct eval_result result;
+    struct paired difference;
+};
+
+static void print_versus(const struct eval_command_options *o, const struct versus *v) {
+    printf("of %s %.9g\ndifference     %+.9g (95 %% interval %+.9g to %+.9g)\n", o->versus, v->result.kld, v->difference.mean, v->difference.low,
+           v->difference.high);
+}
+
+static struct json *result_json(const struct eval_command_options *o, const struct eval_result *r, const struct versus *v) {
+    struct json *object = eval_result_json(r);
+    if (o->versus) {
+        json_set_number(object, "versus_kld", v->result.kld);
+        json_set_number(object, "kld_difference", v->difference.mean);
+        json_set_number(object, "kld_difference_low", v->difference.low);
+        json_set_number(object, "kld_difference_high", v->difference.high);
+    }
+    return object;
+}
+
+static int measure_versus(struct versus *v, const struct eval_command_options *o, const struct eval_result *r, struct opened *parent,
+                          const struct dataset *stream, const struct eval_options *options, struct error *err) {
+    struct opened other = {0};
+    if (opened_open(&other, o->versus, err) < 0)
+        return error_prefix(err, "--versus");
+    const int status = evaluate(&v->result, other.model, parent->model, stream, other.tokenizer, options, err);
+    if (status == 0)
+        v->difference = paired_compare(r->token_kl, v->result.token_kl, r->tokens);
+    opened_release(&other);
+    return status;
+}
+
 static int measure(const struct eval_command_options *o, struct opened *m, struct opened *parent, struct error *err) {
     struct eval_options options = {
         .protocol = (enum eval_protocol)o->protocol, .tokens = o->tokens, .precision = (enum precision)o->precision};
+    struct eval_states states = {0};
     struct eval_result result = {0};
+    struct versus versus = {0};
     struct dataset stream = {0};
     TRY(check_window(o, m, &options.seq_len, err));
     TRY(eval_stream(&stream, m->tokenizer, options.protocol, (const char *const *)o->data.item, o->data.count, err));
+    options.against_states = o->versus ? &states : NULL;
     int status = evaluate(&result, m->model, parent->model, &stream, m->tokenizer, &options, err);
-    dataset_release(&stream);
-    TRY(status);
-    if (o->json) {
-        struct json *object = eval_result_json(&result);
+    if (status == 0 && o->versus)
+        status = measure_versus(&versus, o, &result, parent, &stream, &options, err);
+    if (status == 0 && o->json) {
+        struct json *object = result_json(o, &result, &versus);
         char *text = json_text(object, 0);
         puts(text);
         free(text);
         json_free(object);
-    } else {
+    } else if (status == 0) {
         print_result(&result);
+        if (o->versus)
+            print_versus(o, &versus);
     }
+    eval_states_release(&states);
+    eval_result_release(&versus.result);
     eval_result_release(&result);
-    return 0;
+    dataset_release(&stream);
+    return status;
 }
 
 static int measure_images(const struct eval_command_options *o, struct opened *m, struct error *err) {
@@ -218,13 +268,90 @@ static int measure_masked(const struct eval_command_options *o, struct opened *m
     return status;
 }
 
-enum task { TASK_AUTO, TASK_TEXT, TASK_CLASSIFICATION, TASK_MASKED };
+#define DEFAULT_ANSWERS 384 // tokens of a window, as in BERT's code
+
+static void print_spans(const struct eval_command_options *o, const struct span_result *r, const struct span_result *parent, int64_t without) {
+    struct span_versus v = {0};
+    if (parent)
+        v = span_compare(r, parent);
+    if (o->json) {
+        struct json *object = span_result_json(r);
+        if (parent) {
+            json_set_number(object, "against_accuracy", 100 * parent->exact_share.share);
+            json_set_number(object, "against_f1", 100 * parent->mean_f1);
+            json_set_number(object, "only_own", (double)v.only_own);
+            json_set_number(object, "only_against", (double)v.only_against);
+            json_set_number(object, "mcnemar", v.mcnemar);
+            json_set_number(object, "f1_difference", 100 * v.f1.mean);
+            json_set_number(object, "f1_difference_low", 100 * v.f1.low);
+            json_set_number(object, "f1_difference_high", 100 * v.f1.high);
+        }
+        char *text = json_text(object, 0);
+        puts(text);
+        free(text);
+        json_free(object);
+        return;
+    }
+    printf("questions      %ld in %ld windows, %ld without an answer\nloss           %.9g nats per question (standard error %.3g)\n"
+           "exact match    %.2f %% (95 %% interval %.2f to %.2f)\nF1             %.2f %% (95 %% interval %.2f to %.2f)\n",
+           (long)r->n, (long)r->windows, (long)without, r->mean_nll, r->nll_se, 100 * r->exact_share.share, 100 * r->exact_share.low,
+           100 * r->exact_share.high, 100 * r->mean_f1, 100 * r->f1_low, 100 * r->f1_high);
+    if (parent)
+        printf("parent         %.2f %% exact, F1 %.2f %%; exact alone: the model on %ld, the parent on %ld questions (McNemar p = %.3g); F1 %+.2f (95 %% "
+               "interval %+.2f to %+.2f)\n", 100 * parent->exact_share.share, 100 * parent->mean_f1, (long)v.only_own, (long)v.only_against,
+               v.mcnemar, 100 * v.f1.mean, 100 * v.f1.low, 100 * v.f1.high);
+}
+
+static int write_answers(const char *path, const struct span_result *r, const struct span_texts *texts, struct error *err) {
+    struct json *o = span_answers_json(r, texts);
+    char *text = json_text(o, 1);
+    const int status = file_write(path, text, strlen(text), err);
+    free(text);
+    json_free(o);
+    return status;
+}
+
+static int measure_spans(const struct eval_command_options *o, struct opened *m, struct opened *parent, struct error *err) {
+    const int64_t context = m->model->config.context, usual = context < DEFAULT_ANSWERS ? context : DEFAULT_ANSWERS;
+    const int64_t most = o->seq_len ? o->seq_len : usual;
+    struct examples e;
+    struct span_texts texts;
+    struct span_result own, other = {0};
+    struct opened *const both[] = {m, parent};
+    for (int i = 0; i < 2; i++)
+        if (both[i]->model && both[i]->model->config.head != HEAD_SPANS)
+            return error_set(err, "%s: no head for answers' spans (architectures in config.json); expected one, as BertForQuestionAnswering",
+                             both[i]->path);
+    for (int i = 0; i < 2; i++)
+        if (both[i]->model && most > both[i]->model->config.context)
+            return error_set(err, "--seq-len %ld: %s has positions for %ld tokens", (long)most, both[i]->path, (long)both[i]->model->config.context);
+    if (parent->model && parent->model->config.vocab != m->model->config.vocab)
+        return error_set(err, "--against: another vocabulary");
+    TRY(spans_read(&e, &texts, m->tokenizer, (const char *const *)o->data.item, o->data.count, most, o->stride, "--data", err));
+    evaluate_spans(&own, m->model, &e, &texts, (enum precision)o->precision);
+    if (parent->model)
+        evaluate_spans(&other, parent->model, &e, &texts, (enum precision)o->precision);
+    const int status = o->answers ? write_answers(o->answers, &own, &texts, err) : 0;
+    if (status == 0)
+        print_spans(o, &own, parent->model ? &other : NULL, texts.n_without);
+    span_result_release(&own);
+    span_result_release(&other);
+    span_texts_release(&texts);
+    examples_release(&e);
+    return status;
+}
+
+enum task { TASK_AUTO, TASK_TEXT, TASK_CLASSIFICATION, TASK_MASKED, TASK_SPANS };
 
 static int run(struct call *call, struct error *err) {
     const struct eval_command_options *o = call->options;
     struct opened m = {0}, parent = {0};
     if (o->data.count == 0) {
         error_set(err, "--data is missing: the text to measure on");
+        return EXIT_USAGE;
+    }
+    if (o->versus && !o->against) {
+        error_set(err, "--versus %s: nearer to what? give the parent of both with --against", o->versus);
         return EXIT_USAGE;
     }
     header_print(o->precision);
@@ -235,9 +362,11 @@ static int run(struct call *call, struct error *err) {
         status = error_prefix(err, "--against");
     if (status == 0 && o->task == TASK_TEXT && (reads_both_ways || !is_language))
         status = error_set(err, "%s: no model that predicts the next token; expected one for --task text", m.path);
-    const int is_masked = status == 0 && m.model->config.head == HEAD_MASKED && o->task == TASK_AUTO;
-    if (status == 0 && (is_masked || o->task == TASK_MASKED))
+    const enum model_head_kind head = status == 0 && o->task == TASK_AUTO ? m.model->config.head : HEAD_NONE;
+    if (status == 0 && (head == HEAD_MASKED || o->task == TASK_MASKED))
         status = measure_masked(o, &m, &parent, err);
+    else if (status == 0 && (head == HEAD_SPANS || o->task == TASK_SPANS))
+        status = measure_spans(o, &m, &parent, err);
     else if (status == 0 && (o->task == TASK_CLASSIFICATION || reads_both_ways))
         status = measure_classes(o, &m, &parent, err);
     else if (status == 0 && !is_language)

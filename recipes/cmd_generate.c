@@ -13,7 +13,8 @@
 struct generate_command_options {
     char *prompt, *ids;
     int64_t tokens, seed;
-    double temperature;
+    double temperature, top_p;
+    int64_t top_k;
     int json;
 };
 #define ROW(name, kind, field) name, kind, offsetof(struct generate_command_options, field)
@@ -22,6 +23,8 @@ static const struct option table[] = {
     {ROW("ids", OPTION_STRING, ids), NULL, 0, 0, NULL, "I,I,...", "token ids to continue; ids are printed too"},
     {ROW("tokens", OPTION_INT, tokens), "128", 1, 1e9, NULL, "N", "how many new tokens at most"},
     {ROW("temperature", OPTION_DOUBLE, temperature), "0", 0, 100, NULL, "T", "0: always the most likely token"},
+    {ROW("top_k", OPTION_INT, top_k), "0", 0, 1e9, NULL, "K", "draw from the K most likely tokens; 0: from all"},
+    {ROW("top_p", OPTION_DOUBLE, top_p), "1", 1e-6, 1, NULL, "P", "draw from the most likely tokens that together reach this probability"},
     {ROW("seed", OPTION_INT, seed), "1", 0, 1e15, NULL, "N", "decides what is drawn when the temperature is above 0"},
     {ROW("json", OPTION_BOOL, json), "false", 0, 0, NULL, NULL, "print one JSON object: prompt, ids, text"},
     {.name = NULL}};
@@ -78,26 +81,14 @@ static struct json *ids_json(const struct token_list *list) {
     return o;
 }
 
-// Byte tokens can end in any bytes; JSON holds UTF-8 alone. What is none becomes U+FFFD.
-static struct text valid_text(const char *s, size_t len) {
-    struct text out = {0};
-    for (size_t at = 0; at < len;) {
-        uint32_t code = 0;
-        size_t n = utf8_decode(s + at, len - at, &code);
-        text_append_code(&out, n && code ? code : 0xFFFD);
-        at += n ? n : 1;
-    }
-    text_append(&out, "", 1);
-    return out;
-}
-
 static void print_json(const struct writing *w, const struct token_list *prompt) {
     struct json *o = json_object();
     size_t len;
     char *decoded = tokenizer_decode(w->opened->tokenizer, w->ids.id, w->ids.count, &len);
     json_set(o, "prompt", ids_json(prompt));
     json_set(o, "ids", ids_json(&w->ids));
-    struct text valid = valid_text(decoded, len);
+    struct text valid = {0}; // byte tokens can end in any bytes
+    text_append_valid(&valid, decoded, len);
     json_set_string(o, "text", valid.data);
     text_release(&valid);
     char *text = json_text(o, 0);
@@ -112,7 +103,7 @@ static int write_text(const struct generate_command_options *o, const struct ope
     struct token_list prompt = {0};
     struct writing w = {.opened = m, .as_ids = o->ids != NULL, .silent = o->json};
     struct generate_options options = {
-        .tokens = o->tokens, .temperature = o->temperature, .seed = (uint64_t)o->seed, .stop_at_eos = o->ids == NULL};
+        .tokens = o->tokens, .draw = {o->temperature, o->top_k, o->top_p}, .seed = (uint64_t)o->seed, .stop_at_eos = o->ids == NULL};
     int status = 0;
     if (o->ids)
         status = read_ids(o->ids, c->vocab, &prompt, err);

@@ -42,7 +42,7 @@ struct command {
     int (*run)(struct call *call, struct error *err); // EXIT_*; on failure the message is in err
 };
 
-extern const struct command cmd_run, cmd_sweep, cmd_sensitivity, cmd_prune, cmd_sparsify, cmd_distill, cmd_quantize, cmd_train, cmd_export, cmd_eval, cmd_speed,
+extern const struct command cmd_run, cmd_sweep, cmd_sensitivity, cmd_prune, cmd_sparsify, cmd_distill, cmd_quantize, cmd_calibrate, cmd_train, cmd_export, cmd_eval, cmd_speed,
     cmd_generate, cmd_tokenize, cmd_inspect, cmd_doctor;
 
 // One line on stderr with what decides the numbers of this process: version, CPU, kernels, threads, precision.

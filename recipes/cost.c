@@ -8,6 +8,8 @@
 
 // Floats that one layer keeps for one row: outputs of its ops.
 static int64_t layer_floats(const struct config *c, const struct layer_shape *s) {
+    if (!model_has_blocks(c)) // an LSTM's inputs, and in each direction its gates before and after, cells and states (op_lstm.c)
+        return c->n_embedding + 2 * (4 + 4 + 1 + 1) * c->n_cell;
     return 6 * c->hidden + 3 * s->n_head * c->head_dim + 3 * s->n_kv_head * c->head_dim + 3 * s->n_ff;
 }
 
@@ -24,7 +26,7 @@ static struct activations activations(const struct config *c) {
         a.largest = max_i64(a.largest, n);
         const struct layer_shape *s = &c->layer[l];
         a.gradients =
-            max_i64(a.gradients, 3 * c->hidden + (2 * s->n_head + 3 * s->n_kv_head) * c->head_dim + 3 * s->n_ff);
+            max_i64(a.gradients, 3 * c->hidden + (2 * s->n_head + 3 * s->n_kv_head) * c->head_dim + 3 * s->n_ff + c->n_embedding + 6 * c->n_cell);
     }
     return a;
 }

@@ -105,14 +105,17 @@ int forecasts_make(struct forecasts *f, const struct run *run, int measures, str
     for (int i = 0; i < r->n_stage && result == 0; i++) {
         struct forecast *s = &f->stage[f->n++];
         *s = (struct forecast){.recipe = r, .index = i, .parent = parent, .tokenizer = run->parent.tokenizer,
-                                .has_text = r->data.train.count > 0 || r->data.sample};
+                                .has_text = r->data.train.count > 0 || r->data.sample || stage_after_sample(r, i)};
         config_copy(&s->in, shape);
         config_copy(&s->out, shape);
         if (!model_is_language(parent) && !r->stage[i].type->takes_images)
             result = error_set(err, "%s: stages[%d]: %s works on language models; this one is a classifier of images (%s)",
                                r->where, i, r->stage[i].type->name, parent->model_type);
+        else if (!model_has_blocks(shape) && r->stage[i].type->needs_blocks)
+            result = error_set(err, "%s: stages[%d]: %s works on attention and feed-forward blocks; a %s model has none (it can be trained, distilled "
+                               "and exported to a folder)", r->where, i, r->stage[i].type->name, shape->model_type);
         else if (model_is_language(parent) && !model_is_causal(parent) && r->stage[i].type->needs_text &&
-                 r->stage[i].type->needs_text(&r->stage[i]) && !(r->stage[i].type->takes_examples && shape->head == HEAD_CLASSES) && !(r->stage[i].type->takes_words && shape->head == HEAD_MASKED))
+                 r->stage[i].type->needs_text(&r->stage[i]) && !(r->stage[i].type->takes_examples && head_is_labelled(shape->head)) && !(r->stage[i].type->takes_words && shape->head == HEAD_MASKED))
             result = error_set(err, "%s: stages[%d]: %s, as it is asked for, learns from text by predicting the next token; a %s model does not "
                                "(a classifier learns from examples; any can be pruned by the weights alone: score magnitude, l1, l2 or random)", r->where, i, r->stage[i].type->name,
                                parent->model_type);
@@ -188,7 +191,8 @@ void forecasts_print(const struct forecasts *f, const struct recipe *r, FILE *to
         }
         fprintf(to, "   %.3g TFLOP, about %.0f s, memory %.2f GB, disk %.1f MB\n", s->flops / 1e12, seconds(s, rate),
                 (double)s->memory / 1e9, (double)s->disk / 1e6);
-        print_loads(to, s);
+        if (!type->makes_text)
+            print_loads(to, s);
         total += seconds(s, rate);
     }
     if (f->measuring.flops > 0)

@@ -7,8 +7,8 @@
 #include "common/base/file.h"
 #include "common/base/log.h"
 #include "common/eval/evaluate.h"
-#include "common/eval/generate.h"
 #include "prune/prune.h"
+#include "recipes/sampled.h"
 #include "recipes/stage.h"
 
 // 1: the recipe's files for a text are there. 0: none are named, or one is absent and drawing is allowed. -1: one is
@@ -101,36 +101,41 @@ static int draw(struct text_input *t, const struct recipe *r, struct opened *par
     free(text);
     json_free(key);
     char *file = xasprintf("drawn-%s-%.12s.tokens", purpose, name), *path = path_join(folder, file);
-    struct token_list list = {0};
+    const struct sample_plan plan = {.documents = documents,
+                                     .length = r->sample.length,
+                                     .batch = SAMPLE_BATCH,
+                                     .bos = tokenizer_bos(parent->tokenizer),
+                                     .eos = tokenizer_eos(parent->tokenizer),
+                                     .draw = {.temperature = 1, .top_p = 1},
+                                     .seed = (uint64_t)r->seed * 2 + (strcmp(purpose, "eval") == 0)};
     int result = 0;
-    if (file_exists(path)) {
-        struct file_map map; // not file_read: that gunzips, and tokens may begin with anything
-        result = file_map(&map, path, err);
-        if (result == 0) {
-            list.count = map.size / sizeof *list.id;
-            list.id = xmalloc((list.count + 1) * sizeof *list.id, "drawn tokens");
-            memcpy(list.id, map.data, list.count * sizeof *list.id);
-            file_unmap(&map);
-        }
-    } else {
-        log_info("drawing %ld documents of %ld tokens from the model (%s)", (long)documents, (long)r->sample.length,
-                 purpose);
-        uint64_t seed = (uint64_t)r->seed * 2 + (strcmp(purpose, "eval") == 0);
-        generate_sample(parent->model, tokenizer_bos(parent->tokenizer), documents, r->sample.length, seed, &list);
-        result = file_write(path, list.id, list.count * sizeof *list.id, err);
+    if (!file_exists(path)) {
+        log_info("drawing %ld documents of %ld tokens from the model (%s)", (long)documents, (long)r->sample.length, purpose);
+        result = sampled_write(path, parent->model, &plan, err);
     }
-    if (result == 0) {
-        t->sampled = 1;
-        size_t len = 0;
-        free(tokenizer_decode(parent->tokenizer, list.id, list.count, &len));
-        t->data = (struct dataset){.token = list.id, .n_token = (int64_t)list.count, .text_bytes = (int64_t)len};
+    if (result == 0)
+        result = sampled_read(t, path, parent->tokenizer, err);
+    if (result == 0)
         hash_tokens(t);
-    } else {
-        token_list_free(&list);
-    }
     free(file);
     free(path);
     return result;
+}
+
+int inputs_take_sampled(struct inputs *in, const struct tokenizer *t, const char *folder, const char *hash, struct error *err) {
+    if (in->sampled_from && strcmp(in->sampled_from, folder) == 0)
+        return 0;
+    char *path = path_join(folder, SAMPLED_TOKENS);
+    dataset_release(&in->sampled.data);
+    free(in->sampled_from);
+    in->sampled_from = NULL;
+    int status = sampled_read(&in->sampled, path, t, err);
+    if (status == 0) {
+        in->sampled_from = xstrdup(folder);
+        memcpy(in->sampled.hash, hash, HASH_TEXT);
+    }
+    free(path);
+    return status;
 }
 
 int inputs_open(struct inputs *in, const struct recipe *r, const struct tokenizer *t, int need_train,
@@ -182,15 +187,19 @@ int inputs_open_images(struct inputs *in, const struct recipe *r, const struct c
 
 static const char *text_column(const struct recipe *r) { return r->data.text ? r->data.text : "sentence"; }
 
-static int read_examples(struct examples *e, const struct recipe *r, const struct opened *model, const struct option_list *files,
-                         const char *where, struct error *err) {
+// By the model's head labelled rows, or questions with spans (texts: what evaluation needs of these; NULL: not wanted).
+static int read_examples(struct examples *e, struct span_texts *texts, const struct recipe *r, const struct opened *model,
+                         const struct option_list *files, const char *where, struct error *err) {
     const struct config *c = &model->model->config;
     const struct example_classes classes = {c->n_label, json_get(c->source, "id2label")};
     const struct example_columns columns = {text_column(r), r->data.pair, r->data.label ? r->data.label : "label"};
     char **paths = xcalloc(files->count + 1, sizeof *paths, "paths");
     for (size_t i = 0; i < files->count; i++)
         paths[i] = recipe_path(r, files->item[i]);
-    int status = examples_read(e, model->tokenizer, &classes, (const char *const *)paths, files->count, &columns, r->data.seq_len, where, err);
+    const char *const *named = (const char *const *)paths;
+    int status = c->head == HEAD_SPANS
+                     ? spans_read(e, texts, model->tokenizer, named, files->count, r->data.seq_len, r->data.stride, where, err)
+                     : examples_read(e, model->tokenizer, &classes, named, files->count, &columns, r->data.seq_len, where, err);
     for (size_t i = 0; i < files->count; i++)
         free(paths[i]);
     free(paths);
@@ -227,8 +236,9 @@ int inputs_open_examples(struct inputs *in, const struct recipe *r, const struct
     const struct option_list *unlabelled = is_masked ? &r->data.train : &r->data.unlabelled;
     memset(in, 0, sizeof *in);
     if (need_train && !r->data.train.count)
-        return error_set(err, "%s: a stage learns from examples, but \"data\" has none: give \"train\" (.tsv, .csv or .jsonl)", r->where);
-    int status = need_train && !is_masked ? read_examples(&in->examples, r, model, &r->data.train, "data.train", err) : 0;
+        return error_set(err, "%s: a stage learns from examples, but \"data\" has none: give \"train\" (%s)", r->where,
+                         model->model->config.head == HEAD_SPANS ? "SQuAD's .json, or .jsonl" : ".tsv, .csv or .jsonl");
+    int status = need_train && !is_masked ? read_examples(&in->examples, NULL, r, model, &r->data.train, "data.train", err) : 0;
     if (status == 0 && in->examples.n && may_train(r))
         status = examples_set_aside(&in->validation, &in->examples, r->data.validation, (uint64_t)r->seed, r->where, err);
     if (status == 0 && need_train && unlabelled->count)
@@ -237,7 +247,7 @@ int inputs_open_examples(struct inputs *in, const struct recipe *r, const struct
         status = examples_set_aside(&in->words_validation, &in->words, r->data.validation, (uint64_t)r->seed, r->where, err);
     if (status == 0 && r->data.eval.count)
         status = is_masked ? read_words(&in->test, r, model, &r->data.eval, "data.eval", err)
-                           : read_examples(&in->test, r, model, &r->data.eval, "data.eval", err);
+                           : read_examples(&in->test, &in->test_texts, r, model, &r->data.eval, "data.eval", err);
     if (status < 0) {
         inputs_release(in);
         return -1;
@@ -281,11 +291,14 @@ int inputs_draw(struct inputs *in, const struct recipe *r, struct opened *parent
 void inputs_release(struct inputs *in) {
     dataset_release(&in->train.data);
     dataset_release(&in->eval.data);
+    dataset_release(&in->sampled.data);
+    free(in->sampled_from);
     image_data_release(&in->images);
     images_release(&in->partial);
     examples_release(&in->examples);
     examples_release(&in->validation);
     examples_release(&in->test);
+    span_texts_release(&in->test_texts);
     examples_release(&in->words);
     examples_release(&in->words_validation);
     memset(in, 0, sizeof *in);

@@ -10,7 +10,7 @@
 #include "recipes/command.h"
 
 static const struct command *const commands[] = {&cmd_run,      &cmd_sweep,   &cmd_sensitivity, &cmd_prune,   &cmd_sparsify, &cmd_distill, &cmd_quantize,
-                                                 &cmd_train,    &cmd_export,  &cmd_eval,    &cmd_speed,    &cmd_generate,
+                                                 &cmd_calibrate, &cmd_train,    &cmd_export,  &cmd_eval,    &cmd_speed,    &cmd_generate,
                                                  &cmd_tokenize, &cmd_inspect, &cmd_doctor,  NULL};
 
 static void print_help(FILE *out) {

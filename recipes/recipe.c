@@ -48,6 +48,8 @@ const struct option data_option_table[] = {
     {ROW("unlabelled", OPTION_LIST, unlabelled), NULL, 0, 0, NULL, "FILE",
      "texts and tables that stages learn masked words from in a classifier's recipe"},
     {ROW("label", OPTION_STRING, label), NULL, 0, 0, NULL, "COLUMN", "the column of the class, a number or a name; default label"},
+    {ROW("stride", OPTION_INT, stride), "0", 0, 1 << 20, NULL, "N",
+     "of questions with spans (SQuAD's .json, or .jsonl): tokens from one window of a long context to the next; 0: 128, at most half of one"},
     {.name = NULL}};
 #undef ROW
 #define ROW(n, t, f) n, t, offsetof(struct sample_options, f)
@@ -59,7 +61,7 @@ const struct option sample_option_table[] = {
 
 // Keys whose values are paths.
 static int is_path_key(const char *key) {
-    static const char *const keys[] = {"model", "output", "train", "eval", "teacher", "shape", "images", "data", "unlabelled"};
+    static const char *const keys[] = {"model", "output", "train", "eval", "teacher", "teacher_cache", "shape", "images", "data", "unlabelled", "calibration", "imatrix"};
     for (size_t i = 0; key && i < sizeof keys / sizeof *keys; i++)
         if (strcmp(key, keys[i]) == 0)
             return 1;
@@ -78,7 +80,7 @@ char *recipe_path(const struct recipe *r, const char *path) { return path_join(r
 // A copy in which every path, at any depth, is joined with folder. key: whose value v is (items of a list inherit
 // it).
 static struct json *copy_absolute(const struct json *v, const char *key, const char *folder) {
-    if (json_kind(v) == JSON_STRING && is_path_key(key)) {
+    if (json_kind(v) == JSON_STRING && is_path_key(key) && !(strcmp(key, "teacher_cache") == 0 && strcmp(json_string(v), "auto") == 0)) {
         char *path = path_join(folder, json_string(v));
         struct json *joined = json_from_string(path);
         free(path);
@@ -105,6 +107,8 @@ struct json *recipe_json(const struct recipe *r, int absolute) {
         json_remove(data, "validation");
     if (!r->data.unlabelled.count)
         json_remove(data, "unlabelled");
+    if (!r->data.stride)
+        json_remove(data, "stride");
     const char *const column[] = {"text", "pair", "label"};
     char *const given[] = {r->data.text, r->data.pair, r->data.label};
     for (int i = 0; i < 3; i++)

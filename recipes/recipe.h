@@ -28,6 +28,7 @@ struct data_options {
     char *images;                  // folder of idx files
     int64_t validation;            // training images or examples set aside
     char *text, *pair, *label;     // columns of examples
+    int64_t stride;                // of windows of long contexts; 0: chosen
 };
 
 struct sample_options { // text drawn from the model itself, where there is no other

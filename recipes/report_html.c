@@ -95,6 +95,7 @@ static const struct column text_columns[] = {
     {"&plusmn;", "nll_se", 4, 1, 0},
     {"errors", "errors", 0, 1, 0},
     {"accuracy, %", "accuracy", 2, 1, 0},
+    {"F1, %", "f1", 2, 1, 0},
     {NULL, NULL, 0, 0, 0},
 };
 
@@ -141,6 +142,35 @@ static void put_loads(FILE *f, const struct json *rows) {
         fputs("</tr>\n", f);
     }
     fputs("</table>\n", f);
+}
+
+// What the layers of each model share with the parent's.
+static void put_similarity(FILE *f, const struct json *rows) {
+    for (const struct json *r = json_first(rows); r; r = json_next(r)) {
+        const struct json *table = json_get(r, "cka");
+        if (!table)
+            continue;
+        fputs("<h2>Knowledge kept: ", f);
+        html_escaped(f, json_string(json_get(r, "name")));
+        fputs("</h2><p>Linear CKA between its layers (rows) and the parent's (columns), the embeddings first: 1 where the hidden states are the "
+              "same up to rotation and scale.</p><table class=cka><tr><th></th>", f);
+        for (int64_t j = 0; j < json_count(json_first(table)); j++)
+            fprintf(f, "<th>%ld</th>", (long)j);
+        fputs("</tr>\n", f);
+        int64_t i = 0;
+        for (const struct json *row = json_first(table); row; row = json_next(row)) {
+            fprintf(f, "<tr><th>%ld</th>", (long)i++);
+            for (const struct json *v = json_first(row); v; v = json_next(v)) {
+                const double value = json_number(v), shade = value > 0 ? value : 0; // an unbiased estimate of 0 may be below it
+                if (json_kind(v) == JSON_NUMBER)
+                    fprintf(f, "<td style=\"background:rgba(31,119,180,%.2f)\">%.2f</td>", shade * shade, value);
+                else
+                    fputs("<td></td>", f);
+            }
+            fputs("</tr>\n", f);
+        }
+        fputs("</table>\n", f);
+    }
 }
 
 // Heads of the parent, layer by layer: those that stayed are filled.
@@ -231,6 +261,7 @@ static void put_page(FILE *f, const struct json *report, const char *out) {
         fputs("<h2>Loss curves</h2>\n", f);
         missing |= put_curves(f, json_get(report, "stages"), out);
         missing |= put_plans(f, json_get(report, "stages"), rows);
+        put_similarity(f, rows);
         put_loads(f, rows);
     } else {
         put_variants(f, report);

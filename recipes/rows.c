@@ -2,16 +2,19 @@
 #include "recipes/rows.h"
 
 #include <ctype.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/base/file.h"
 #include "common/base/log.h"
 #include "common/base/threads.h"
+#include "common/eval/cka.h"
 #include "common/eval/evaluate.h"
 #include "common/eval/evaluate_classes.h"
 #include "common/eval/evaluate_images.h"
 #include "common/eval/evaluate_masked.h"
+#include "common/eval/evaluate_spans.h"
 #include "common/eval/generate.h"
 #include "common/eval/statistics.h"
 #include "recipes/forecast.h"
@@ -79,6 +82,14 @@ static int evaluate_masked_row(struct run *run, const struct row_source *s, stru
     return status;
 }
 
+static int evaluate_span_row(struct run *run, const struct row_source *s, struct opened *m, struct json *facts, struct error *err) {
+    struct span_result result;
+    evaluate_spans(&result, m->model, &run->inputs->test, &run->inputs->test_texts, PRECISION_F32);
+    int status = add_result(s, facts, span_result_json(&result), result.nll, result.n, err);
+    span_result_release(&result);
+    return status;
+}
+
 static int evaluate_example_row(struct run *run, const struct row_source *s, struct opened *m, struct json *facts, struct error *err) {
     const struct examples *test = &run->inputs->test;
     const enum model_head_kind head = m->model->config.head;
@@ -87,6 +98,8 @@ static int evaluate_example_row(struct run *run, const struct row_source *s, str
         return 0;
     if (head == HEAD_MASKED)
         return evaluate_masked_row(run, s, m, facts, err);
+    if (head == HEAD_SPANS)
+        return evaluate_span_row(run, s, m, facts, err);
     evaluate_classes(&result, m->model, test, PRECISION_F32);
     int status = add_result(s, facts, class_result_json(&result), result.nll, result.n, err);
     class_result_release(&result);
@@ -119,6 +132,66 @@ static int evaluate_row(struct run *run, const struct recipe *r, const struct ro
     return status;
 }
 
+// The first tokens of the held-out text or examples; f points into what the caller frees. Returns how many positions count.
+static int64_t cka_batch(const struct run *run, int64_t seq_len, struct example_batch *b, struct forward *f, int32_t position[CKA_TOKENS]) {
+    const struct dataset *text = &run->inputs->eval.data;
+    const struct examples *e = &run->inputs->test;
+    int64_t number[CKA_TOKENS], n = 0;
+    if (e->n) {
+        const int64_t longest = e->longest, sequences = CKA_TOKENS / longest < 1 ? 1 : CKA_TOKENS / longest;
+        const int64_t B = sequences < e->n ? sequences : e->n;
+        for (int64_t i = 0; i < B; i++)
+            number[i] = i;
+        example_batch_init(b, B, longest);
+        examples_pick(e, number, B, b);
+    } else {
+        const int64_t T = seq_len < CKA_TOKENS ? seq_len : CKA_TOKENS, B = CKA_TOKENS / T;
+        if (text->n_token < B * T)
+            return 0;
+        example_batch_init(b, B, T);
+        memcpy(b->ids, text->token, (size_t)(B * T) * sizeof *b->ids);
+        b->B = B;
+        b->T = T;
+        for (int64_t i = 0; i < B; i++)
+            b->length[i] = (int32_t)T;
+    }
+    *f = (struct forward){.ids = b->ids, .B = b->B, .T = b->T, .length = b->length, .types = e->n ? b->types : NULL};
+    for (int64_t i = 0; i < b->B * b->T && n < CKA_TOKENS; i++)
+        if (i % b->T < b->length[i / b->T])
+            position[n++] = (int32_t)i;
+    return n;
+}
+
+// "cka": rows are the model's layers, columns the parent's, each with the embeddings first; null where it cannot be told.
+static int cka_facts(struct run *run, const struct recipe *r, const struct row_source *s, struct opened *m, struct json *facts,
+                     struct error *err) {
+    const struct config *c = &m->model->config, *p = &run->parent.model->config;
+    if (run->is_sweep || run->parent_is_shape || strcmp(s->path, run->parent.path) == 0 || !model_has_blocks(c) || !model_has_blocks(p) || c->vocab != p->vocab)
+        return 0;
+    struct model *parent = run_parent(run, err);
+    if (!parent)
+        return -1;
+    struct example_batch batch = {0};
+    struct forward f;
+    int32_t position[CKA_TOKENS];
+    const int64_t n = cka_batch(run, r->data.seq_len, &batch, &f, position);
+    if (n >= 4) {
+        struct cka cka;
+        struct json *table = json_array();
+        cka_measure(&cka, m->model, parent, &f, position, n);
+        for (int64_t i = 0; i < cka.rows; i++) {
+            struct json *row = json_array();
+            for (int64_t j = 0; j < cka.columns; j++)
+                json_push(row, json_from_number(round(cka.value[i * cka.columns + j] * 1e4) / 1e4));
+            json_push(table, row);
+        }
+        json_set(facts, "cka", table);
+        cka_release(&cka);
+    }
+    example_batch_release(&batch);
+    return 0;
+}
+
 static int facts_make(struct run *run, const struct recipe *r, const struct row_source *s, struct opened *m,
                       struct json *facts, struct error *err) {
     const struct config *c = &m->model->config;
@@ -139,7 +212,8 @@ static int facts_make(struct run *run, const struct recipe *r, const struct row_
         json_set_number(facts, "gzip_bytes", (double)gzip);
     }
     json_set(facts, "loads", loads_json(c, m->is_gguf));
-    return evaluate_row(run, r, s, m, facts, err);
+    TRY(evaluate_row(run, r, s, m, facts, err));
+    return cka_facts(run, r, s, m, facts, err);
 }
 
 // llama-bench's figures for the file, where that program is on PATH.

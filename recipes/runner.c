@@ -47,7 +47,9 @@ static int look_at_folder(const struct run *run, const char *recipe_text, int *i
     char **names;
     size_t n;
     TRY(directory_list(run->out, &names, &n, err));
-    int empty = n == 0 || (n == 1 && strcmp(names[0], ".lock") == 0);
+    int empty = 1; // but for what is left where a run was killed as it began
+    for (size_t i = 0; i < n; i++)
+        empty &= strcmp(names[i], ".lock") == 0 || strncmp(names[i], "recipe.json.tmp-", 16) == 0;
     names_free(names, n);
     if (empty)
         return 0;
@@ -133,7 +135,7 @@ static int open_parent(struct run *run, struct error *err) {
 }
 
 int recipe_needs_text(const struct recipe *r) {
-    for (int i = 0; i < r->n_stage; i++)
+    for (int i = 0; i < r->n_stage && !stage_after_sample(r, i); i++)
         if (r->stage[i].type->needs_text && r->stage[i].type->needs_text(&r->stage[i]))
             return 1;
     return 0;
@@ -144,14 +146,16 @@ static int run_needs_text(const struct recipe *r) { return r->variants || recipe
 
 #define DEFAULT_WINDOW 256
 #define DEFAULT_EXAMPLE 128
+#define DEFAULT_ANSWERS 384 // as in BERT's code
 
 static int settle_window(struct recipe *r, const struct config *c, struct error *err) {
     if (!model_is_language(c)) { // an image is one token
         r->data.seq_len = 1;
         return 0;
     }
-    if (r->data.seq_len == 0 && (c->head == HEAD_CLASSES || c->head == HEAD_MASKED)) // of examples: as long as they may become
-        r->data.seq_len = c->context < DEFAULT_EXAMPLE ? c->context : DEFAULT_EXAMPLE;
+    const int64_t most = c->head == HEAD_SPANS ? DEFAULT_ANSWERS : DEFAULT_EXAMPLE;
+    if (r->data.seq_len == 0 && (head_is_labelled(c->head) || c->head == HEAD_MASKED)) // of examples: as long as they may become
+        r->data.seq_len = c->context < most ? c->context : most;
     if (r->data.seq_len == 0)
         r->data.seq_len = c->context > 0 && c->context < DEFAULT_WINDOW ? c->context : DEFAULT_WINDOW;
     if (r->data.seq_len < 2 || (c->context > 0 && r->data.seq_len > c->context))
@@ -190,11 +194,14 @@ static struct json *images_json(const struct image_data *d, const struct data_op
     return images;
 }
 
+// Of questions with spans these are counted, not their windows.
+static double count_examples(const struct examples *e) { return (double)(e->question ? e->n_question : e->n); }
+
 static struct json *examples_json(const struct inputs *in) {
     struct json *o = json_object();
-    json_set_number(o, "train", (double)in->examples.n);
-    json_set_number(o, "validation", (double)in->validation.n);
-    json_set_number(o, "test", (double)in->test.n);
+    json_set_number(o, "train", count_examples(&in->examples));
+    json_set_number(o, "validation", count_examples(&in->validation));
+    json_set_number(o, "test", count_examples(&in->test));
     json_set_string(o, "train_hash", in->train.hash);
     json_set_string(o, "test_hash", in->eval.hash);
     return o;
@@ -325,7 +332,7 @@ static int check_and_run(struct run *run, const struct runner_options *o, char *
     if (status == 0 && o->grid)
         status = sweep_check(run, o->grid, o->seeds, &needs_text, err);
     if (status == 0)
-        status = run->parent.model->config.head == HEAD_CLASSES || run->parent.model->config.head == HEAD_MASKED
+        status = head_is_labelled(run->parent.model->config.head) || run->parent.model->config.head == HEAD_MASKED
                      ? inputs_open_examples(run->inputs, r, &run->parent, needs_text, err)
                  : model_is_language(&run->parent.model->config)
                      ? inputs_open(run->inputs, r, run->parent.tokenizer, needs_text, err)

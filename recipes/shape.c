@@ -37,6 +37,11 @@ void shape_text(char to[SHAPE_TEXT], const struct config *c) {
             n += snprintf(to + n, (size_t)(SHAPE_TEXT - n), " %ld", (long)c->layer[l].n_ff);
         return;
     }
+    if (!model_has_blocks(c)) {
+        snprintf(to, SHAPE_TEXT, "embeddings of %ld, %ld cells in each direction, %ld rectified units", (long)c->n_embedding, (long)c->n_cell,
+                 (long)c->hidden);
+        return;
+    }
     range_text(heads, c, offsetof(struct layer_shape, n_head));
     range_text(groups, c, offsetof(struct layer_shape, n_kv_head));
     range_text(ff, c, offsetof(struct layer_shape, n_ff));
@@ -64,6 +69,10 @@ struct json *shape_json(const struct config *c) {
     json_set(o, "heads", widths_json(c, offsetof(struct layer_shape, n_head)));
     json_set(o, "kv_heads", widths_json(c, offsetof(struct layer_shape, n_kv_head)));
     json_set(o, "ffn", widths_json(c, offsetof(struct layer_shape, n_ff)));
+    if (!model_has_blocks(c)) {
+        json_set_number(o, "embedding", (double)c->n_embedding);
+        json_set_number(o, "cells", (double)c->n_cell);
+    }
     json_set_number(o, "vocab", (double)c->vocab);
     json_set_number(o, "parameters", (double)config_parameters(c));
     return o;
@@ -81,7 +90,7 @@ static const struct loads {
   fewer_heads = {"yes (pruned_heads)", "no: it cannot prune heads (pdq export, padded)", "no: takes head_dim as hidden / heads (pdq export, padded)",
                  "after conversion to GGUF, padded (pdq export)"},
   gguf = {"no (GGUF)", "no (GGUF)", "no (GGUF)", "yes"}, deci = {"no (GGUF)", "no (GGUF)", "no (GGUF)", "yes (architecture deci)"},
-  perceptron = {"no: no such class there (safetensors by name)", "no: no such class there (safetensors by name)", "no", "no"};
+  by_name = {"no: no such class there (safetensors by name)", "no: no such class there (safetensors by name)", "no", "no"};
 
 struct json *loads_json(const struct config *c, int is_gguf) {
     int plain = config_uniform(c) && c->layer[0].n_head && c->layer[0].n_ff;
@@ -91,7 +100,7 @@ struct json *loads_json(const struct config *c, int is_gguf) {
         same_ff &= c->layer[l].n_ff == c->layer[0].n_ff && c->layer[l].n_ff;
         full &= c->layer[l].n_head * c->head_dim == c->hidden;
     }
-    const struct loads *l = !model_is_language(c)        ? &perceptron
+    const struct loads *l = !model_is_language(c) || !model_has_blocks(c) ? &by_name
                             : is_gguf                    ? (plain ? &gguf : &deci)
                             : config_is_block_configs(c) ? &blocks
                             : config_has_full_heads(c)   ? (!same_ff ? &uneven : full ? &folder : &fewer_heads)

@@ -49,6 +49,24 @@ static char *output_name(const char *output) {
     return xasprintf("%.*s", (int)(path_ends_with(base, ".gguf") ? n - 5 : n), base);
 }
 
+// The stage's paths start at the current folder.
+static void make_absolute(struct json *options) {
+    static const char *const keys[] = {"teacher", "teacher_cache", "imatrix", "calibration"};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        struct json *v = json_get(options, keys[i]), *list = json_kind(v) == JSON_ARRAY ? json_array() : NULL;
+        for (const struct json *item = list ? json_first(v) : NULL; item; item = json_next(item)) {
+            char *path = path_absolute(json_string(item));
+            json_push(list, json_from_string(path));
+            free(path);
+        }
+        const char *one = json_string(v);
+        char *path = one && strcmp(one, "auto") != 0 ? path_absolute(one) : NULL; // "auto" is no path (teacher_answers.h)
+        if (path || list)
+            json_set(options, keys[i], list ? list : json_from_string(path));
+        free(path);
+    }
+}
+
 static struct json *make_recipe(const struct call *call, const struct stage_type *type, const void *stage_options,
                                 const char *output) {
     const struct single_options *s = call->shared;
@@ -65,12 +83,7 @@ static struct json *make_recipe(const struct call *call, const struct stage_type
         json_set_string(o, "precision", s->precision == PRECISION_BF16 ? "bf16" : "f32");
     }
     struct json *options = options_json(type->table, stage_options);
-    const char *teacher = json_string(json_get(options, "teacher"));
-    if (teacher) {
-        char *path = path_absolute(teacher);
-        json_set_string(options, "teacher", path);
-        free(path);
-    }
+    make_absolute(options);
     json_set(stage, type->name, options);
     json_push(stages, stage);
     json_set(o, "data", data);

@@ -11,11 +11,12 @@
 #include "common/eval/evaluate_classes.h"
 #include "common/eval/evaluate_images.h"
 #include "common/eval/evaluate_masked.h"
+#include "common/eval/evaluate_spans.h"
 #include "common/model/save.h"
 #include "recipes/inputs.h"
 
 const struct stage_type *const stage_types[] = {&stage_prune,    &stage_sparsify, &stage_distill, &stage_train,
-                                                &stage_lottery, &stage_quantize, &stage_export,   NULL};
+                                                &stage_lottery, &stage_quantize, &stage_export,   &stage_sample, NULL};
 
 int forecast_from_parent(const struct forecast *f) {
     for (int i = 0; i < f->index; i++)
@@ -25,14 +26,18 @@ int forecast_from_parent(const struct forecast *f) {
 }
 
 int forecast_check_images(const struct forecast *f, const struct train_options *o, struct error *err) {
-    const int is_encoder = model_is_language(&f->in) && !model_is_causal(&f->in);
+    const struct config *c = &f->out;
+    const int is_encoder = model_is_language(c) && !model_is_causal(c), drops_inputs = model_has_blocks(c) && o->dropout_input > 0;
     if (is_encoder && o->tokens)
         return error_set(err, "%s: stages[%d]: \"tokens\" counts text; give \"steps\" for an encoder", f->recipe->where, f->index);
-    if (model_is_language(&f->in) && ((o->dropout > 0 && !is_encoder) || o->dropout_input > 0 || o->jitter > 0 || o->drop_class >= 0))
+    if (model_is_language(c) && ((o->dropout > 0 && !is_encoder) || drops_inputs || o->jitter > 0 || o->drop_class >= 0))
         return error_set(err,
                          "%s: stages[%d]: \"dropout\", \"dropout_input\", \"jitter\" and \"drop_class\" are for classifiers of "
                          "images; this is a language model",
                          f->recipe->where, f->index);
+    if (c->head != HEAD_CLASSES && (o->mask_words > 0 || o->ngrams > 0))
+        return error_set(err, "%s: stages[%d]: \"mask_words\" and \"ngrams\" change the texts of a classifier; this is a %s model without classes of "
+                         "texts", f->recipe->where, f->index, c->model_type);
     return 0;
 }
 
@@ -111,8 +116,8 @@ struct json *stage_provenance(const struct stage_run *s) {
     json_set_string(o, "recipe", s->recipe->name);
     json_set_string(o, "model", s->recipe->model);
     json_set_string(o, "model_hash", s->run->parent_hash);
-    if (s->run->inputs->train.data.n_token)
-        json_set_string(o, "text_hash", s->run->inputs->train.hash);
+    if (s->train->data.n_token)
+        json_set_string(o, "text_hash", s->train->hash);
     json_set_number(o, "seed", (double)s->recipe->seed);
     for (int i = 0; i <= s->index; i++) {
         const struct stage *stage = &s->recipe->stage[i];
@@ -180,6 +185,15 @@ int stage_measure(const struct stage_run *s, struct model *m, int is_test, doubl
         masked_result_release(&r);
         return 0;
     }
+    if (m->config.head == HEAD_SPANS) { // of the questions set aside the loss alone
+        const struct inputs *in = s->run->inputs;
+        struct span_result r;
+        evaluate_spans(&r, m, is_test ? &in->test : &in->validation, is_test ? &in->test_texts : NULL, PRECISION_F32);
+        *loss = r.mean_nll;
+        *accuracy = is_test ? 100 * r.exact_share.share : (double)NAN;
+        span_result_release(&r);
+        return 0;
+    }
     if (s->run->inputs->has_examples) {
         struct class_result r;
         evaluate_classes(&r, m, is_test ? &s->run->inputs->test : &s->run->inputs->validation, PRECISION_F32);
@@ -217,6 +231,13 @@ int stage_after_sparsify(const struct recipe *r, int index) {
     return 0;
 }
 
+int stage_after_sample(const struct recipe *r, int index) {
+    for (int i = 0; i < index; i++)
+        if (r->stage[i].type->makes_text)
+            return 1;
+    return 0;
+}
+
 int stage_check_training(const struct recipe *r, const struct train_options *o, const char *where,
                          struct error *err) {
     TRY(train_check(o, where, err));
@@ -232,7 +253,7 @@ void stage_trainer(const struct stage_run *s, struct trainer *t, struct model *m
     int has_eval = in->eval.data.n_token > 0 || (is_masked ? in->words_validation.n : in->validation.n) > 0 || (in->has_images && in->images.validation.n > 0);
     *held_out = (struct held_out){.stage = s, .model = m};
     *t = (struct trainer){.model = m,
-                          .data = &in->train.data,
+                          .data = &s->train->data,
                           .images = in->has_images ? inputs_images_without(s->run->inputs, options->drop_class) : NULL,
                           .examples = !in->has_examples ? NULL : is_masked ? &in->words : &in->examples,
                           .seq_len = in->has_examples ? 1 : s->recipe->data.seq_len,

@@ -13,6 +13,7 @@
 #include "recipes/recipe.h"
 
 struct inputs;
+struct text_input;
 
 struct run { // lifetime: one run
     const struct recipe *recipe;
@@ -41,6 +42,7 @@ struct stage_run { // lifetime: one stage of one run
     const char *input;     // folder of the model to start from
     const char *folder;    // the stage's own; it exists
     const char *hash;      // of all that goes in
+    const struct text_input *train; // text to learn from: the recipe's, or what a sample stage before it drew
     struct json *facts;    // reproducible bit for bit
     struct json *measured; // times, speeds, memory
 };
@@ -61,7 +63,7 @@ struct forecast { // what a stage will do, need and leave
 };
 // Is the stage's input the recipe's model itself?
 int forecast_from_parent(const struct forecast *f);
-// Options of a training that are for classifiers alone.
+// Options of a training that are for classifiers alone, by the shape that is trained (forecast_fresh comes first).
 int forecast_check_images(const struct forecast *f, const struct train_options *o, struct error *err);
 // A stage that begins with fresh weights of another folder's shape (NULL: it does not) leaves a model of that shape.
 int forecast_fresh(struct forecast *f, const char *shape, struct error *err);
@@ -70,9 +72,11 @@ struct stage_type {
     const char *name;
     const struct option *table;
     size_t size;     // of its options struct
+    int makes_text;  // stages after it learn from what it wrote instead of data.train; it has no other product
     int keeps_model; // what it writes is for use elsewhere: the next stage starts from this one's input
     int takes_images; // works on classifiers of images, too
     int takes_examples; // learns from a classifier's labelled examples, too
+    int needs_blocks;   // works on attention and feed-forward blocks
     int takes_words;    // learns masked words, too
     int (*needs_text)(const struct stage *s);                    // training text; NULL: no
     const char *(*teacher)(const struct stage *s);               // a second model's path, or NULL; NULL: never
@@ -83,11 +87,18 @@ struct stage_type {
     int (*run)(struct stage_run *s, struct error *err);
 };
 extern const struct stage_type *const stage_types[]; // ends with NULL
-extern const struct stage_type stage_prune, stage_sparsify, stage_distill, stage_train, stage_lottery, stage_quantize, stage_export;
+extern const struct stage_type stage_prune, stage_sparsify, stage_distill, stage_train, stage_lottery, stage_quantize, stage_export, stage_sample;
 
+enum quantize_method { QUANTIZE_RTN, QUANTIZE_WEIGHTED, QUANTIZE_GPTQ };
 struct quantize_options {
     char *type;
-    int pure, allow_fallback, padded;
+    int pure, allow_fallback, padded, requantize;
+    int method; // enum quantize_method
+    struct option_list calibration;
+    char *imatrix;
+    int64_t calibration_tokens;
+    double damping;
+    int act_order;
 };
 enum { FORMAT_HF, FORMAT_GGUF, FORMAT_BOTH };
 struct export_options {
@@ -119,6 +130,8 @@ int stage_measure(const struct stage_run *s, struct model *m, int is_test, doubl
 void stage_trainer(const struct stage_run *s, struct trainer *t, struct model *m, const struct train_options *options,
                    const char *title, const char *folder, struct held_out *held_out);
 // train_check, and that there is held-out text where the options want some.
+// Is there one before `index` that draws the text to learn from?
+int stage_after_sample(const struct recipe *r, int index);
 // Is there a stage before `index` that makes weights zero? Trainings after it keep them so.
 int stage_after_sparsify(const struct recipe *r, int index);
 int stage_check_training(const struct recipe *r, const struct train_options *o, const char *where, struct error *err);

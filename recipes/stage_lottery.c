@@ -56,7 +56,7 @@ static int forecast(struct forecast *f, struct error *err) {
 static void attach(void *context, struct trainer *t, struct model *m) {
     const struct stage_run *s = context;
     const struct inputs *in = s->run->inputs;
-    t->data = &in->train.data;
+    t->data = &s->train->data;
     t->images = in->has_images ? &in->images.train : NULL;
     t->seq_len = s->recipe->data.seq_len;
     t->precision = (enum precision)s->recipe->precision;

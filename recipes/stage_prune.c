@@ -10,6 +10,7 @@
 #include "common/base/random.h"
 #include "distill/distill.h"
 #include "prune/prune.h"
+#include "quant/gguf_mix.h"
 #include "recipes/budget.h"
 #include "recipes/inputs.h"
 #include "recipes/shape.h"
@@ -31,6 +32,8 @@ static int read_recover(const struct recipe *r, const struct prune_options *o, c
     int result = options_read_json(distill_option_table, recover, o->recover, place, err);
     if (result == 0)
         result = stage_check_training(r, &recover->train, place, err);
+    if (result == 0)
+        result = distill_check_cached(recover, place, err);
     if (result < 0)
         options_release(distill_option_table, recover);
     free(place);
@@ -65,6 +68,11 @@ static int check_keys(const struct recipe *r, int index, const struct prune_opti
     return 0;
 }
 
+static int quantizes_by_256(const struct stage *s) {
+    const struct gguf_mix *mix = gguf_mix_find(stage_quantize_type(s)); // NULL: its own check says so
+    return mix && gguf_mix_block(mix) == ALIGN_K_BLOCK;
+}
+
 static int validate(struct recipe *r, int index, const char *where, struct error *err) {
     struct prune_options *o = r->stage[index].options;
     TRY(check_keys(r, index, o, where, err));
@@ -80,7 +88,7 @@ static int validate(struct recipe *r, int index, const char *where, struct error
     if (o->align == 0) {
         o->align = ALIGN_BLOCK;
         for (int i = index + 1; i < r->n_stage; i++)
-            if (r->stage[i].type == &stage_quantize && strstr(stage_quantize_type(&r->stage[i]), "_K"))
+            if (r->stage[i].type == &stage_quantize && quantizes_by_256(&r->stage[i]))
                 o->align = ALIGN_K_BLOCK;
     }
     return 0;
@@ -249,7 +257,7 @@ static int prune_once(struct pruning *p, int64_t step, struct error *err) {
     const struct recipe *r = p->stage->recipe;
     double sparsity = o->heads > o->ffn ? o->heads : o->ffn;
     double progress = prune_progress((enum prune_schedule)o->schedule, step, o->steps, sparsity);
-    const struct dataset *text = &p->stage->run->inputs->train.data;
+    const struct dataset *text = &p->stage->train->data;
     const struct inputs *in = p->stage->run->inputs;
     struct calibration calibration = {.data = text->n_token ? text : NULL,
                                       .examples = in->has_examples && in->examples.n ? &in->examples : NULL,
@@ -259,7 +267,7 @@ static int prune_once(struct pruning *p, int64_t step, struct error *err) {
                                       .seed = (uint64_t)r->seed,
                                       .precision = (enum precision)r->precision};
     struct run *run = p->stage->run;
-    if (run->is_sweep && p->current.model == run->parent.model)
+    if (run->is_sweep && p->current.model == run->parent.model && p->stage->train == &in->train)
         calibration.cache = &run->parent_scores;
     struct model *smaller;
     struct prune_budget budget = p->budget.prune;
@@ -404,6 +412,7 @@ const struct stage_type stage_prune = {.name = "prune",
                                        .table = prune_option_table,
                                        .size = sizeof(struct prune_options),
                                        .takes_examples = 1,
+                                       .needs_blocks = 1,
                                        .needs_text = needs_text,
                                        .teacher = teacher_path,
                                        .validate = validate,

@@ -5,17 +5,30 @@
 
 #include "common/base/file.h"
 #include "quant/gguf_export.h"
+#include "quant/gguf_mix.h"
+#include "recipes/quantize_method.h"
 #include "recipes/stage.h"
 
 #define ROW(name, kind, field) name, kind, offsetof(struct quantize_options, field)
 const struct option stage_quantize_table[] = {
     {ROW("type", OPTION_STRING, type), "Q8_0", 0, 0, NULL, "TYPE",
-     "F32, F16, BF16, Q8_0, Q4_0, Q6_K, or Q4_K (llama.cpp's Q4_K_M mix)"},
+     GGUF_TYPES ", as llama-quantize mixes them"},
     {ROW("pure", OPTION_BOOL, pure), "false", 0, 0, NULL, NULL, "give every matrix the bare type, no mix"},
     {ROW("allow_fallback", OPTION_BOOL, allow_fallback), "false", 0, 0, NULL, NULL,
      "give a matrix whose rows do not fit the type's blocks a larger type, and say so"},
     {ROW("padded", OPTION_BOOL, padded), "false", 0, 0, NULL, NULL,
      "fill removed heads and channels with zeros where readers need the full shape"},
+    {ROW("requantize", OPTION_BOOL, requantize), "false", 0, 0, NULL, NULL, "take a model that is quantized already, whose errors add up"},
+    {ROW("method", OPTION_CHOICE, method), "rtn", 0, 0, "rtn|weighted|gptq", NULL,
+     "rtn: each weight to the nearest; weighted: scales for the inputs of a text; gptq: errors made up for by later columns"},
+    {ROW("calibration", OPTION_LIST, calibration), NULL, 0, 0, NULL, "FILE",
+     "text for weighted and gptq (may be repeated); in a recipe data.train unless given"},
+    {ROW("calibration_tokens", OPTION_INT, calibration_tokens), "65536", 1, 1e12, NULL, "N", "tokens of it"},
+    {ROW("imatrix", OPTION_STRING, imatrix), NULL, 0, 0, NULL, "FILE",
+     "importance matrix for weighted: from pdq calibrate, or from llama-imatrix"},
+    {ROW("damping", OPTION_DOUBLE, damping), "0.01", 1e-9, 10, NULL, "F", "gptq: share of the mean square that is added to all"},
+    {ROW("act_order", OPTION_BOOL, act_order), "true", 0, 0, NULL, NULL,
+     "gptq: blocks with large inputs first, and large columns first within a block"},
     {.name = NULL}};
 #undef ROW
 
@@ -32,18 +45,14 @@ struct gguf_export_options stage_gguf_options(const struct stage *s) {
 
 static int validate(struct recipe *r, int index, const char *where, struct error *err) {
     struct quantize_options *o = r->stage[index].options;
-    char *wanted = strcmp(o->type, "Q4_K_M") == 0 ? xstrdup("Q4_K") : NULL; // llama.cpp's name of the same mix
-    if (wanted) {
-        free(o->type);
-        o->type = wanted;
-    }
-    if (!block_format_find(o->type)) {
-        static const char *const names[] = {"F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q6_K", NULL};
-        const char *near = nearest_name(o->type, names);
-        return error_set(err, "%s: \"type\": found \"%s\", expected F32, F16, BF16, Q8_0, Q4_0, Q4_K or Q6_K%s%s%s",
-                         where, o->type, near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
-    }
-    return 0;
+    const struct gguf_mix *mix = gguf_mix_find(o->type), *near = mix ? NULL : gguf_mix_nearest(o->type);
+    if (!mix)
+        return error_set(err, "%s: \"type\": found \"%s\", expected " GGUF_TYPES "%s%s%s", where, o->type,
+                         near ? "; did you mean " : "", near ? near->name : "", near ? "?" : "");
+    char *shown = xstrdup(mix->name); // llama.cpp has two names for some
+    free(o->type);
+    o->type = shown;
+    return quantize_method_check(o, where, err);
 }
 
 int forecast_gguf(struct forecast *f, const struct gguf_export_options *options, struct error *err) {
@@ -76,7 +85,7 @@ static int forecast(struct forecast *f, struct error *err) {
     f->bytes = 10 * (double)config_parameters(&f->in);
     f->uses_parent = forecast_from_parent(f);
     f->memory = f->uses_parent ? 0 : 4 * config_parameters(&f->in);
-    return 0;
+    return quantize_method_forecast(f, err);
 }
 
 static int run(struct stage_run *s, struct error *err) {
@@ -88,7 +97,7 @@ static int run(struct stage_run *s, struct error *err) {
     struct gguf_export_options options = export_options(o);
     options.provenance = provenance;
     options.name = s->recipe->name;
-    int status = gguf_export(in.model, in.tokenizer, path, &options, err);
+    int status = quantize_by_method(s, &in, path, &options, err);
     if (status == 0)
         stage_add_product(s, o->type, name);
     json_free(provenance);
@@ -102,6 +111,7 @@ const struct stage_type stage_quantize = {.name = "quantize",
                                           .table = stage_quantize_table,
                                           .size = sizeof(struct quantize_options),
                                           .keeps_model = 1,
+                                          .needs_text = quantize_method_needs_text,
                                           .validate = validate,
                                           .forecast = forecast,
                                           .run = run};

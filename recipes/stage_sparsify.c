@@ -43,7 +43,7 @@ static int forecast(struct forecast *f, struct error *err) {
 static int run(struct stage_run *s, struct error *err) {
     const struct sparse_options *o = s->stage->options;
     const struct recipe *r = s->recipe;
-    const struct dataset *text = &s->run->inputs->train.data;
+    const struct dataset *text = &s->train->data;
     struct opened in;
     struct calibration calibration = {.data = text->n_token ? text : NULL,
                                       .seq_len = r->data.seq_len,
@@ -72,6 +72,7 @@ static int run(struct stage_run *s, struct error *err) {
 const struct stage_type stage_sparsify = {.name = "sparsify",
                                           .table = sparse_option_table,
                                           .size = sizeof(struct sparse_options),
+                                          .needs_blocks = 1,
                                           .needs_text = needs_text,
                                           .validate = validate,
                                           .forecast = forecast,

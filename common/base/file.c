@@ -5,9 +5,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -148,6 +150,38 @@ int file_writer_open(struct file_writer *w, const char *path, struct error *err)
     return 0;
 }
 
+int file_writer_continue(struct file_writer *w, const char *path, struct error *err) {
+    *w = (struct file_writer){0};
+    if (file_is_directory(path))
+        return error_set(err, "%s: cannot write a file: a directory has this name", path);
+    char *part = xasprintf("%s.part", path);
+    for (;;) {
+        struct stat here, there;
+        int fd = open(part, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+        if (fd < 0 || flock(fd, LOCK_EX) < 0 || fstat(fd, &here) < 0) {
+            error_set(err, "%s: cannot write: %s", path, strerror(errno));
+            if (fd >= 0)
+                close(fd);
+            free(part);
+            return -1;
+        }
+        if (stat(part, &there) == 0 && here.st_ino == there.st_ino) {
+            *w = (struct file_writer){
+                .stream = fdopen(fd, "r+b"), .path = xstrdup(path), .temporary = part, .offset = (int64_t)here.st_size, .keeps = 1};
+            fseeko(w->stream, 0, SEEK_END);
+            return 0;
+        }
+        close(fd); // another process has finished it and put it in place while this one waited
+    }
+}
+
+int file_writer_cut(struct file_writer *w, int64_t bytes, struct error *err) {
+    if (fflush(w->stream) != 0 || ftruncate(fileno(w->stream), (off_t)bytes) < 0 || fseeko(w->stream, (off_t)bytes, SEEK_SET) < 0)
+        return error_set(err, "%s: cannot be cut to %lld bytes: %s", w->temporary, (long long)bytes, strerror(errno));
+    w->offset = bytes;
+    return 0;
+}
+
 int file_writer_put(struct file_writer *w, const void *data, size_t bytes, struct error *err) {
     if (bytes && fwrite(data, 1, bytes, w->stream) != bytes)
         return error_set(err, "%s: cannot write at byte %lld: %s", w->path, (long long)w->offset, strerror(errno));
@@ -200,7 +234,7 @@ int file_writer_commit(struct file_writer *w, struct error *err) {
 void file_writer_abort(struct file_writer *w) {
     if (w->stream)
         fclose(w->stream);
-    if (w->temporary)
+    if (w->temporary && !w->keeps)
         unlink(w->temporary);
     free(w->path);
     free(w->temporary);
@@ -252,6 +286,36 @@ int file_gzip_size(const char *path, int64_t *bytes, struct error *err) {
         return error_set(err, "%s: zlib failed with code %d", path, code);
     *bytes = total;
     return 0;
+}
+
+void *gzip_pack(const void *data, size_t bytes, int level, size_t *packed) {
+    z_stream z = {0};
+    if (bytes > UINT_MAX / 2 || deflateInit2(&z, level, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY) != Z_OK)
+        BUG("gzip_pack: %zu bytes at level %d", bytes, level);
+    const size_t room = deflateBound(&z, bytes);
+    unsigned char *out = xmalloc(room, "gzip output");
+    z.next_in = (unsigned char *)data;
+    z.avail_in = (unsigned)bytes;
+    z.next_out = out;
+    z.avail_out = (unsigned)room;
+    if (deflate(&z, Z_FINISH) != Z_STREAM_END)
+        BUG("gzip_pack: %zu bytes do not fit %zu", bytes, room);
+    *packed = z.total_out;
+    deflateEnd(&z);
+    return out;
+}
+
+int gzip_unpack(const void *packed, size_t n, void *out, size_t room, size_t *bytes, size_t *used) {
+    z_stream z = {.next_in = (unsigned char *)packed, .avail_in = n < UINT_MAX ? (unsigned)n : UINT_MAX};
+    z.next_out = out;
+    z.avail_out = room < UINT_MAX ? (unsigned)room : UINT_MAX;
+    if (inflateInit2(&z, 15 + 16) != Z_OK)
+        return -1;
+    int code = inflate(&z, Z_FINISH);
+    *bytes = z.total_out;
+    *used = z.total_in;
+    inflateEnd(&z);
+    return code == Z_STREAM_END ? 0 : -1; // length and CRC were checked
 }
 
 int file_exists(const char *path) { return access(path, F_OK) == 0; }

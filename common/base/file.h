@@ -31,6 +31,7 @@ struct file_writer {
     FILE *stream;
     char *path, *temporary;
     int64_t offset; // bytes written so far
+    int keeps;      // abort leaves what was written (file_writer_continue)
 };
 int file_writer_open(struct file_writer *w, const char *path, struct error *err);
 int file_writer_put(struct file_writer *w, const void *data, size_t bytes, struct error *err);
@@ -39,6 +40,17 @@ int file_writer_commit(struct file_writer *w, struct error *err);
 void file_writer_abort(struct file_writer *w); // fine after commit or on a zeroed writer
 int file_write(const char *path, const void *data, size_t bytes, struct error *err); // open, put, commit
 int file_copy(const char *from, const char *to, struct error *err);
+
+// The same, but what an earlier process wrote to PATH.part stays: the file is written there, and an abort or an exit leaves it for the next
+// one. One process at a time: another waits here. Afterwards the file at PATH may be there (the other made it). `offset` says how
+// much is there; file_writer_cut drops what is behind `bytes`.
+int file_writer_continue(struct file_writer *w, const char *path, struct error *err);
+int file_writer_cut(struct file_writer *w, int64_t bytes, struct error *err);
+
+// One gzip member in memory (level 0 to 9). The caller frees.
+void *gzip_pack(const void *data, size_t bytes, int level, size_t *packed);
+// Unpacks the member at `packed` into out[room]. *bytes: what it held; *used: what it took of n. -1: damaged, cut off, or more than fits.
+int gzip_unpack(const void *packed, size_t n, void *out, size_t room, size_t *bytes, size_t *used);
 
 // Size after gzip -6, for "how much of it is redundancy".
 int file_gzip_size(const char *path, int64_t *bytes, struct error *err);

@@ -204,18 +204,25 @@ int64_t dataset_windows(const struct dataset *d, int64_t seq_len)
     return d->n_question ? d->n_question : (d->n_token - 1 + seq_len - 1) / seq_len;
 }
 
+int64_t dataset_window(const struct dataset *d, int64_t seq_len, uint64_t seed, int64_t i)
+{
+    return random_shuffled(seed, "order of the data", dataset_windows(d, seq_len), i);
+}
+
+void dataset_read_window(const struct dataset *d, int64_t seq_len, int64_t w, int32_t *inputs, int32_t *targets)
+{
+    const int64_t start = d->n_question ? d->start[w] : w * seq_len, end = d->n_question ? d->start[w + 1] : d->n_token;
+    const int64_t wanted = d->n_question ? d->answer[w] : start + 1; // the first token that is predicted
+    for (int64_t j = 0; j < seq_len; j++) {
+        int64_t at = start + j;
+        inputs[j] = at < end ? d->token[at] : 0;
+        targets[j] = at + 1 < end && at + 1 >= wanted ? d->token[at + 1] : -1;
+    }
+}
+
 void dataset_batch(const struct dataset *d, int64_t seq_len, uint64_t seed, int64_t first, int64_t B, int32_t *inputs,
                    int32_t *targets)
 {
-    int64_t windows = dataset_windows(d, seq_len);
-    for (int64_t b = 0; b < B; b++) {
-        const int64_t w = random_shuffled(seed, "order of the data", windows, first + b);
-        const int64_t start = d->n_question ? d->start[w] : w * seq_len, end = d->n_question ? d->start[w + 1] : d->n_token;
-        const int64_t wanted = d->n_question ? d->answer[w] : start + 1; // the first token that is predicted
-        for (int64_t j = 0; j < seq_len; j++) {
-            int64_t at = start + j;
-            inputs[b * seq_len + j] = at < end ? d->token[at] : 0;
-            targets[b * seq_len + j] = at + 1 < end && at + 1 >= wanted ? d->token[at + 1] : -1;
-        }
-    }
+    for (int64_t b = 0; b < B; b++)
+        dataset_read_window(d, seq_len, dataset_window(d, seq_len, seed, first + b), inputs + b * seq_len, targets + b * seq_len);
 }

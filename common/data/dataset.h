@@ -47,6 +47,10 @@ int dataset_fits(const struct dataset *d, int64_t seq_len, const char *where, st
 int dataset_check(const struct dataset *d, int64_t vocab, const char *where, struct error *err);
 
 int64_t dataset_windows(const struct dataset *d, int64_t seq_len); // number of training windows
+// Where window w lies does not depend on any seed; only when it comes does. Number i of the endless sequence of shuffled passes:
+int64_t dataset_window(const struct dataset *d, int64_t seq_len, uint64_t seed, int64_t i);
+// Inputs and targets [seq_len] of window w.
+void dataset_read_window(const struct dataset *d, int64_t seq_len, int64_t w, int32_t *inputs, int32_t *targets);
 // Windows number first .. first+B-1 of an endless sequence of shuffled passes: inputs and targets [B*seq_len]; a pure
 // function of (seed, first). Targets past the stream's end are -1.
 void dataset_batch(const struct dataset *d, int64_t seq_len, uint64_t seed, int64_t first, int64_t B, int32_t *inputs,

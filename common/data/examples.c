@@ -7,15 +7,8 @@
 #include "common/base/file.h"
 #include "common/base/random.h"
 #include "common/data/dataset.h"
+#include "common/data/reading.h"
 #include "common/data/table.h"
-
-struct reading {
-    struct examples *e;
-    const struct tokenizer *t;
-    const struct example_classes *classes; // NULL: no labels
-    int has_pair;
-    int64_t most, n_token, token_room, room;
-};
 
 // A class by its number, or by its name in id2label; -1: none.
 static int32_t label_of(const struct example_classes *c, const char *text)
@@ -52,6 +45,8 @@ static void make_room(struct reading *r)
     e->start = xrealloc(e->start, (size_t)(r->room + 1) * sizeof *e->start, "examples");
     e->pair = xrealloc(e->pair, (size_t)r->room * sizeof *e->pair, "examples");
     e->label = xrealloc(e->label, (size_t)r->room * sizeof *e->label, "examples");
+    if (r->has_spans)
+        e->span = xrealloc(e->span, (size_t)(2 * r->room) * sizeof *e->span, "examples");
 }
 
 // Ends the sequence that began at `start`.
@@ -67,19 +62,39 @@ static void add(struct reading *r, int64_t start, int32_t pair, int32_t label)
     e->longest = r->n_token - start > e->longest ? r->n_token - start : e->longest;
 }
 
+int64_t reading_ends(const struct reading *r, int has_pair)
+{
+    int32_t n_between;
+    tokenizer_between(r->t, &n_between);
+    return has_pair ? 2 + n_between : 2;
+}
+
+int64_t reading_put(struct reading *r, const struct token_list *first, const struct token_list *second, int32_t label)
+{
+    const int64_t start = r->n_token;
+    put(r, tokenizer_bos(r->t));
+    put_all(r, first);
+    int32_t n_between;
+    const int32_t *between = tokenizer_between(r->t, &n_between);
+    for (int32_t i = 0; second && i < n_between; i++)
+        put(r, between[i]);
+    const int64_t pair = r->n_token - start + !second;
+    if (second)
+        put_all(r, second);
+    put(r, tokenizer_eos(r->t));
+    add(r, start, (int32_t)pair, label);
+    return pair;
+}
+
 // In as many sequences as it takes.
 static void take_text(struct reading *r, const char *text, size_t len)
 {
     struct token_list list = {0};
     tokenizer_encode(r->t, text, len, TOKENIZE_LITERAL, &list, NULL);
-    const size_t most = (size_t)(r->most - 2);
+    const size_t most = (size_t)(r->most - reading_ends(r, 0));
     for (size_t at = 0; at < list.count; at += most) {
-        const int64_t start = r->n_token;
-        put(r, tokenizer_bos(r->t));
-        for (size_t i = at; i < at + most && i < list.count; i++)
-            put(r, list.id[i]);
-        put(r, tokenizer_eos(r->t));
-        add(r, start, (int32_t)(r->n_token - start), 0);
+        const struct token_list part = {.id = list.id + at, .count = list.count - at < most ? list.count - at : most};
+        reading_put(r, &part, NULL, 0);
     }
     token_list_free(&list);
 }
@@ -107,9 +122,7 @@ static int take(void *context, const char *const *field, const char *where, stru
     if (label < 0 || label >= r->classes->n)
         return error_set(err, "%s: label \"%.40s\"; expected a number from 0 to %lld, or a name of config.json's id2label", where, field[n_text],
                          (long long)r->classes->n - 1);
-    int32_t n_between;
-    const int32_t *between = tokenizer_between(r->t, &n_between);
-    const int64_t ends = r->has_pair ? 2 + n_between : 2;
+    const int64_t ends = reading_ends(r, r->has_pair);
     for (int k = 0; k < n_text; k++) {
         TRY(tokenizer_check_text(r->t, field[k], strlen(field[k]), where, err));
         tokenizer_encode(r->t, field[k], strlen(field[k]), TOKENIZE_LITERAL, &text[k], NULL);
@@ -118,19 +131,7 @@ static int take(void *context, const char *const *field, const char *where, stru
     while ((int64_t)(text[0].count + text[1].count) + ends > r->most)
         text[text[1].count > text[0].count].count--;
     e->n_cut += text[0].count + text[1].count < whole;
-    const int64_t start = r->n_token;
-    put(r, tokenizer_bos(r->t));
-    put_all(r, &text[0]);
-    for (int32_t i = 0; i < n_between && r->has_pair; i++)
-        put(r, between[i]);
-    if (!r->has_pair)
-        put(r, tokenizer_eos(r->t));
-    const int32_t pair = (int32_t)(r->n_token - start);
-    if (r->has_pair) {
-        put_all(r, &text[1]);
-        put(r, tokenizer_eos(r->t));
-    }
-    add(r, start, pair, label);
+    reading_put(r, &text[0], r->has_pair ? &text[1] : NULL, label);
     token_list_free(&text[0]);
     token_list_free(&text[1]);
     return 0;
@@ -143,10 +144,12 @@ static void hash(struct examples *e)
     hasher_add(h, e->start, (size_t)(e->n + 1) * sizeof *e->start);
     hasher_add(h, e->pair, (size_t)e->n * sizeof *e->pair);
     hasher_add(h, e->label, (size_t)e->n * sizeof *e->label);
+    if (e->span)
+        hasher_add(h, e->span, (size_t)(2 * e->n) * sizeof *e->span);
     hasher_end(h, e->hash);
 }
 
-static int reading_begin(struct reading *r, const char *where, struct error *err)
+int reading_begin(struct reading *r, const char *where, struct error *err)
 {
     const struct tokenizer *t = r->t;
     const int32_t mask = tokenizer_token_to_id(t, "[MASK]");
@@ -158,7 +161,7 @@ static int reading_begin(struct reading *r, const char *where, struct error *err
     return 0;
 }
 
-static int reading_end(struct reading *r, int status, const char *const *paths, size_t n_paths, const char *where, struct error *err)
+int reading_end(struct reading *r, int status, const char *const *paths, size_t n_paths, const char *where, struct error *err)
 {
     struct examples *e = r->e;
     if (status == 0 && e->n == 0)
@@ -207,6 +210,8 @@ static void take_some(struct examples *to, const struct examples *from, const in
 {
     int64_t tokens = 0;
     *to = (struct examples){.n = n, .mask = from->mask, .vocab = from->vocab};
+    if (from->span)
+        to->span = xmalloc((size_t)(2 * n + 1) * sizeof *to->span, "examples");
     for (int64_t i = 0; i < n; i++)
         tokens += from->start[number[i] + 1] - from->start[number[i]];
     to->token = xmalloc((size_t)(tokens + 1) * sizeof *to->token, "examples");
@@ -220,22 +225,45 @@ static void take_some(struct examples *to, const struct examples *from, const in
         to->start[i + 1] = to->start[i] + length;
         to->pair[i] = from->pair[number[i]];
         to->label[i] = from->label[number[i]];
+        if (from->span)
+            memcpy(to->span + 2 * i, from->span + 2 * number[i], 2 * sizeof *to->span);
         to->longest = length > to->longest ? length : to->longest;
     }
     hash(to);
 }
 
+// What is drawn together: an example, or the windows of a question. Takes the n that come first in an order.
+static void take_drawn(struct examples *to, const struct examples *from, const int64_t *order, int64_t n)
+{
+    int64_t *number = xmalloc((size_t)(from->n + 1) * sizeof *number, "examples"), count = 0;
+    int64_t *question = from->question ? xmalloc((size_t)(n + 1) * sizeof *question, "questions") : NULL;
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t first = from->question ? from->question[order[i]] : order[i], end = from->question ? from->question[order[i] + 1] : first + 1;
+        if (question)
+            question[i] = count;
+        for (int64_t k = first; k < end; k++)
+            number[count++] = k;
+    }
+    if (question)
+        question[n] = count;
+    take_some(to, from, number, count);
+    to->question = question;
+    to->n_question = from->question ? n : 0;
+    free(number);
+}
+
 int examples_set_aside(struct examples *to, struct examples *from, int64_t n, uint64_t seed, const char *where, struct error *err)
 {
-    if (n >= from->n)
-        return error_set(err, "%s: %lld examples, of which %lld are wanted for validation; expected fewer (data.validation)", where,
-                         (long long)from->n, (long long)n);
-    int64_t *order = xmalloc((size_t)from->n * sizeof *order, "examples");
+    const int64_t all = from->question ? from->n_question : from->n;
+    if (n >= all)
+        return error_set(err, "%s: %lld %s, of which %lld are wanted for validation; expected fewer (data.validation)", where, (long long)all,
+                         from->question ? "questions" : "examples", (long long)n);
+    int64_t *order = xmalloc((size_t)all * sizeof *order, "examples");
     struct examples rest;
-    for (int64_t i = 0; i < from->n; i++)
-        order[i] = random_shuffled(seed, "validation examples", from->n, i);
-    take_some(to, from, order, n);
-    take_some(&rest, from, order + n, from->n - n);
+    for (int64_t i = 0; i < all; i++)
+        order[i] = random_shuffled(seed, "validation examples", all, i);
+    take_drawn(to, from, order, n);
+    take_drawn(&rest, from, order + n, all - n);
     rest.n_cut = from->n_cut;
     examples_release(from);
     *from = rest;
@@ -249,6 +277,8 @@ void examples_release(struct examples *e)
     free(e->start);
     free(e->pair);
     free(e->label);
+    free(e->span);
+    free(e->question);
     *e = (struct examples){0};
 }
 
@@ -259,6 +289,7 @@ void example_batch_init(struct example_batch *b, int64_t B, int64_t T)
     b->types = xmalloc((size_t)(B * T) * sizeof *b->types, "a batch of examples");
     b->length = xmalloc((size_t)B * sizeof *b->length, "a batch of examples");
     b->label = xmalloc((size_t)B * sizeof *b->label, "a batch of examples");
+    b->span = xmalloc((size_t)(2 * B) * sizeof *b->span, "a batch of examples");
     b->hidden = xmalloc((size_t)(B * T) * sizeof *b->hidden, "a batch of examples");
     b->word = xmalloc((size_t)(B * T) * sizeof *b->word, "a batch of examples");
 }
@@ -269,6 +300,7 @@ void example_batch_release(struct example_batch *b)
     free(b->types);
     free(b->length);
     free(b->label);
+    free(b->span);
     free(b->hidden);
     free(b->word);
     *b = (struct example_batch){0};
@@ -282,6 +314,8 @@ void examples_pick(const struct examples *e, const int64_t *number, int64_t B, s
     for (int64_t i = 0; i < B; i++) {
         b->length[i] = (int32_t)(e->start[number[i] + 1] - e->start[number[i]]);
         b->label[i] = e->label[number[i]];
+        for (int k = 0; k < 2 && e->span; k++)
+            b->span[2 * i + k] = e->span[2 * number[i] + k];
         b->T = b->length[i] > b->T ? b->length[i] : b->T;
     }
     for (int64_t i = 0; i < B; i++)
@@ -323,11 +357,10 @@ void examples_batch(const struct examples *e, uint64_t seed, int64_t index, int6
     free(all);
 }
 
-#define SHARE_HIDDEN 0.15
-#define SHARE_MASKED 0.8 // of those
+#define SHARE_MASKED 0.8 // of those that are hidden
 #define SHARE_RANDOM 0.1
 
-void examples_mask(const struct examples *e, uint64_t seed, uint64_t index, struct example_batch *b)
+void examples_mask(const struct examples *e, double share, uint64_t seed, uint64_t index, struct example_batch *b)
 {
     struct random r;
     random_init(&r, seed, "masked words", index);
@@ -336,7 +369,7 @@ void examples_mask(const struct examples *e, uint64_t seed, uint64_t index, stru
         for (int64_t i = 0; i < b->B; i++)
             for (int64_t t = 1; t + 1 < b->length[i]; t++) {
                 const int64_t at = i * b->T + t;
-                const double how = random_uniform(&r) / SHARE_HIDDEN;
+                const double how = random_uniform(&r) / share;
                 const int32_t other = (int32_t)random_below(&r, e->vocab);
                 if (how >= 1)
                     continue;

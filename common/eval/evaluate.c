@@ -286,9 +286,12 @@ static void summarise(struct run *r, struct eval_result *out)
     for (int64_t i = 0; i < n; i++)
         agree += r->agree[i];
     out->top1 = (double)agree / (double)n;
-    sort_doubles(r->kl, n);
-    out->kld_p95 = percentile(r->kl, n, 0.95);
-    out->kld_p99 = percentile(r->kl, n, 0.99);
+    double *sorted = xmalloc((size_t)n * sizeof *sorted, "losses of an evaluation");
+    memcpy(sorted, r->kl, (size_t)n * sizeof *sorted);
+    sort_doubles(sorted, n);
+    out->kld_p95 = percentile(sorted, n, 0.95);
+    out->kld_p99 = percentile(sorted, n, 0.99);
+    free(sorted);
 }
 
 static int check_models(const struct model *m, const struct model *against, const struct dataset *stream,
@@ -391,16 +394,17 @@ int evaluate(struct eval_result *r, struct model *m, struct model *against, cons
         if (o->against_states)
             eval_states_release(o->against_states); // not all of them are there
         free(run.nll);
+        free(run.kl);
     } else {
         summarise(&run, r);
         r->token_nll = run.nll;
+        r->token_kl = run.kl;
     }
     tape_release(&run.tape);
     free(run.ids);
     free(run.row);
     free(run.target);
     free(run.against_nll);
-    free(run.kl);
     free(run.agree);
     free(run.top);
     free(run.id_bytes);
@@ -410,6 +414,7 @@ int evaluate(struct eval_result *r, struct model *m, struct model *against, cons
 void eval_result_release(struct eval_result *r)
 {
     free(r->token_nll);
+    free(r->token_kl);
     *r = (struct eval_result){0};
 }
 

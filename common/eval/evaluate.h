@@ -34,7 +34,7 @@ struct eval_result {
     int compared;                                                    // the rest is meaningful
     double against_nll, difference, difference_low, difference_high; // paired, model - parent, 95 % interval
     double kld, kld_p95, kld_p99, top1; // mean and percentiles of KL(parent || model); share of equal argmax
-    double *token_nll;                  // [tokens], owned: for paired comparisons between runs
+    double *token_nll, *token_kl;       // [tokens], owned: for paired comparisons between runs; token_kl NULL without a parent
 };
 
 // The text as one token stream: BOS first where the tokenizer adds it. Files as dataset_read takes them; for

@@ -20,7 +20,7 @@ void evaluate_masked(struct masked_result *r, struct model *m, const struct exam
     tape_init(&tape, precision);
     for (int64_t at = 0; at < e->n; at += BATCH) {
         examples_pick(e, order + at, at + BATCH < e->n ? BATCH : e->n - at, &batch);
-        examples_mask(e, SEED, (uint64_t)at, &batch);
+        examples_mask(e, SHARE_HIDDEN, SEED, (uint64_t)at, &batch);
         const struct forward f = {.ids = batch.ids, .B = batch.B, .T = batch.T, .length = batch.length, .types = batch.types, .checkpoint = 1,
                                   .rows = batch.hidden, .n_rows = batch.n_hidden};
         const struct tensor *x = model_forward(m, &tape, &f);

@@ -2,7 +2,6 @@
 // output head.
 #include "common/eval/generate.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -43,31 +42,6 @@ static const float *decoder_step(struct decoder *d, const int32_t *ids, int64_t 
     return op_linear(&d->tape, last, model_head(d->model), NULL)->data;
 }
 
-static int32_t likeliest(const float *logits, int64_t V) {
-    int64_t best = 0;
-    for (int64_t i = 1; i < V; i++)
-        if (logits[i] > logits[best])
-            best = i;
-    return (int32_t)best;
-}
-
-static int32_t drawn(const float *logits, int64_t V, double temperature, struct random *random) {
-    double top = (double)logits[likeliest(logits, V)], sum = 0;
-    for (int64_t i = 0; i < V; i++)
-        sum += exp(((double)logits[i] - top) / temperature);
-    double at = random_uniform(random) * sum;
-    int64_t last = 0;
-    for (int64_t i = 0; i < V; i++) {
-        double p = exp(((double)logits[i] - top) / temperature);
-        if (p > 0)
-            last = i; // where rounding leaves `at` behind the end
-        at -= p;
-        if (at < 0)
-            return (int32_t)i;
-    }
-    return (int32_t)last;
-}
-
 int64_t generate(struct model *m, const int32_t *prompt, int64_t n, const struct generate_options *o,
                  int (*emit)(void *context, int32_t id), void *context) {
     if (n < 1)
@@ -77,13 +51,13 @@ int64_t generate(struct model *m, const int32_t *prompt, int64_t n, const struct
     struct random random;
     random_init(&random, o->seed, "generate", 0);
     int64_t count = 0;
+    int32_t *order = xmalloc((size_t)m->config.vocab * sizeof *order, "tokens by likelihood");
     const int32_t *next = prompt;
     int64_t n_next = n;
     int32_t id;
     while (count < o->tokens && !interrupted()) {
         const float *logits = decoder_step(&d, next, n_next);
-        id = o->temperature > 0 ? drawn(logits, m->config.vocab, o->temperature, &random)
-                                : likeliest(logits, m->config.vocab);
+        id = draw_token(logits, m->config.vocab, &o->draw, &random, order);
         if (o->stop_at_eos && id == m->config.eos_id)
             break;
         count++;
@@ -92,32 +66,9 @@ int64_t generate(struct model *m, const int32_t *prompt, int64_t n, const struct
         next = &id;
         n_next = 1;
     }
+    free(order);
     decoder_release(&d);
     return count;
-}
-
-static int append(void *context, int32_t id) {
-    struct token_list *list = context;
-    if (list->count == list->capacity) {
-        list->capacity = list->capacity ? 2 * list->capacity : 1024;
-        list->id = xrealloc(list->id, list->capacity * sizeof *list->id, "sampled tokens");
-    }
-    list->id[list->count++] = id;
-    return 0;
-}
-
-void generate_sample(struct model *m, int32_t bos, int64_t n_documents, int64_t length, uint64_t seed,
-                     struct token_list *out) {
-    for (int64_t i = 0; i < n_documents && !interrupted(); i++) {
-        struct random random;
-        random_init(&random, seed, "sampled document", (uint64_t)i);
-        int32_t first = bos >= 0 ? bos : (int32_t)random_below(&random, m->config.vocab);
-        const uint64_t high = random_u32(&random); // in this order with every compiler
-        const uint64_t low = random_u32(&random);
-        const struct generate_options o = {.tokens = length - 1, .temperature = 1, .seed = high << 32 | low};
-        append(out, first);
-        generate(m, &first, 1, &o, append, out);
-    }
 }
 
 int speed_runs(int64_t parameters) {

@@ -2,12 +2,13 @@
 #ifndef PDQ_GENERATE_H
 #define PDQ_GENERATE_H
 
+#include "common/eval/draw.h"
 #include "common/model/model.h"
 #include "common/text/tokenizer.h"
 
 struct generate_options {
     int64_t tokens;     // how many new ones at most
-    double temperature; // 0: the most likely one
+    struct draw_options draw;
     uint64_t seed;
     int stop_at_eos;
 };
@@ -16,11 +17,6 @@ struct generate_options {
 // tokens.
 int64_t generate(struct model *m, const int32_t *prompt, int64_t n, const struct generate_options *o,
                  int (*emit)(void *context, int32_t id), void *context);
-
-// Draws ids from the model itself (temperature 1, BOS first): n_documents of length tokens each, for training text
-// where there is none. Appends to out.
-void generate_sample(struct model *m, int32_t bos, int64_t n_documents, int64_t length, uint64_t seed,
-                     struct token_list *out);
 
 // Prefills of B sequences of T random tokens, timed one by one, so that models can be measured in turns.
 struct speed_timer {

@@ -24,7 +24,9 @@ static void print_cell(FILE *to, const struct json *v, int width, int digits, do
 
 // Of classifiers.
 static void print_image_rows(const struct json *rows, FILE *to) {
-    fprintf(to, "%-12s %9s %9s %9s %8s %8s %10s\n", "", "params M", "MFLOP", "MB", "loss", "errors", "accuracy %");
+    const int has_f1 = json_get(json_first(rows), "f1_low") != NULL; // of answers in texts, whose accuracy is exact match
+    fprintf(to, "%-12s %9s %9s %9s %8s %8s%s %10s\n", "", "params M", "MFLOP", "MB", "loss", "errors", has_f1 ? "     F1 %" : "",
+            has_f1 ? "exact %" : "accuracy %");
     for (const struct json *r = json_first(rows); r; r = json_next(r)) {
         fprintf(to, "%-12s", json_string(json_get(r, "name")));
         print_cell(to, json_get(r, "parameters"), 9, 3, 1e-6);
@@ -32,6 +34,8 @@ static void print_image_rows(const struct json *rows, FILE *to) {
         print_cell(to, json_get(r, "bytes"), 9, 2, 1e-6);
         print_cell(to, json_get(r, "nll"), 8, 4, 1);
         print_cell(to, json_get(r, "errors"), 8, 0, 1);
+        if (has_f1)
+            print_cell(to, json_get(r, "f1"), 8, 2, 1);
         print_cell(to, json_get(r, "accuracy"), 10, 2, 1);
         fputc('\n', to);
     }

@@ -4,8 +4,6 @@
 #include <math.h>
 #include <stdlib.h>
 
-#define NORMAL_95 1.959963984540054 // half of a normal 95 % interval, in standard errors
-
 double mean_of(const double *x, int64_t n) {
     double sum = 0;
     for (int64_t i = 0; i < n; i++)

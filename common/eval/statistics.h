@@ -4,6 +4,8 @@
 
 #include <stdint.h>
 
+#define NORMAL_95 1.959963984540054 // half of a normal 95 % interval, in standard errors
+
 double mean_of(const double *x, int64_t n);
 // Standard error of the mean of x (minus y, unless NULL), whose mean is known. 0 for one value.
 double standard_error(const double *x, const double *y, double mean, int64_t n);

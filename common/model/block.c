@@ -23,19 +23,20 @@ void block_show(const struct block *b, enum tap which, struct tensor **place, st
         place[b->layer] = x;
 }
 
-// Appends the new keys and values to the cache; returns tensors over all positions so far.
+// Appends the new keys and values of all sequences to the cache; returns tensors over its rows [B * capacity, columns].
 static void cache_extend(const struct block *b, struct tape *tape, struct tensor **k, struct tensor **v)
 {
     struct kv_cache *cache = b->forward->cache;
-    const int64_t columns = tensor_columns(*k), T = b->forward->T, S = cache->length + T;
-    if (S > cache->capacity)
-        BUG("kv_cache: %ld positions, capacity %ld", (long)S, (long)cache->capacity);
+    const int64_t columns = tensor_columns(*k), T = b->forward->T, room = cache->capacity;
+    if (cache->length + T > room)
+        BUG("kv_cache: %ld positions, capacity %ld", (long)(cache->length + T), (long)room);
     float *store[2] = {cache->k[b->layer], cache->v[b->layer]};
     struct tensor **fresh[2] = {k, v};
     for (int i = 0; i < 2; i++) {
-        memcpy(store[i] + cache->length * columns, (*fresh[i])->data, (size_t)(T * columns) * sizeof(float));
+        for (int64_t s = 0; s < cache->sequences; s++)
+            memcpy(store[i] + (s * room + cache->length) * columns, (*fresh[i])->data + s * T * columns, (size_t)(T * columns) * sizeof(float));
         struct tensor *all = arena_zalloc(&tape->arena, sizeof *all);
-        *all = (struct tensor){.name = (*fresh[i])->name, .n_dim = 2, .dim = {S, columns, 1}, .data = store[i]};
+        *all = (struct tensor){.name = (*fresh[i])->name, .n_dim = 2, .dim = {cache->sequences * room, columns, 1}, .data = store[i]};
         *fresh[i] = all;
     }
 }
@@ -45,12 +46,16 @@ static struct tensor *block_attend(const struct block *b, struct tape *tape, str
 {
     const struct model *m = b->model;
     const struct forward *f = b->forward;
-    const int64_t S = f->cache ? f->cache->length + f->T : f->T;
+    block_show(b, TAP_QKV, f->taps ? f->taps->q : NULL, q);
+    block_show(b, TAP_QKV, f->taps ? f->taps->k : NULL, k);
+    block_show(b, TAP_QKV, f->taps ? f->taps->v : NULL, v);
     if (f->cache)
         cache_extend(b, tape, &k, &v);
     const int64_t E = m->config.head_dim;
-    struct tensor *y = m->arch->reads_both_ways ? op_attention_both_ways(tape, q, k, v, f->B, f->T, E, f->length)
-                                                : op_attention(tape, q, k, v, f->B, f->T, S, E);
+    struct tensor *y =
+        f->cache ? op_attention_cached(tape, q, k, v, f->B, f->T, f->cache->length + f->T, f->cache->capacity, E)
+        : m->arch->reads_both_ways ? op_attention_both_ways(tape, q, k, v, f->B, f->T, E, f->length)
+                                   : op_attention(tape, q, k, v, f->B, f->T, f->T, E);
     if (m->gate && m->gate[b->layer].heads)
         y = op_gate(tape, y, m->gate[b->layer].heads);
     block_show(b, TAP_HEADS, f->taps ? f->taps->heads : NULL, y);

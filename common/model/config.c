@@ -36,6 +36,7 @@ static const struct family families[] = {
     {"bert", "BertForMaskedLM", 512, 0, config_bert_read, config_bert_json, 1},
     {"distilbert", "DistilBertForMaskedLM", 512, 0, config_bert_read, config_bert_json, 1},
     {"roberta", "RobertaForMaskedLM", 512, 0, config_bert_read, config_bert_json, 1},
+    {"bilstm", "BiLSTM", 512, 0, config_bilstm_read, config_bilstm_json, 0}, // a classifier without transformer blocks
     {"lenet", "LeNet", 0, 0, config_lenet_read, config_lenet_json, 0}, // a multi-layer perceptron
 };
 

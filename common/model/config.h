@@ -12,6 +12,8 @@ struct layer_shape {
 };
 
 enum model_head_kind { HEAD_NEXT, HEAD_CLASSES, HEAD_MASKED, HEAD_SPANS, HEAD_NONE };
+// Does it learn from examples with labels or spans?
+static inline int head_is_labelled(enum model_head_kind h) { return h == HEAD_CLASSES || h == HEAD_SPANS; }
 enum activation { ACTIVATION_SILU, ACTIVATION_GELU_TANH, ACTIVATION_GELU_ERF, ACTIVATION_RELU };
 
 enum rope_scaling_type { ROPE_PLAIN, ROPE_LINEAR, ROPE_LLAMA3 };
@@ -35,6 +37,7 @@ struct config {
     enum activation activation; // of the feed-forward blocks
     enum model_head_kind head;  // what it predicts: the next token, a sequence's class, masked tokens, an answer's two ends, nothing
     int64_t n_label, n_type;    // classes of a head, token types
+    int64_t n_embedding, n_cell; // bilstm: inputs of the LSTM, its cells in each direction; hidden is what the head reads
     int has_pooler;             // BERT's: what reads the first position
     int has_next;               // BERT's: a masked-word model with a head that tells whether two sentences follow each other
     int64_t position_offset;    // rows of the table of positions in front of the first one's (RoBERTa)
@@ -78,6 +81,10 @@ struct json *config_gpt2_json(const struct config *c);
 // BERT's, DistilBERT's and RoBERTa's (config_bert.c).
 int config_bert_read(struct config *c, const struct json *o, const char *where, struct error *err);
 struct json *config_bert_json(const struct config *c);
+// config_bilstm.c: {"model_type": "bilstm", "vocab_size", "embedding_size", "hidden_size" (cells in each direction), "classifier_size" (rectified
+// units), "num_labels" or "id2label"}. Nothing in it depends on positions; "max_position_embeddings" (512) is where longer texts are cut.
+int config_bilstm_read(struct config *c, const struct json *o, const char *where, struct error *err);
+struct json *config_bilstm_json(const struct config *c);
 int64_t config_parameters(const struct config *c); // tied head counted once (model.c: it asks the architecture's table)
 // Inverse rope frequencies [head_dim / 2], scaled as config.rope says (Llama 3: its piecewise rule).
 void config_rope_frequencies(const struct config *c, double *inverse_frequency);

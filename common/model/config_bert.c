@@ -52,9 +52,13 @@ static int read_head(struct config *c, const struct json *o, const char *where, 
     c->head = (enum model_head_kind)head;
     TRY(json_get_bool(o, where, "tie_word_embeddings", 1, &c->tie_embeddings, err));
     c->tie_embeddings &= c->head == HEAD_MASKED;
+    return config_labels_read(c, o, where, err);
+}
+
+int config_labels_read(struct config *c, const struct json *o, const char *where, struct error *err) {
     // transformers writes the labels' names instead of their number where there are names
-    const int64_t named = json_count(json_get(o, "id2label"));
-    return json_get_int(o, where, "num_labels", c->head == HEAD_SPANS ? 2 : named ? named : 2, 1, MAX_VOCAB, &c->n_label, err);
+    const int64_t named = c->head == HEAD_SPANS ? 0 : json_count(json_get(o, "id2label"));
+    return json_get_int(o, where, "num_labels", named ? named : 2, 1, MAX_VOCAB, &c->n_label, err);
 }
 
 static int refuse_true(const struct json *o, const char *where, const char *key, struct error *err) {

@@ -16,6 +16,8 @@ int config_read_size(const struct json *o, const char *where, const char *key, i
 int config_token_id(const struct config *c, const struct json *o, const char *where, const char *key, int64_t *id, struct error *err);
 int config_activation_read(struct config *c, const struct json *o, const char *where, const char *key, const char *absent,
                            struct error *err);
+// Classes of a head: the number of labels, or as many as id2label names, or two.
+int config_labels_read(struct config *c, const struct json *o, const char *where, struct error *err);
 // The name of c's activation: the given one where it means the same.
 const char *config_activation_name(const struct config *c, const struct json *given);
 // Gives every layer the shape s, then those of pruned_heads and per_layer_config theirs.

@@ -11,7 +11,7 @@
 #include "common/base/random.h"
 #include "common/model/arch.h"
 
-static const struct arch *const arch_table[] = {&arch_llama, &arch_gpt2, &arch_bert, &arch_roberta, &arch_distilbert, &arch_lenet};
+static const struct arch *const arch_table[] = {&arch_llama, &arch_gpt2, &arch_bert, &arch_roberta, &arch_distilbert, &arch_bilstm, &arch_lenet};
 
 // Is `word` one of the names in "a|b|c"?
 static int among(const char *word, const char *names)
@@ -40,6 +40,10 @@ int64_t axis_size(const struct config *c, enum axis axis, int layer)
     case AXIS_POSITIONS: return c->context + c->position_offset;
     case AXIS_TYPES: return c->n_type;
     case AXIS_LABELS: return c->n_label;
+    case AXIS_EMBEDDING: return c->n_embedding;
+    case AXIS_CELLS: return c->n_cell;
+    case AXIS_BOTH_CELLS: return 2 * c->n_cell;
+    case AXIS_GATES: return 4 * c->n_cell;
     case AXIS_HEADS: return c->layer[layer].n_head * c->head_dim;
     case AXIS_GROUPS: return c->layer[layer].n_kv_head * c->head_dim;
     case AXIS_FF: return c->layer[layer].n_ff;
@@ -167,6 +171,8 @@ int64_t model_positions(const struct config *c)
     return 0;
 }
 
+int model_has_blocks(const struct config *c) { return !arch_find(c->model_type)->no_blocks; }
+
 int model_is_language(const struct config *c) { return arch_find(c->model_type)->embed >= 0; }
 
 struct parameter *model_find(struct model *m, const char *name)
@@ -220,8 +226,8 @@ struct tensor *model_forward(struct model *m, struct tape *tape, const struct fo
 {
     if (f->last && (f->cache || f->last > m->config.n_layer || f->first >= f->last))
         BUG("model_forward: layers %ld to %ld of %ld", (long)f->first, (long)f->last, (long)m->config.n_layer);
-    if (f->cache && (f->B != 1 || tape->recording))
-        BUG("model_forward: a cache holds one sequence and is not recorded");
+    if (f->cache && (f->B != f->cache->sequences || tape->recording))
+        BUG("model_forward: %ld sequences, a cache of %ld; it is not recorded", (long)f->B, (long)f->cache->sequences);
     return m->arch->forward(m, tape, f);
 }
 
@@ -266,14 +272,16 @@ void model_drop_gates(struct model *m)
     m->gate = NULL;
 }
 
-void kv_cache_init(struct kv_cache *c, const struct model *m, int64_t capacity)
+void kv_cache_init(struct kv_cache *c, const struct model *m, int64_t capacity) { kv_cache_init_batch(c, m, 1, capacity); }
+
+void kv_cache_init_batch(struct kv_cache *c, const struct model *m, int64_t sequences, int64_t capacity)
 {
     const int n = (int)m->config.n_layer;
-    *c = (struct kv_cache){.capacity = capacity, .n_layer = n};
+    *c = (struct kv_cache){.sequences = sequences, .capacity = capacity, .n_layer = n};
     c->k = xcalloc((size_t)n, sizeof *c->k, "key cache");
     c->v = xcalloc((size_t)n, sizeof *c->v, "value cache");
     for (int l = 0; l < n; l++) {
-        const size_t bytes = (size_t)(capacity * axis_size(&m->config, AXIS_GROUPS, l)) * sizeof(float);
+        const size_t bytes = (size_t)(sequences * capacity * axis_size(&m->config, AXIS_GROUPS, l)) * sizeof(float);
         c->k[l] = xmalloc(bytes, "key cache");
         c->v[l] = xmalloc(bytes, "value cache");
     }

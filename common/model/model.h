@@ -1,6 +1,6 @@
 // model.h: a transformer's parameters and its forward pass, with exactly three extension points:
 //
-//   taps          what the forward pass shows while it runs (hidden states, head outputs, FFN activations)
+//   taps          what the forward pass shows while it runs (hidden states, q, k, v, head outputs, FFN activations)
 //   gates         one factor per query head and per FFN channel, 1 by default: masks, and what Taylor scores differentiate
 //   weight hooks  tensor.hook: mask, fake-quant, quantized storage
 //
@@ -23,6 +23,8 @@ enum axis {
     AXIS_POSITIONS, // learned positions
     AXIS_TYPES,     // token types
     AXIS_LABELS,    // what a head decides between
+    AXIS_EMBEDDING, // an LSTM's inputs...
+    AXIS_CELLS, AXIS_BOTH_CELLS, AXIS_GATES, // ... its cells in one direction, in both, and the four gates of each
     AXIS_HEADS, // n_head * head_dim; unit: a query head
     AXIS_GROUPS, // n_kv_head * head_dim; unit: a key/value head
     AXIS_FF,    // unit: a channel
@@ -77,20 +79,22 @@ enum tap {
     TAP_HEADS = 2,  // heads[l]: attention output before o: [N, H*E]
     TAP_FF = 4,     // ff[l]: silu(gate) * up: [N, F]
     TAP_MIDDLE = 8, // middle[l] between the layer's attention and its feed-forward block: [N, D]
-    TAP_INPUTS = 16 // attention_in[l], ff_in[l]: what q, k, v and gate, up read (normalised): [N, D]
+    TAP_INPUTS = 16, // attention_in[l], ff_in[l]: what q, k, v and gate, up read (normalised): [N, D]
+    TAP_QKV = 32    // q[l] [N, H*E], k[l] and v[l] [N, G*E]: what attention reads (rotated)
 };
 
 struct taps {
     unsigned want; // bits of enum tap
     // Arrays given by the caller, [n_layer + 1] for hidden, else [n_layer]; only those asked for. A block that is not there
     // leaves its place as it was.
-    struct tensor **hidden, **heads, **ff, **middle, **attention_in, **ff_in;
+    struct tensor **hidden, **heads, **ff, **middle, **attention_in, **ff_in, **q, **k, **v;
 };
 
-// Keys and values of the positions so far, for decoding one sequence. Process or request lifetime.
+// Keys and values of the positions so far, for decoding sequences that are all equally long. Process or request lifetime.
 struct kv_cache {
-    int64_t capacity, length; // positions
-    float **k, **v;           // per layer [capacity, G*E]
+    int64_t sequences;
+    int64_t capacity, length; // positions of each
+    float **k, **v;           // per layer [sequences, capacity, G*E]
     int n_layer;
 };
 
@@ -106,7 +110,7 @@ struct forward {
     int64_t n_rows;
     const int32_t *length, *types; // for models that read both ways: tokens of each sequence [B] (NULL: T), token types [B*T] (NULL: 0)
     struct taps *taps;      // NULL: none
-    struct kv_cache *cache; // NULL: none. With one: B is 1, nothing records, positions go on from cache->length
+    struct kv_cache *cache; // NULL: none. With one: B is its sequences, nothing records, positions go on from cache->length
     int checkpoint;         // keep only the layers' outputs and compute again in the backward pass (no taps but TAP_HIDDEN)
     // A part of the way, for passes layer by layer: layers from `first` to before `last` (0: all), from hidden states `x`
     // [B*T, D] instead of ids. With last > 0 what comes out are the hidden states there, not normalised.
@@ -125,6 +129,7 @@ struct arch {
     // table, tied).
     int head[4], head_bias[4];
     int reads_both_ways; // attention over whole sequences, else causal
+    int no_blocks;       // neither attention nor feed-forward blocks: nothing to tap, to gate or to cut
     const char *spare;   // "a|b": beginnings of names of what checkpoints hold beside the model; NULL: none
     // What of the config only the files say: has(files, name) tells whether a tensor is there. NULL: nothing.
     void (*look)(struct config *c, int (*has)(const void *files, const char *name), const void *files);
@@ -155,15 +160,21 @@ int64_t axis_unit(const struct config *c, enum axis axis); // elements in one un
 int model_is_causal(const struct config *c);
 // Positions that it has learned and cannot go beyond; 0: any number.
 int64_t model_positions(const struct config *c);
+// Does it have attention and feed-forward blocks, which taps show and pruning cuts?
+int model_has_blocks(const struct config *c);
 // Does it read tokens (and not, say, images)?
 int model_is_language(const struct config *c);
 // Final, normalised hidden states [B*T, D] (of a head for classes [B, D], for masked words [n_rows, D]), to be given to op_head_loss or op_head_eval with model_head.
 struct tensor *model_forward(struct model *m, struct tape *tape, const struct forward *f);
+// The loss that the model's head is for, on model_forward's x: op_head_loss; on answers' spans op_span_loss, whose targets are [B, 2].
+struct tensor *model_head_loss(struct model *m, struct tape *tape, const struct forward *f, struct tensor *x, const struct head_spec *spec,
+                               struct head_result *result);
 // Gates of ones for every layer, with gradients where wanted; drop frees them.
 void model_add_gates(struct model *m, int with_gradients);
 void model_drop_gates(struct model *m);
 
-void kv_cache_init(struct kv_cache *c, const struct model *m, int64_t capacity);
+void kv_cache_init(struct kv_cache *c, const struct model *m, int64_t capacity); // of one sequence
+void kv_cache_init_batch(struct kv_cache *c, const struct model *m, int64_t sequences, int64_t capacity);
 void kv_cache_release(struct kv_cache *c);
 
 // FLOPs of the products for one token: forward, at a context of T positions (attention counted at the mean context T/2).

@@ -18,6 +18,7 @@
 
 struct attention {
     int64_t B, T, S, H, G, E;
+    int64_t room;          // rows of k and v from one sequence to the next: S, or more in a cache
     int both_ways;         // else causal
     const int32_t *length; // [B] of sequences seen both ways; NULL: T
     const float *q, *k, *v;
@@ -27,7 +28,7 @@ struct attention {
 };
 
 struct attention_saved {
-    int64_t B, T, S, E;
+    int64_t B, T, S, room, E;
     int both_ways;
     const int32_t *length;
     float *lse;
@@ -50,8 +51,8 @@ static struct tile tile_at(const struct attention *a, int64_t b, int64_t h, int6
         .keys = !a->both_ways ? a->S - a->T + t0 + rows : a->length ? a->length[b] : a->T,
         .both_ways = a->both_ways,
         .q = a->q + (b * a->T + t0) * a->H * a->E + h * a->E,
-        .k = a->k + b * a->S * a->G * a->E + group * a->E,
-        .v = a->v + b * a->S * a->G * a->E + group * a->E,
+        .k = a->k + b * a->room * a->G * a->E + group * a->E,
+        .v = a->v + b * a->room * a->G * a->E + group * a->E,
         .q_stride = a->H * a->E,
         .k_stride = a->G * a->E,
     };
@@ -78,7 +79,7 @@ static int64_t packed_floats(const struct attention *a) { return gemm_packed_flo
 
 static void pack_group(const struct attention *a, struct packed *p, int64_t task)
 {
-    const int64_t stride = a->G * a->E, at = task / a->G * a->S * stride + task % a->G * a->E;
+    const int64_t stride = a->G * a->E, at = task / a->G * a->room * stride + task % a->G * a->E;
     if (p->task == task)
         return;
     p->task = task;
@@ -245,7 +246,7 @@ static void attention_backward(struct tape *tape, struct node *node)
 {
     struct tensor *q = node->in[0], *k = node->in[1], *v = node->in[2];
     const struct attention_saved *s = node->saved;
-    const struct attention a = {.B = s->B, .T = s->T, .S = s->S, .E = s->E, .H = tensor_columns(q) / s->E,
+    const struct attention a = {.B = s->B, .T = s->T, .S = s->S, .room = s->room, .E = s->E, .H = tensor_columns(q) / s->E,
                                 .G = tensor_columns(k) / s->E, .q = q->data, .k = k->data, .v = v->data,
                                 .both_ways = s->both_ways, .length = s->length, .y = node->out->data, .lse = s->lse, .scale = 1.0f / sqrtf((float)s->E)};
     struct attention_gradients g = {.dy = node->out->grad};
@@ -277,15 +278,15 @@ static void attention_backward(struct tape *tape, struct node *node)
 static struct tensor *attend(struct tape *tape, struct tensor *q, struct tensor *k, struct tensor *v, struct attention_saved shape)
 {
     const int64_t C = tensor_columns(q), K = tensor_columns(k), B = shape.B, T = shape.T, S = shape.S, E = shape.E;
-    if (tensor_rows(q) != B * T || tensor_rows(k) != B * S || tensor_rows(v) != B * S || tensor_columns(v) != K || C % K ||
-        K % E || S < T)
+    if (tensor_rows(q) != B * T || tensor_rows(k) != B * shape.room || tensor_rows(v) != B * shape.room || tensor_columns(v) != K || C % K ||
+        K % E || S < T || S > shape.room)
         BUG("op_attention: q[%ld,%ld] k[%ld,%ld] v[%ld,%ld], B %ld T %ld S %ld E %ld", (long)tensor_rows(q), (long)C,
             (long)tensor_rows(k), (long)K, (long)tensor_rows(v), (long)tensor_columns(v), (long)B, (long)T, (long)S, (long)E);
     struct attention_saved *s = arena_alloc(&tape->arena, sizeof *s);
     *s = shape;
     s->lse = arena_alloc(&tape->arena, (size_t)(B * C / E * T) * sizeof(float));
     struct tensor *y = tape_tensor(tape, "attention", 2, B * T, C, 1);
-    const struct attention a = {.B = B, .T = T, .S = S, .H = C / E, .G = K / E, .E = E, .q = q->data, .k = k->data,
+    const struct attention a = {.B = B, .T = T, .S = S, .room = shape.room, .H = C / E, .G = K / E, .E = E, .q = q->data, .k = k->data,
                                 .both_ways = s->both_ways, .length = s->length,
                                 .v = v->data, .y = y->data, .lse = s->lse, .scale = 1.0f / sqrtf((float)E)};
     attention_forward(tape, &a);
@@ -298,7 +299,15 @@ static struct tensor *attend(struct tape *tape, struct tensor *q, struct tensor 
 struct tensor *op_attention(struct tape *tape, struct tensor *q, struct tensor *k, struct tensor *v, int64_t B, int64_t T,
                             int64_t S, int64_t E)
 {
-    return attend(tape, q, k, v, (struct attention_saved){.B = B, .T = T, .S = S, .E = E});
+    return attend(tape, q, k, v, (struct attention_saved){.B = B, .T = T, .S = S, .room = S, .E = E});
+}
+
+struct tensor *op_attention_cached(struct tape *tape, struct tensor *q, struct tensor *k, struct tensor *v, int64_t B, int64_t T,
+                                   int64_t S, int64_t room, int64_t E)
+{
+    if (tape->recording)
+        BUG("op_attention_cached: what a cache holds has no gradient");
+    return attend(tape, q, k, v, (struct attention_saved){.B = B, .T = T, .S = S, .room = room, .E = E});
 }
 
 struct tensor *op_attention_both_ways(struct tape *tape, struct tensor *q, struct tensor *k, struct tensor *v, int64_t B, int64_t T,
@@ -307,5 +316,5 @@ struct tensor *op_attention_both_ways(struct tape *tape, struct tensor *q, struc
     for (int64_t b = 0; length && b < B; b++)
         if (length[b] < 1 || length[b] > T)
             BUG("op_attention_both_ways: sequence %ld has %d of %ld positions", (long)b, (int)length[b], (long)T);
-    return attend(tape, q, k, v, (struct attention_saved){.B = B, .T = T, .S = T, .E = E, .both_ways = 1, .length = length});
+    return attend(tape, q, k, v, (struct attention_saved){.B = B, .T = T, .S = T, .room = T, .E = E, .both_ways = 1, .length = length});
 }

@@ -8,7 +8,7 @@
 
 #include "common/base/error.h"
 #include "common/base/threads.h"
-#include "common/tensor/ops.h"
+#include "common/tensor/op_head.h"
 #include "common/tensor/vecmath.h"
 #include "common/tensor/weight.h"
 
@@ -22,8 +22,7 @@ int64_t head_chunk_rows(int64_t N, int64_t V)
     return min_i64(N, min_i64(CHUNK_ROWS_MAX, max_i64(CHUNK_ROWS_MIN, rows)));
 }
 
-// to[i] = exp((z[i] - top) / T); returns the sum. to may be z.
-static double exp_row(const float *z, float *to, int64_t V, float top, float inverse_temperature)
+double exp_row(const float *z, float *to, int64_t V, float top, float inverse_temperature)
 {
     double total = 0;
     for (int64_t i = 0; i < V; i += SUM_BLOCK) {
@@ -64,34 +63,50 @@ static double teacher_row(float *zt, const float *zs, int64_t V, float top_t, fl
 
 struct row_loss {
     double ce, kl;
+    double further[DIVERGENCES];
+    struct divergence_sums sums; // at the temperature; where there is a teacher
 };
 
-// Turns the logits zs into k times the gradient of this row's loss (k 0: only the losses). zt may be NULL; soft [V] is scratch.
-static struct row_loss loss_row(float *zs, float *zt, float *soft, int64_t V, int32_t target, double alpha, double temperature,
-                                double k)
+// Turns the logits zs into the gradient of hard * CE + soft_weight * T^2 KL of this row. zt may be NULL; soft [V] is scratch.
+static struct row_loss loss_row(float *zs, float *zt, float *soft, int64_t V, int32_t target, double temperature, double hard_weight,
+                                double soft_weight)
 {
-    struct row_loss loss = {0, 0};
+    struct row_loss loss = {0};
     const float inverse_temperature = (float)(1 / temperature);
     const float top = vec_max(zs, V);
     const double target_gap = (double)zs[target] - (double)top;
     double soft_sum = 0, teacher_sum = 1, gap = 0;
     if (zt) {
-        teacher_sum = teacher_row(zt, zs, V, vec_max(zt, V), top, inverse_temperature, &gap);
+        const float top_t = vec_max(zt, V);
+        teacher_sum = teacher_row(zt, zs, V, top_t, top, inverse_temperature, &gap);
         soft_sum = exp_row(zs, soft, V, top, inverse_temperature);
+        loss.sums = (struct divergence_sums){top, top_t, log(soft_sum), log(teacher_sum)};
         loss.kl = gap / teacher_sum / temperature - log(teacher_sum) + log(soft_sum);
     }
     const double hard_sum = exp_row(zs, zs, V, top, 1);
     loss.ce = log(hard_sum) - target_gap;
-    const float hard = (float)(k * (zt ? 1 - alpha : 1) / hard_sum);
+    const float hard = (float)(hard_weight / hard_sum);
     if (zt) {
-        const float student = (float)(k * alpha * temperature / soft_sum), teacher = (float)(k * alpha * temperature / teacher_sum);
+        const float student = (float)(soft_weight * temperature / soft_sum), teacher = (float)(soft_weight * temperature / teacher_sum);
         for (int64_t i = 0; i < V; i++)
             zs[i] = hard * zs[i] + student * soft[i] - teacher * zt[i];
     } else {
         for (int64_t i = 0; i < V; i++)
             zs[i] *= hard;
     }
-    zs[target] -= (float)(k * (zt ? 1 - alpha : 1));
+    zs[target] -= (float)hard_weight;
+    return loss;
+}
+
+// The same with the likeliest entries of a teacher instead of all its logits; soft [V] gets the soft part of the gradient.
+static struct row_loss top_loss_row(const struct head_spec *spec, int64_t n, float *zs, float *soft, int64_t V, double k)
+{
+    const double alpha = spec->alpha, temperature = spec->temperature;
+    const double kl = head_top_row(spec->top, n, zs, soft, V, temperature, k * alpha * temperature * temperature);
+    struct row_loss loss = loss_row(zs, NULL, NULL, V, spec->targets[n], 1, k * (1 - alpha), 0);
+    loss.kl = kl;
+    for (int64_t i = 0; i < V; i++)
+        zs[i] += soft[i];
     return loss;
 }
 
@@ -122,13 +137,13 @@ struct head {
     const float *w_values, *teacher_values;
     int64_t N, D, V, Dt, rows, count;
     float *zs, *zt, *soft; // chunk logits [rows, V]; soft: one row a thread
+    float *kept;           // two rows a thread, where there are divergences beside KL; else NULL
     float *dx;
     struct row_loss *loss; // [N]
     int gradient;
 };
 
-// z[n, V] += bias; NULL: none.
-static void add_bias(float *z, int64_t n, int64_t V, const struct tensor *bias)
+void add_bias(float *z, int64_t n, int64_t V, const struct tensor *bias)
 {
     for (int64_t r = 0; bias && r < n; r++)
         for (int64_t v = 0; v < V; v++)
@@ -147,6 +162,34 @@ static void add_bias_gradient(const float *dz, int64_t n, int64_t V, struct tens
     }
 }
 
+static double divergence_weight(const struct head_spec *spec, int which)
+{
+    return spec->divergence ? spec->divergence[which] : which == DIVERGENCE_KL;
+}
+
+// One row with all its losses: KL and CE turn the logits into their gradient, so the divergences beside them need copies.
+static struct row_loss head_row(const struct head *h, int32_t target, float *zs, float *zt, double k)
+{
+    const struct head_spec *spec = h->spec;
+    const int64_t V = h->V, thread = thread_number();
+    const double alpha = zt ? spec->alpha : 0;
+    float *own = NULL, *other = NULL;
+    if (h->kept) {
+        own = h->kept + 2 * thread * V;
+        other = own + V;
+        memcpy(own, zs, (size_t)V * sizeof *own);
+        memcpy(other, zt, (size_t)V * sizeof *other);
+    }
+    struct row_loss loss =
+        loss_row(zs, zt, h->soft + thread * V, V, target, spec->temperature, k * (1 - alpha), k * alpha * divergence_weight(spec, DIVERGENCE_KL));
+    const struct divergence_row row = {own, other, V, spec->temperature, spec->beta};
+    for (int d = DIVERGENCE_KL + 1; h->kept && d < DIVERGENCES; d++)
+        if (spec->divergence[d] > 0)
+            loss.further[d] =
+                divergence_add(d, &row, &loss.sums, k * alpha * spec->divergence[d] * divergence_scale(d, spec->temperature), zs);
+    return loss;
+}
+
 static void head_chunk(const struct head *h, int64_t first)
 {
     const int64_t n = min_i64(h->rows, h->N - first), V = h->V;
@@ -162,12 +205,13 @@ static void head_chunk(const struct head *h, int64_t first)
 #pragma omp parallel for schedule(dynamic, 8)
     for (int64_t r = 0; r < n; r++) {
         const int32_t target = h->spec->targets[first + r];
-        h->loss[first + r] = (struct row_loss){0, 0};
+        h->loss[first + r] = (struct row_loss){0};
         if (target < 0)
             memset(h->zs + r * V, 0, (size_t)V * sizeof(float));
+        else if (h->spec->top)
+            h->loss[first + r] = top_loss_row(h->spec, first + r, h->zs + r * V, h->soft + thread_number() * V, V, k);
         else
-            h->loss[first + r] = loss_row(h->zs + r * V, h->zt ? h->zt + r * V : NULL, h->soft + thread_number() * V, V, target,
-                                          h->spec->alpha, h->spec->temperature, k);
+            h->loss[first + r] = head_row(h, target, h->zs + r * V, h->zt ? h->zt + r * V : NULL, k);
     }
     if (h->dx)
         gemm(precision, PLAIN, PLAIN, n, h->D, V, h->zs, V, h->w_values, h->D, 0, h->dx + first * h->D, h->D);
@@ -187,6 +231,30 @@ static void head_check(const struct tensor *x, const struct tensor *w, const str
     for (int64_t n = 0; n < tensor_rows(x); n++)
         if (spec->targets[n] >= V)
             BUG("op_head_loss: target %d at row %ld, vocabulary %ld", (int)spec->targets[n], (long)n, (long)V);
+}
+
+// Means over the counted rows, and the loss that they make.
+static struct head_result head_sum(const struct head *h)
+{
+    const struct head_spec *spec = h->spec;
+    struct head_result sum = {.count = h->count};
+    for (int64_t n = 0; n < h->N; n++) {
+        sum.ce += h->loss[n].ce;
+        sum.kl += h->loss[n].kl;
+        for (int d = DIVERGENCE_KL + 1; d < DIVERGENCES; d++)
+            sum.divergence[d] += h->loss[n].further[d];
+    }
+    const double count = (double)max_i64(1, h->count), alpha = spec->teacher_x || spec->top ? spec->alpha : 0;
+    sum.ce /= count;
+    sum.kl /= count;
+    double soft = divergence_weight(spec, DIVERGENCE_KL) * divergence_scale(DIVERGENCE_KL, spec->temperature) * sum.kl;
+    for (int d = DIVERGENCE_KL + 1; d < DIVERGENCES; d++) {
+        sum.divergence[d] /= count;
+        soft += divergence_weight(spec, d) * divergence_scale(d, spec->temperature) * sum.divergence[d];
+    }
+    sum.divergence[DIVERGENCE_KL] = sum.kl;
+    sum.loss = spec->weight * (alpha * soft + (1 - alpha) * sum.ce);
+    return sum;
 }
 
 struct tensor *op_head_loss(struct tape *tape, struct tensor *x, struct tensor *w, const struct head_spec *spec,
@@ -212,21 +280,17 @@ struct tensor *op_head_loss(struct tape *tape, struct tensor *x, struct tensor *
         h.Dt = spec->teacher_w->dim[1];
         h.teacher_values = weight_values(tape, spec->teacher_w);
         h.zt = arena_alloc(arena, (size_t)(h.rows * h.V) * sizeof(float));
-        h.soft = arena_alloc(arena, (size_t)(threads_count() * h.V) * sizeof(float));
+        for (int d = DIVERGENCE_KL + 1; d < DIVERGENCES && !h.kept; d++)
+            if (divergence_weight(spec, d) > 0)
+                h.kept = arena_alloc(arena, (size_t)(2 * threads_count() * h.V) * sizeof(float));
     }
+    if (spec->teacher_x || spec->top)
+        h.soft = arena_alloc(arena, (size_t)(threads_count() * h.V) * sizeof(float));
     h.zs = arena_alloc(arena, (size_t)(h.rows * h.V) * sizeof(float));
     h.loss = arena_alloc(arena, (size_t)h.N * sizeof *h.loss);
     for (int64_t first = 0; first < h.N; first += h.rows)
         head_chunk(&h, first);
-    struct head_result sum = {.count = h.count};
-    for (int64_t n = 0; n < h.N; n++) {
-        sum.ce += h.loss[n].ce;
-        sum.kl += h.loss[n].kl;
-    }
-    sum.ce /= (double)max_i64(1, h.count);
-    sum.kl /= (double)max_i64(1, h.count);
-    const double alpha = spec->teacher_x ? spec->alpha : 0;
-    sum.loss = spec->weight * (alpha * spec->temperature * spec->temperature * sum.kl + (1 - alpha) * sum.ce);
+    const struct head_result sum = head_sum(&h);
     y->data[0] = (float)sum.loss;
     if (result)
         *result = sum;

@@ -4,7 +4,6 @@
 #include "common/tensor/vecmath.h"
 #include "common/tensor/weight.h"
 
-#define COLUMN_BLOCK 64
 #define DOT_ROWS 4 // up to this many input rows, a hook's dot beats widening the weight
 
 static void add_bias(float *y, const float *bias, int64_t N, int64_t O)
@@ -31,17 +30,8 @@ static void linear_backward(struct tape *tape, struct node *node)
     }
     if (w->needs_grad)
         weight_add_gradient(tape, w, N, dy, x->data);
-    if (bias && bias->needs_grad) {
-        float *grad = bias->grad;
-#pragma omp parallel for schedule(static) if (N * O > PARALLEL_MIN)
-        for (int64_t c = 0; c < O; c += COLUMN_BLOCK)
-            for (int64_t o = c; o < min_i64(O, c + COLUMN_BLOCK); o++) {
-                double sum = 0;
-                for (int64_t n = 0; n < N; n++)
-                    sum += (double)dy[n * O + o];
-                grad[o] += (float)sum;
-            }
-    }
+    if (bias && bias->needs_grad)
+        bias_add_gradient(bias, N, dy);
 }
 
 struct tensor *op_linear(struct tape *tape, struct tensor *x, struct tensor *w, struct tensor *bias)

@@ -1,4 +1,4 @@
-// op_pointwise.c: ops that work element by element: swiglu, relu, tanh, dropout, add, gate, picking rows, and the scalar losses mse and
+// op_pointwise.c: ops that work element by element: swiglu, relu, tanh, dropout, add, gate, picking rows, joining columns, and the scalar losses mse and
 // sum.
 #include <string.h>
 
@@ -123,6 +123,35 @@ struct tensor *op_rows(struct tape *tape, struct tensor *x, const int32_t *row, 
     struct node *node = tape_record(tape, rows_backward, y, x, NULL, NULL, NULL);
     if (node)
         node->saved = kept;
+    return y;
+}
+
+static void join_backward(struct tape *tape, struct node *node)
+{
+    const int64_t N = tensor_rows(node->out), D = tensor_columns(node->out);
+    const float *dy = node->out->grad;
+    for (int k = 0; k < 2; k++) {
+        const int64_t columns = tensor_columns(node->in[k]);
+        float beta;
+        float *dx = tape_grad(tape, node->in[k], &beta);
+        for (int64_t n = 0; dx && n < N; n++)
+            for (int64_t i = 0; i < columns; i++)
+                dx[n * columns + i] = dy[n * D + i] + (beta == 0.0f ? 0.0f : dx[n * columns + i]);
+        dy += columns;
+    }
+}
+
+struct tensor *op_join(struct tape *tape, struct tensor *a, struct tensor *c)
+{
+    const int64_t N = tensor_rows(a), A = tensor_columns(a), C = tensor_columns(c);
+    if (tensor_rows(c) != N)
+        BUG("op_join: %s[%ld,%ld] and %s[%ld,%ld]", a->name, (long)N, (long)A, c->name, (long)tensor_rows(c), (long)C);
+    struct tensor *y = tape_tensor(tape, "joined", 2, N, A + C, 1);
+    for (int64_t n = 0; n < N; n++) {
+        memcpy(y->data + n * (A + C), a->data + n * A, (size_t)A * sizeof(float));
+        memcpy(y->data + n * (A + C) + A, c->data + n * C, (size_t)C * sizeof(float));
+    }
+    tape_record(tape, join_backward, y, a, c, NULL, NULL);
     return y;
 }
 

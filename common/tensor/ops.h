@@ -9,6 +9,7 @@
 
 #include <stdint.h>
 
+#include "common/tensor/divergence.h"
 #include "common/tensor/tape.h"
 
 // y[N,D] = table[ids[n]]. table [V,D]. Honours table->hook.
@@ -31,12 +32,26 @@ struct tensor *op_rope(struct tape *tape, struct tensor *x, const float *table, 
 
 // Causal grouped-query attention, softmax(q k^T / sqrt(E)) v, tiled so that no T x T map is kept.
 // q [B*T, H*E], k and v [B*S, G*E], H a multiple of G; query head h reads group h / (H/G). S >= T: the queries are the
-// last T of S positions (S > T only with cached keys, and then nothing may be recording). y [B*T, H*E].
+// last T of S positions. y [B*T, H*E].
 struct tensor *op_attention(struct tape *tape, struct tensor *q, struct tensor *k, struct tensor *v, int64_t B, int64_t T,
                             int64_t S, int64_t E);
+// The same where keys and values lie in a cache: k and v [B*room, G*E], the first S of each sequence's rows are there. Not recorded.
+struct tensor *op_attention_cached(struct tape *tape, struct tensor *q, struct tensor *k, struct tensor *v, int64_t B, int64_t T,
+                                   int64_t S, int64_t room, int64_t E);
 // The same in both directions: each query sees the first length[b] of the T positions of its sequence (1 to T; NULL: all).
 struct tensor *op_attention_both_ways(struct tape *tape, struct tensor *q, struct tensor *k, struct tensor *v, int64_t B, int64_t T,
                                       int64_t E, const int32_t *length);
+
+// One direction of a long short-term memory of U units (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000), as
+// torch.nn.LSTM has it. From c = h = 0, position by position, or with from_end from each sequence's last one back:
+//   [i f g o] = z_t + h w^T + bias,   c = sigmoid(f) c + sigmoid(i) tanh(g),   h = sigmoid(o) tanh(c)
+// z [B*T, 4U] (of all positions at once: op_linear of the inputs), w [4U, U], bias [4U] or NULL; length[b] positions each (1 to T; NULL: T).
+// y [B*T, U]: h at each position, 0 behind a sequence's end. Honours w->hook. The recurrence is in f32 at any precision.
+struct tensor *op_lstm(struct tape *tape, struct tensor *z, struct tensor *w, struct tensor *bias, int64_t B, int64_t T, const int32_t *length,
+                       int from_end);
+
+// y[N, A+C] = a[N,A] and c[N,C] side by side.
+struct tensor *op_join(struct tape *tape, struct tensor *a, struct tensor *c);
 
 // y = tanh(x).
 struct tensor *op_tanh(struct tape *tape, struct tensor *x);
@@ -72,10 +87,19 @@ struct tensor *op_sum(struct tape *tape, struct tensor *a, struct tensor *b);
 // The output head and the losses on it, fused: logits of N x V are never held whole. It walks the rows in chunks,
 //   z_s = x w^T + bias,  z_t = teacher_x teacher_w^T + teacher_bias   (the same vocabulary; biases NULL: none)
 //   CE = -log softmax(z_s)[target],  KL = sum_v p_t (log p_t - log p_s) with p = softmax(z / temperature)
-//   loss[1] = weight * mean over the rows with target >= 0 of  alpha * temperature^2 * KL + (1 - alpha) * CE
+//   loss[1] = weight * mean over the rows with target >= 0 of  alpha * soft + (1 - alpha) * CE
+//   soft = temperature^2 * KL, or the sum of several divergences (divergence.h), each with its weight and its power of the temperature
 // (Hinton et al. 2015). Rows with target < 0 count for nothing. Without a teacher alpha is taken as 0.
 // The gradients are made in the forward pass (w's goes straight into w->grad), for an incoming gradient of 1: the op must be
 // a root, or reach it through op_sum only.
+// Instead of the whole teacher its k likeliest entries a row and the mass of all others may stand (top): KL is then that of the
+// distributions over these k + 1 events, the student's mass of all others being what its k entries leave.
+struct head_top {      // of N rows, at one temperature
+    int64_t k;
+    int32_t *id;       // [N, k] rising in each row
+    float *log_p;      // [N, k]
+    float *log_tail;   // [N] -INFINITY: there is nothing else (k is V)
+};
 struct head_spec {
     const int32_t *targets;          // [N]
     const float *teacher_x;          // [N, Dt] or NULL
@@ -83,15 +107,39 @@ struct head_spec {
     double alpha, temperature, weight;
     struct tensor *bias; // [V] or NULL
     const struct tensor *teacher_bias;
+    const double *divergence; // [DIVERGENCES] weights in soft; NULL: KL alone, with 1
+    double beta;              // of Jensen-Shannon
+    const struct head_top *top; // of a teacher whose logits are not there (teacher_x NULL); NULL: none
 };
 struct head_result {   // in double
     double loss;       // the tensor's value, with its weight
     double ce, kl;     // means over the counted rows; kl at the given temperature, without its square
     int64_t count;
+    double divergence[DIVERGENCES]; // the same of every divergence with a weight; KL's always
 };
 int64_t head_chunk_rows(int64_t N, int64_t V); // rows whose logits are held at a time
 struct tensor *op_head_loss(struct tape *tape, struct tensor *x, struct tensor *w, const struct head_spec *spec,
                             struct head_result *result);
+
+// What `top` holds, from a teacher's final hidden states x [N, D]: fills its arrays; k is at most V. Of equal logits the first count.
+// Not recorded.
+void op_head_top(struct tape *tape, const struct tensor *x, const struct tensor *w, const struct tensor *bias, double temperature,
+                 const struct head_top *top);
+
+// The loss on answers' spans (Devlin et al. 2019, section 4.2): logits z [B*T, 2] of where an answer starts and where it ends, each a
+// distribution over the positions of its sequence: the first length[b] of T, so all but padding; [CLS] (which stands for "no answer" here) and
+// the question are among them, as in the original, which counted padding, too.
+//   loss[1] = weight * mean over the 2 B distributions of  alpha * temperature^2 * KL + (1 - alpha) * CE     (terms as of op_head_loss)
+struct span_spec {
+    const int32_t *targets; // [B, 2] positions in their sequences
+    const int32_t *length;  // [B]; NULL: T
+    int64_t B, T;
+    const float *teacher;   // its logits [B*T, 2], or NULL: alpha is taken as 0
+    double alpha, temperature, weight;
+};
+struct tensor *op_span_loss(struct tape *tape, struct tensor *z, const struct span_spec *spec, struct head_result *result);
+// -log softmax over n positions, at target; z: the first position's logit of a start, or of an end, [n, 2].
+double span_cross_entropy(const float *z, int64_t n, int32_t target);
 
 // Evaluation: for each row with target >= 0, nll[n] = -log softmax(x w^T)[target] in double; with a reference (against_x NULL: none),
 // also against_nll[n], kl[n] = KL(reference || model) at temperature 1 and agree[n] = 1 when both have the same largest logit.

@@ -1,7 +1,10 @@
 // weight.c: weights behind hooks: masks, fake-quant, quantized storage.
 #include "common/tensor/weight.h"
 
+#include "common/tensor/vecmath.h"
+
 #define ROW_BLOCK 32 // rows that one thread makes at a time
+#define COLUMN_BLOCK 64 // columns that one thread sums
 
 const float *weight_values(struct tape *tape, const struct tensor *w)
 {
@@ -58,4 +61,17 @@ void weight_add_gradient(struct tape *tape, struct tensor *w, int64_t N, const f
     gemm(tape->precision, TRANSPOSED, PLAIN, rows, columns, N, dy, rows, x, columns, 0, effective, columns);
     weight_add_effective(w, effective);
     arena_reset(&tape->arena, mark);
+}
+
+void bias_add_gradient(struct tensor *bias, int64_t N, const float *dy)
+{
+    const int64_t O = tensor_count(bias);
+#pragma omp parallel for schedule(static) if (N * O > PARALLEL_MIN)
+    for (int64_t c = 0; c < O; c += COLUMN_BLOCK)
+        for (int64_t o = c; o < min_i64(O, c + COLUMN_BLOCK); o++) {
+            double sum = 0;
+            for (int64_t n = 0; n < N; n++)
+                sum += (double)dy[n * O + o];
+            bias->grad[o] += (float)sum;
+        }
 }

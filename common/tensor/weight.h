@@ -18,5 +18,7 @@ int weight_changes_gradient(const struct tensor *w);
 void weight_add_effective(const struct tensor *w, float *effective);
 // w->grad += dy[N,O]^T x[N,I], through the hook's backward where there is one.
 void weight_add_gradient(struct tape *tape, struct tensor *w, int64_t N, const float *dy, const float *x);
+// bias->grad += the sums of dy's columns. dy [N,O].
+void bias_add_gradient(struct tensor *bias, int64_t N, const float *dy);
 
 #endif

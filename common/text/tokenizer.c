@@ -288,12 +288,15 @@ struct encoder {
     struct token_list *out;
     int flags, first;
     struct text normalized;
+    struct placing *places; // NULL: not wanted
 };
 
 static void encode_piece(void *context, const char *text, size_t len) {
     struct encoder *e = context;
     if (e->t->wordpiece.prefix) {
         wordpiece_encode(e->t, text, len, e->out);
+        if (e->places)
+            placing_add(e->places, e->t, e->out, text, len);
         return;
     }
     bpe_encode(&e->t->bpe, e->scratch, text, len, e->out);
@@ -302,32 +305,47 @@ static void encode_piece(void *context, const char *text, size_t len) {
 static void encode_normalized(void *context, const struct added_token *token, const char *text, size_t len,
                               int first) {
     struct encoder *e = context;
-    if (token)
+    if (token) {
         token_list_push(e->out, token->id);
-    else
+        if (e->places)
+            placing_add_named(e->places, e->out, (struct token_place){e->places->byte[text - e->normalized.data].start,
+                                                                      e->places->byte[text - e->normalized.data + len - 1].end});
+    } else {
         pretokenize_text(&e->t->pretokenizer, e->match, text, len, e->first && first, encode_piece, e);
+    }
 }
 
 static void encode_raw(void *context, const struct added_token *token, const char *text, size_t len, int first) {
     struct encoder *e = context;
     if (token) {
         token_list_push(e->out, token->id);
+        if (e->places)
+            placing_add_named(e->places, e->out, (struct token_place){text - e->places->text, text - e->places->text + (int64_t)len});
         return;
     }
     e->first = first;
     normalize_text(&e->t->normalizer, e->match, text, len, &e->normalized);
+    if (e->places)
+        placing_trace(e->places, e->t, e->match, text, len, &e->normalized);
     split_added_tokens(e->t, &e->t->normalized, e->normalized.data, e->normalized.len, e->flags, encode_normalized,
                        e);
 }
 
 void tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, int flags, struct token_list *out,
                       int64_t *invalid) {
+    tokenizer_encode_placing(t, text, len, flags, out, invalid, NULL);
+}
+
+void tokenizer_encode_placing(const struct tokenizer *t, const char *text, size_t len, int flags, struct token_list *out, int64_t *invalid,
+                              struct placing *places) {
     struct text escaped = {0};
     int changed = 0;
     size_t bad = utf8_escape(text, len, &escaped, &changed);
     if (invalid)
         *invalid += (int64_t)bad;
-    struct encoder e = {.t = t, .out = out, .flags = flags};
+    struct encoder e = {.t = t, .out = out, .flags = flags, .places = changed ? NULL : places};
+    if (places)
+        places->failed = changed;
     e.match = pattern_match_new();
     e.scratch = bpe_scratch_new();
     for (int32_t i = 0; (flags & TOKENIZE_SPECIAL) && i < t->n_prefix; i++)

@@ -67,6 +67,13 @@ enum {
 // are added to *invalid (may be NULL).
 void tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, int flags, struct token_list *out,
                       int64_t *invalid);
+// The same (TOKENIZE_LITERAL), and for each new id the bytes of the text that it stands for: [new ids], which the caller frees; a space may be
+// among them at the start. Fails, saying why, where they cannot be told. where: for messages.
+struct token_place {
+    int64_t start, end;
+};
+int tokenizer_encode_places(const struct tokenizer *t, const char *text, size_t len, struct token_list *out, struct token_place **place,
+                            const char *where, struct error *err);
 // The text, NUL-terminated; control tokens and ids out of range are left out. Byte tokens give their bytes, so the
 // text need not be UTF-8. The caller frees.
 char *tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n, size_t *len);

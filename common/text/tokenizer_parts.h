@@ -84,6 +84,22 @@ int tokenizer_read_model(struct tokenizer *t, const void *data, size_t len, cons
 
 // Cleaning, splitting and joining as BERT's own tokenizer does them.
 void wordpiece_set(struct tokenizer *t, int32_t unk, int lower);
+// tokenizer_encode; places (places.c): NULL, or where to note the tokens' places, for a WordPiece model.
+struct placing {
+    const char *text, *normalized;
+    struct token_place *byte;  // what each byte of the normalized text came from; owned
+    struct token_place *token; // owned
+    size_t count, capacity;
+    int ascii[128];            // bytes that these characters become; -1: not yet known
+    int failed;
+};
+void tokenizer_encode_placing(const struct tokenizer *t, const char *text, size_t len, int flags, struct token_list *out, int64_t *invalid,
+                              struct placing *places);
+void placing_trace(struct placing *p, const struct tokenizer *t, struct pattern_match *m, const char *text, size_t len,
+                   const struct text *normalized); // this part of the text has become that
+void placing_add(struct placing *p, const struct tokenizer *t, const struct token_list *ids, const char *text, size_t len); // a word's new ids
+void placing_add_named(struct placing *p, const struct token_list *ids, struct token_place place); // one new id, an added token's
+
 void wordpiece_encode(const struct tokenizer *t, const char *text, size_t len, struct token_list *out);
 
 // Pre-tokenizers that llama.cpp knows (pre_names.c).

@@ -56,6 +56,18 @@ size_t utf8_decode(const char *s, size_t n, uint32_t *code) {
     return need;
 }
 
+void text_append_valid(struct text *out, const char *s, size_t n)
+{
+    for (size_t at = 0; at < n;) {
+        uint32_t code = 0;
+        const size_t length = utf8_decode(s + at, n - at, &code);
+        text_append_code(out, length && code ? code : 0xFFFD);
+        at += length ? length : 1;
+    }
+    text_append(out, "", 1);
+    out->len--;
+}
+
 int utf8_valid(const char *s, size_t n) {
     uint32_t code;
     for (size_t i = 0, step; i < n; i += step) {
@@ -154,3 +166,21 @@ int code_is_word(uint32_t c) {
     default: return c == 0x200C || c == 0x200D;
     }
 }
+
+int code_is_alphanumeric(uint32_t c) {
+    const utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)c);
+    return (k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_LO) || (k >= UTF8PROC_CATEGORY_ND && k <= UTF8PROC_CATEGORY_NO);
+}
+
+int code_is_cased(uint32_t c) {
+    const utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)c);
+    return k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_LT;
+}
+
+int code_is_case_ignorable(uint32_t c) {
+    const utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)c);
+    return k == UTF8PROC_CATEGORY_MN || k == UTF8PROC_CATEGORY_ME || k == UTF8PROC_CATEGORY_CF || k == UTF8PROC_CATEGORY_LM ||
+           k == UTF8PROC_CATEGORY_SK || c == '\'' || c == '.' || c == ':' || c == 0xB7 || c == 0x2018 || c == 0x2019;
+}
+
+uint32_t code_lower(uint32_t c) { return (uint32_t)utf8proc_tolower((utf8proc_int32_t)c); }

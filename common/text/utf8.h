@@ -24,6 +24,8 @@ void text_release(struct text *s);
 // Length of the valid sequence at s (1 to 4), or 0; *code is set when it is valid. n > 0.
 size_t utf8_decode(const char *s, size_t n, uint32_t *code);
 int utf8_valid(const char *s, size_t n);
+// Appends s as valid text without NUL bytes (and, not counted, one at its end), as JSON wants it: what is none becomes U+FFFD.
+void text_append_valid(struct text *out, const char *s, size_t n);
 // utf8_decode for text known to be valid.
 size_t utf8_next(const char *s, size_t n, uint32_t *code);
 size_t utf8_put(char out[4], uint32_t code); // bytes written
@@ -34,6 +36,10 @@ size_t utf8_escape(const char *s, size_t n, struct text *out, int *changed);
 
 int code_is_space(uint32_t code); // Unicode White_Space
 int code_is_punctuation(uint32_t code); // of Unicode's categories P, or one of ASCII's symbols
+int code_is_alphanumeric(uint32_t code); // letters and numbers, no marks
+int code_is_cased(uint32_t code);        // a letter of upper, lower or title case
+int code_is_case_ignorable(uint32_t code); // marks and signs that stand inside words (Unicode's Case_Ignorable, but for a few signs)
+uint32_t code_lower(uint32_t code);
 int code_is_word(uint32_t code);  // \w: letters, marks, digits, connectors
 
 #endif

@@ -1,6 +1,7 @@
 // snapshot.c: see snapshot.h.
 //
-//   header | weights | first moments | second moments (AdamW) | best weights (if kept) | log | digest of all before
+//   header | weights | first moments | second moments (AdamW) | best weights (if kept) | the same three of what is trained along |
+//   log | digest of all before
 //
 // The file is written by one machine and read by the same kind of machine (little-endian), and replaced whole:
 // whatever moment the run is killed at, the last complete snapshot is there.
@@ -12,14 +13,14 @@
 #include "common/base/file.h"
 #include "common/base/hash.h"
 
-#define MAGIC "pdqsnap1"
+#define MAGIC "pdqsnap2"
 
 struct header {
     char magic[8];
     char identity[40]; // HASH_TEXT, NULs after it
     int64_t n_element, step, evaluated, optimizer_step, log_bytes;
     double best_held_out;
-    int64_t has_second, has_best;
+    int64_t has_second, has_best, n_beside;
 };
 
 // Writes and hashes at once.
@@ -29,6 +30,15 @@ static int put(struct file_writer *w, struct hasher *h, const void *data, size_t
         return 0;
     hasher_add(h, data, bytes);
     return file_writer_put(w, data, bytes, err);
+}
+
+// Weights and moments of one model.
+static int put_state(struct file_writer *w, struct hasher *h, const struct model *m, const struct optimizer *o, struct error *err)
+{
+    const size_t bytes = (size_t)m->n_element * sizeof(float);
+    TRY(put(w, h, m->data, bytes, err));
+    TRY(put(w, h, o->m, bytes, err));
+    return put(w, h, o->v, o->v ? bytes : 0, err);
 }
 
 int snapshot_write(const char *path, const char *identity, const struct model *m, const struct optimizer *o,
@@ -43,15 +53,16 @@ int snapshot_write(const char *path, const char *identity, const struct model *m
     head.best_held_out = s->best_held_out;
     head.has_second = o->v != NULL;
     head.has_best = s->best != NULL;
+    head.n_beside = s->beside ? s->beside->n_element : 0;
 
     struct hasher *h = hasher_new();
     char digest[HASH_TEXT];
     size_t bytes = (size_t)m->n_element * sizeof(float);
     int status = put(&w, h, &head, sizeof head, err);
-    status = status < 0 ? status : put(&w, h, m->data, bytes, err);
-    status = status < 0 ? status : put(&w, h, o->m, bytes, err);
-    status = status < 0 ? status : put(&w, h, o->v, o->v ? bytes : 0, err);
+    status = status < 0 ? status : put_state(&w, h, m, o, err);
     status = status < 0 ? status : put(&w, h, s->best, s->best ? bytes : 0, err);
+    if (s->beside)
+        status = status < 0 ? status : put_state(&w, h, s->beside, s->beside_optimizer, err);
     status = status < 0 ? status : put(&w, h, s->log, s->log_bytes, err);
     hasher_end(h, digest);
     status = status < 0 ? status : file_writer_put(&w, digest, HASH_TEXT, err);
@@ -67,7 +78,7 @@ static int damaged(const char *path, const char *what, struct error *err)
 }
 
 static int check(const char *path, const struct file_map *map, const struct header *head, const char *identity,
-                 const struct model *m, const struct optimizer *o, struct error *err)
+                 const struct model *m, const struct optimizer *o, const struct snapshot *s, struct error *err)
 {
     if (memcmp(head->magic, MAGIC, sizeof head->magic) != 0)
         return damaged(path, "it does not begin with " MAGIC, err);
@@ -78,10 +89,11 @@ static int check(const char *path, const struct file_map *map, const struct head
             "start weights differ; remove it to train from the start, or choose another output",
             path, head->identity, identity);
     if (head->n_element != m->n_element || head->has_second != (o->v != NULL) || head->log_bytes < 0 ||
-        (head->has_best != 0 && head->has_best != 1) || head->step < 0)
+        (head->has_best != 0 && head->has_best != 1) || head->step < 0 || head->n_beside != (s->beside ? s->beside->n_element : 0))
         return damaged(path, "its header does not fit this run", err);
-    size_t arrays = 2 + (size_t)head->has_second + (size_t)head->has_best;
-    size_t fixed = sizeof *head + arrays * (size_t)m->n_element * sizeof(float) + HASH_TEXT;
+    const size_t arrays = 2 + (size_t)head->has_second;
+    const size_t floats = (arrays + (size_t)head->has_best) * (size_t)m->n_element + arrays * (size_t)head->n_beside;
+    const size_t fixed = sizeof *head + floats * sizeof(float) + HASH_TEXT;
     if (map->size < fixed || map->size - fixed != (size_t)head->log_bytes)
         return damaged(path, "its size does not match its header", err);
     struct hasher *h = hasher_new();
@@ -100,6 +112,14 @@ static const unsigned char *take(const unsigned char *at, void *to, size_t bytes
     return at + bytes;
 }
 
+static const unsigned char *take_state(const unsigned char *at, struct model *m, struct optimizer *o)
+{
+    const size_t bytes = (size_t)m->n_element * sizeof(float);
+    at = take(at, m->data, bytes);
+    at = take(at, o->m, bytes);
+    return o->v ? take(at, o->v, bytes) : at;
+}
+
 int snapshot_read(const char *path, const char *identity, struct model *m, struct optimizer *o, struct snapshot *s,
                   struct error *err)
 {
@@ -114,17 +134,20 @@ int snapshot_read(const char *path, const char *identity, struct model *m, struc
         goto out;
     }
     const unsigned char *at = take(map.data, &head, sizeof head);
-    if (check(path, &map, &head, identity, m, o, err) < 0)
+    if (check(path, &map, &head, identity, m, o, s, err) < 0)
         goto out;
     size_t bytes = (size_t)m->n_element * sizeof(float);
-    at = take(at, m->data, bytes);
-    at = take(at, o->m, bytes);
-    if (o->v)
-        at = take(at, o->v, bytes);
-    snapshot_release(s);
+    at = take_state(at, m, o);
+    free(s->best);
+    free(s->log);
+    s->best = NULL;
     if (head.has_best) {
         s->best = xmalloc(bytes, "the best weights so far");
         at = take(at, s->best, bytes);
+    }
+    if (s->beside) {
+        at = take_state(at, s->beside, s->beside_optimizer);
+        s->beside_optimizer->step = head.optimizer_step;
     }
     s->log_bytes = s->log_capacity = (size_t)head.log_bytes;
     s->log = xmalloc(s->log_bytes + 1, "the log of a training run");

@@ -12,6 +12,8 @@ struct snapshot { // lifetime: one training run
     float *best;          // its weights [n_element], owned; NULL: not kept
     char *log;            // run.jsonl so far, NUL-terminated; owned
     size_t log_bytes, log_capacity;
+    struct model *beside; // trained along (trainer.h), with its moments; neither owned, NULL: none
+    struct optimizer *beside_optimizer;
 };
 
 // identity: a hash of all the run's inputs; a snapshot of another run is refused by name.

@@ -45,7 +45,7 @@ int train_check(const struct train_options *o, const char *where, struct error *
 
 struct run {
     struct trainer *trainer;
-    struct optimizer optimizer;
+    struct optimizer optimizer, beside; // of the model; of trainer->beside
     struct snapshot state;
     struct tape tape;
     int32_t *inputs, *targets; // [batch * seq_len]
@@ -98,6 +98,8 @@ static void identify(struct run *r)
     for (int k = 0; k < 2 && t->first_step; k++)
         if (t->moment[k])
             hasher_add(h, t->moment[k], (size_t)t->model->n_element * sizeof *t->moment[k]);
+    if (t->beside)
+        hasher_add(h, t->beside->data, (size_t)t->beside->n_element * sizeof *t->beside->data);
     hasher_end(h, r->identity);
     free(text);
     json_free(options);
@@ -169,6 +171,12 @@ static void run_init(struct run *r, struct trainer *t)
     model_want_gradients(t->model);
     memset(t->model->grad, 0, (size_t)t->model->n_element * sizeof *t->model->grad);
     optimizer_init(&r->optimizer, &oo, t->model);
+    if (t->beside) {
+        model_want_gradients(t->beside);
+        optimizer_init(&r->beside, &oo, t->beside);
+        r->state.beside = t->beside;
+        r->state.beside_optimizer = &r->beside;
+    }
     copy_moments(r, 0);
     if (t->moment[0])
         r->optimizer.step = t->first_step;
@@ -186,6 +194,7 @@ static void run_release(struct run *r)
 {
     free(r->is_zero);
     optimizer_release(&r->optimizer);
+    optimizer_release(&r->beside);
     snapshot_release(&r->state);
     batch_release(r);
     free(r->snapshot_path);
@@ -225,9 +234,11 @@ static struct loss_parts add_gradient(struct run *r, int64_t index, double weigh
         forward.T = b->T;
         forward.length = b->length;
         forward.types = b->types;
-        targets = b->label;
+        targets = example_targets(t->examples, b);
+        if (o->mask_words > 0 || o->ngrams > 0)
+            examples_augment(t->examples, o->mask_words, o->ngrams, t->seed, (uint64_t)index, b);
         if (t->model->config.head == HEAD_MASKED) {
-            examples_mask(t->examples, t->seed, (uint64_t)index, b);
+            examples_mask(t->examples, o->mask_share, t->seed, (uint64_t)index, b);
             forward.rows = b->hidden;
             forward.n_rows = b->n_hidden;
             targets = b->word;
@@ -238,6 +249,7 @@ static struct loss_parts add_gradient(struct run *r, int64_t index, double weigh
     } else {
         dataset_batch(t->data, t->seq_len, t->seed, index * o->batch, o->batch, r->inputs, r->targets);
     }
+    r->trainer->first_window = index * o->batch;
     struct tensor *loss = t->loss(t->context, &r->tape, &forward, targets, weight, r->state.step, &parts);
     tape_backward(&r->tape, loss);
     tape_reset(&r->tape);
@@ -256,6 +268,11 @@ static void accumulate_gradients(struct run *r, struct loss_parts *parts)
         parts->ce += weight * p.ce;
         parts->kl += weight * p.kl;
         parts->mse += weight * p.mse;
+        parts->n_term = p.n_term;
+        for (int k = 0; k < p.n_term; k++) {
+            parts->term[k].name = p.term[k].name;
+            parts->term[k].value += weight * p.term[k].value;
+        }
     }
 }
 
@@ -279,6 +296,24 @@ static void drop_gradients_of_zeros(struct run *r)
         m->grad[k] = r->is_zero[k] ? 0.0f : m->grad[k]; // no branch: a mask is as good as random
 }
 
+static double norm_of_all(const struct trainer *t)
+{
+    const double norm = gradient_norm(t->model);
+    return t->beside ? hypot(norm, gradient_norm(t->beside)) : norm;
+}
+
+static void log_step(struct run *r, const struct loss_parts *parts, double rate, double norm)
+{
+    log_line(r,
+             "{\"step\":%lld,\"tokens\":%lld,\"loss\":%.9g,\"ce\":%.9g,\"kl\":%.9g,\"mse\":%.9g,\"lr\":%.9g,"
+             "\"norm\":%.9g",
+             (long long)r->state.step, (long long)(r->state.step * r->step_tokens), parts->loss, parts->ce, parts->kl,
+             parts->mse, rate, norm);
+    for (int k = 0; k < parts->n_term; k++)
+        log_line(r, ",\"%s\":%.9g", parts->term[k].name, parts->term[k].value);
+    log_line(r, "}\n");
+}
+
 static int train_step(struct run *r, struct error *err)
 {
     const struct trainer *t = r->trainer;
@@ -290,7 +325,7 @@ static int train_step(struct run *r, struct error *err)
         t->remask(t->remask_context, r->state.step, t->model, r->is_zero, r->optimizer.m, r->optimizer.v);
     drop_gradients_of_zeros(r);
     const int logged = (r->state.step + 1) % o->log_every == 0;
-    double norm = o->clip > 0 || logged ? gradient_norm(t->model) : 0;
+    double norm = o->clip > 0 || logged ? norm_of_all(t) : 0;
     if (!isfinite(parts.loss) || !isfinite(norm))
         return error_set(
             err,
@@ -303,13 +338,11 @@ static int train_step(struct run *r, struct error *err)
     double rate = schedule_rate(&schedule, r->steps, r->state.step);
     double scale = o->clip > 0 && norm > o->clip ? o->clip / norm : 1;
     optimizer_step(&r->optimizer, t->model, rate, scale);
+    if (t->beside)
+        optimizer_step(&r->beside, t->beside, rate, scale);
     r->state.step++;
     if (logged)
-        log_line(r,
-                 "{\"step\":%lld,\"tokens\":%lld,\"loss\":%.9g,\"ce\":%.9g,\"kl\":%.9g,\"mse\":%.9g,\"lr\":%.9g,"
-             "\"norm\":%.9g}\n",
-             (long long)r->state.step, (long long)(r->state.step * r->step_tokens), parts.loss, parts.ce, parts.kl,
-             parts.mse, rate, norm);
+        log_step(r, &parts, rate, norm);
     r->recent_loss = r->recent_loss == 0 ? parts.loss : 0.9 * r->recent_loss + 0.1 * parts.loss;
     r->train_seconds += timer_now() - started;
     return 0;
@@ -436,11 +469,14 @@ static int check_inputs(const struct trainer *t, struct error *err)
         return error_set(err, "%s: the model's weights are quantized; train the unquantized model", t->title);
     if (t->examples) {
         const struct config *c = &t->model->config;
-        const int has_head = c->head == HEAD_CLASSES || (c->head == HEAD_MASKED && t->examples->mask >= 0);
+        if (t->options.mask_words > 0 && t->examples->mask < 0)
+            return error_set(err, "%s.mask_words: the tokenizer has no token that hides a word ([MASK]); leave it out", t->title);
+        const int has_head = c->head == HEAD_SPANS ? t->examples->span != NULL
+                                                   : c->head == HEAD_CLASSES || (c->head == HEAD_MASKED && t->examples->mask >= 0);
         return has_head && t->examples->longest <= c->context
                    ? 0
                    : error_set(err, "%s: examples of up to %lld tokens, and a model %s", t->title, (long long)t->examples->longest,
-                               has_head ? "with positions for fewer" : "without a head for classes or masked words");
+                               has_head ? "with positions for fewer" : "without a head for what they say");
     }
     if (t->images)
         return images_check(t->images, t->model->config.hidden, t->model->config.vocab, t->title, err);
@@ -496,7 +532,7 @@ struct tensor *train_cross_entropy(void *context, struct tape *tape, const struc
     const struct head_spec spec = {.targets = targets, .temperature = 1, .weight = weight, .bias = model_head_bias(m)};
     struct head_result head;
     struct tensor *x = model_forward(m, tape, forward);
-    struct tensor *loss = op_head_loss(tape, x, model_head(m), &spec, &head);
+    struct tensor *loss = model_head_loss(m, tape, forward, x, &spec, &head);
     *parts = (struct loss_parts){.loss = head.ce, .ce = head.ce};
     return loss;
 }

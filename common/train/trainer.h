@@ -30,7 +30,9 @@ struct train_options {         // one option table row each: train_option_table
     int64_t decay_every;    // schedule "step": the rate is multiplied by `decay` every so many steps
     double decay;
     int64_t log_every;      // steps between lines of run.jsonl
-    double dropout_input, dropout; // of the inputs (images only) and of hidden units (classifiers only)
+    double dropout_input, dropout; // of the inputs (images, a bilstm's embeddings) and of hidden units (classifiers only)
+    double mask_share;             // masked words: how many a step hides
+    double mask_words, ngrams;     // of texts for classifiers: examples_augment
     int64_t jitter;                // pixels that an image is moved by, at most
     int64_t drop_class;            // of images that are left out; -1: none. The caller leaves them out
 };
@@ -81,17 +83,30 @@ extern const struct option train_option_table[]; // rows for struct train_option
     {"log_every", OPTION_INT, offsetof(S, prefix log_every), "1", 1, 1e9, NULL, "N",                                 \
      "steps between lines of the training's log"},                                                                   \
     {"dropout_input", OPTION_DOUBLE, offsetof(S, prefix dropout_input), "0", 0, 0.99, NULL, "R",                     \
-     "images: share of the inputs that a step sets to zero"},                                                        \
+     "images: share of the inputs that a step sets to zero; bilstm: of the embeddings"},                                                        \
     {"dropout", OPTION_DOUBLE, offsetof(S, prefix dropout), "0", 0, 0.99, NULL, "R",                                 \
      "classifiers: share of the hidden units that a step sets to zero"},                                                  \
+    {"mask_share", OPTION_DOUBLE, offsetof(S, prefix mask_share), "0.15", 0.001, 0.99, NULL, "R",                    \
+     "masked words: share of the tokens that a step hides"},                                                         \
+    {"mask_words", OPTION_DOUBLE, offsetof(S, prefix mask_words), "0", 0, 0.99, NULL, "R",                           \
+     "classifiers of texts: share of the words that a step hides"},                                                  \
+    {"ngrams", OPTION_DOUBLE, offsetof(S, prefix ngrams), "0", 0, 1, NULL, "R",                                      \
+     "classifiers of texts: share of which a step sees one to five words in a row alone"},                          \
     {"jitter", OPTION_INT, offsetof(S, prefix jitter), "0", 0, 64, NULL, "N",                                        \
      "images: pixels by which each is moved at random, at most"},                                                    \
     {"drop_class", OPTION_INT, offsetof(S, prefix drop_class), "-1", -1, 1e6, NULL, "N",                             \
      "images: a class to leave out of the training; -1: none"}
 // clang-format on
 
+#define LOSS_TERMS 24
+
 struct loss_parts { // means over a micro-batch's counted tokens; what the curves show
     double loss, ce, kl, mse;
+    int n_term; // a method's further losses, the same in every micro-batch of a run
+    struct loss_term {
+        const char *name; // in run.jsonl; lives as long as the run
+        double value;
+    } term[LOSS_TERMS];
 };
 
 #define HELD_OUT_NOTE 128
@@ -101,13 +116,16 @@ struct trainer {
     const struct dataset *data; // text, in windows of seq_len
     int64_t seq_len;
     const struct images *images; // instead of text; seq_len is 1 then, and an image counts as a token
-    const struct examples *examples; // the same, for an encoder: labelled for a classifier, any for a model that learns masked words
+    const struct examples *examples; // the same, for an encoder: with labels or spans, any for a model that learns masked words
     // Only a part of the options' steps: from first_step (0: the start) to before last_step (0: the end). Schedule and order
     // of the data are those of the whole.
     int64_t first_step, last_step;
     // The optimizer's moments [n_element] at the start, and after trainer_run those at the end (the second one is AdamW's); NULL:
     // they begin empty.
     float *moment[2];
+    // A method's own parameters, trained along by the same rule, in snapshots, and nobody's afterwards: a model of parameters alone,
+    // without an architecture. NULL: there are none.
+    struct model *beside;
     uint64_t seed;
     enum precision precision;
     struct train_options options;
@@ -119,6 +137,7 @@ struct trainer {
     struct tensor *(*loss)(void *context, struct tape *tape, const struct forward *forward, const int32_t *targets,
                            double weight, int64_t step, struct loss_parts *parts);
     void *context;
+    int64_t first_window; // set before each call of loss: its windows are first_window .. + batch - 1 of the data's order (dataset_window)
     // Held-out loss in nats per token, for eval_every and keep_best; NULL: none. best: the least so far (NaN: the first).
     // note: members to add to the log's line, as `,"accuracy":0.98`, or nothing.
     int (*held_out)(void *held_out_context, double best, double *loss, char note[HELD_OUT_NOTE], struct error *err);
@@ -141,7 +160,7 @@ struct train_result {
 int train_check(const struct train_options *o, const char *where, struct error *err);
 int64_t train_steps(const struct train_options *o, int64_t seq_len);
 // Runs (or resumes) to the end; on ^C leaves a snapshot and fails. Curves go to folder/run.jsonl, one object per step
-// {"step","tokens","loss","ce","kl","mse","lr","norm"} and {"step","held_out"}. The last snapshot stays in the
+// {"step","tokens","loss","ce","kl","mse","lr","norm", further losses} and {"step","held_out"}. The last snapshot stays in the
 // folder, so that nothing is lost before the caller has saved the weights; trainer_drop_snapshot then removes it.
 int trainer_run(struct trainer *t, struct train_result *result, struct error *err);
 void trainer_drop_snapshot(const char *folder);

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The BERT family from the command line: checkpoints as one finds them (tests/ref/make_bert.py) come out with the same tensors, names and
-# config, and what is pruned (fewer channels, fewer heads as pruned_heads, padded) computes the same, by tests/ref/read_bert.py.
+# config, what is pruned (fewer channels, fewer heads as pruned_heads, padded) computes the same, and so does an encoder that was a GGUF file,
+# by tests/ref/read_bert.py.
 . "$(dirname "$0")/helpers.inc"
 python=/usr/bin/python3 # Debian's, which has python3-torch
 export OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=1
@@ -43,6 +44,8 @@ open("one.tsv", "w").write("sentence\tlabel\n" + "".join(f"{words()}\t{random.ra
 open("two.tsv", "w").write("a\tb\tlabel\n" + "".join(f"{words()}\t{words()}\t{random.randrange(3)}\n" for _ in range(40)))
 PY
 
+echo 'Word3, wörd5! unheard-of [MASK] 語 word31' > words.txt
+
 # read_bert.py goes through these lines at the end
 agrees() { # folder: pdq's losses on single texts and on pairs
     local table ours options
@@ -66,12 +69,27 @@ while read -r name _ head _; do
     done
     case $name in *-nameless) ;; *) echo "same $name $name-copy --spare" >> checks.txt ;; esac
     echo "same $name-copy $name-again" >> checks.txt
+    if [ "$head" = none ] && [ -f $name/vocab.txt ]; then # RoBERTa's positions are others there where padding lies inside
+        run export $name -o $name.gguf --dtype f32
+        run export $name.gguf -o $name-back --dtype f32
+        echo "close $name $name-back" >> checks.txt
+        "$PDQ" tokenize $name --file words.txt > ids.txt 2> err.txt && "$PDQ" tokenize $name-back --file words.txt > back.txt 2> err.txt &&
+            cmp ids.txt back.txt || fail "$name: other tokens after GGUF: $(cat err.txt)"
+    fi
     if [ "$head" = classes ] && [ -f $name/vocab.txt ]; then
         for folder in $name $name-heads $name-heads-padded $name-uneven $name-uneven-padded; do
             agrees $folder
         done
     fi
 done < sources.txt
+"$PDQ" export bert-classes -o classes.gguf --dtype f32 > out.txt 2> err.txt && grep -q "does not get the model's head for classes, nor its pooler" err.txt ||
+    fail "GGUF without the head, and no word of it: $(cat err.txt)"
+refused 1 'heads of width 8 make 16, and llama.cpp wants the hidden size, 24, for bert' "$PDQ" export bert-base-heads -o bad.gguf
+run export bert-base-heads -o padded.gguf --padded --dtype f32
+run export padded.gguf -o bert-base-heads-back --dtype f32
+echo "close bert-base-heads bert-base-heads-back" >> checks.txt
+mkdir cased && cp bert-base/* cased && echo '{"do_lower_case": false}' > cased/tokenizer_config.json
+refused 1 "does not clean words as uncased BERT does .*llama.cpp's WordPiece always does" "$PDQ" export cased -o bad.gguf
 "$PDQ" inspect bert-classes-heads | grep -q 'transformers 4: yes (pruned_heads)' || fail "inspect does not say where fewer heads load"
 grep -q BertForPreTraining bert-nameless-copy/config.json && grep -q RobertaForSequenceClassification roberta-nameless-copy/config.json ||
     fail "the head of a config.json without architectures: $(grep -h For *-nameless-copy/config.json)"

@@ -73,6 +73,7 @@ cat > distill.json << 'JSON'
  {"distill": {"shape": "small", "steps": 250, "batch": 16, "learning_rate": 5e-3, "alpha": 0.9, "temperature": 2}}]}
 JSON
 "$PDQ" run distill.json -o student > out.txt 2> err.txt || fail "distilling: $(tail -1 err.txt)"
+grep -q 'Knowledge kept: distilled' student/report.html || fail "no similarity in the report"
 grep -Eq '^distilled .* (9[0-9]|100)\.[0-9]+$' out.txt || fail "the student learned too little: $(cat out.txt)"
 # with inherit the first loss is the teacher's doing
 config 1 32 > small/config.json

@@ -127,6 +127,26 @@ def write_head():
     ops.file.close()
 
 
+def write_spans():
+    """Starts and ends of answers over padded sequences: no logit behind a sequence's end counts."""
+    ops = Ops("spans")
+    length = [7, 4, 1]
+    B, T = len(length), 8
+    teacher = normal(B * T, 2, scale=2).detach()
+    targets = torch.tensor([[2, 6], [0, 0], [0, 0]])
+    for case, alpha, temperature in (("ce", 0.0, 1.0), ("kl", 1.0, 1.0), ("mixed", 0.6, 3.0)):
+        z = normal(B * T, 2, scale=2)
+        parts = torch.zeros(3)
+        for b in range(B):
+            for end in range(2):
+                rows = slice(b * T, b * T + length[b])
+                parts = parts + torch.stack(distillation(z[rows, end][None], teacher[rows, end][None], targets[b, end][None], alpha,
+                                                         temperature)) / (2 * B)
+        ops.case(case, {"z": z}, loss=parts[0], B=B, T=T, length=torch.tensor(length), targets=targets, alpha=alpha,
+                 temperature=temperature, teacher=teacher, ce=[parts[1].item()], kl=[parts[2].item()])
+    ops.file.close()
+
+
 def write_block():
     """One Llama block: two residual branches, rotary attention with two groups of two heads, SwiGLU."""
     ops = Ops("block")
@@ -251,6 +271,7 @@ def main():
     for name, model in models.items():
         write_model(name, model)
     write_model("llama", models["llama"], teacher=models["mistral"])
+    write_spans()
 
 
 if __name__ == "__main__":

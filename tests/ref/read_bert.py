@@ -7,7 +7,10 @@ layers before the weights are loaded, names of old checkpoints), in PyTorch. Che
     close A B                 the same outputs of the whole model, head and all, on made token ids
     loss FOLDER TABLE VALUE   a classifier's mean cross-entropy in nats is VALUE, over a .tsv of sentence, label or a, b, label whose words
                               are lines of vocab.txt
+    embedding FOLDER IDS FILE POOLING TOLERANCE   llama-embedding's JSON for these tokens: the last hidden states (none), the first one's (cls)
+                              or their mean, with llama.cpp's GELU, to this share of the largest value
 """
+import json
 import os
 import sys
 
@@ -179,6 +182,24 @@ def loss(folder, table):
     return total / count
 
 
+def llama_gelu(x):
+    """The tanh form, from a table of 16-bit floats between -10 and 10 (ggml)."""
+    y = F.gelu(x.half().float(), approximate="tanh").half().double()
+    return torch.where(x <= -10, torch.zeros(()), torch.where(x >= 10, x, y))
+
+
+def embedding(folder, ids, file, pooling, tolerance):
+    model = open_bert(folder)
+    model.activation = llama_gelu
+    ids = [int(i) for i in ids.split(",")]
+    x = model.encode(torch.tensor([ids]), torch.zeros(1, len(ids), dtype=torch.int64), [len(ids)])[0]
+    want = {"none": x, "cls": x[:1], "mean": x.mean(0, keepdim=True)}[pooling]
+    with open(file, encoding="utf-8") as opened:
+        found = torch.tensor([row["embedding"] for row in json.load(opened)["data"]])
+    difference = ((found - want).abs().max() / want.abs().max()).item()
+    assert found.shape == want.shape and difference < float(tolerance), difference
+
+
 def main():
     torch.set_default_dtype(torch.float64)
     torch.set_grad_enabled(False)
@@ -190,6 +211,8 @@ def main():
                 same(first, second, "--spare" in rest)
             elif command == "close":
                 close(first, second)
+            elif command == "embedding":
+                embedding(first, second, *rest)
             else:
                 value = loss(first, second)
                 assert abs(float(rest[0]) / value - 1) < 1e-5, value

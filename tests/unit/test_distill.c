@@ -192,10 +192,6 @@ Test(distill, refuses_what_does_not_fit)
     set_map(&job, "{}");
     refused(&job, "a list of");
     set_map(&job, "[[0, 0]]");
-    job.teacher->config.hidden = 64;
-    job.options.hidden = 1;
-    refused(&job, "64 wide");
-    job.teacher->config.hidden = 32;
     job.teacher->config.vocab = 300;
     refused(&job, "300 entries");
     job.teacher->config.vocab = TINY_VOCAB;

@@ -4,6 +4,8 @@
 
 #include "common/base/log.h"
 #include "common/base/threads.h"
+#include "common/base/random.h"
+#include "common/eval/cka.h"
 #include "common/eval/evaluate.h"
 #include "common/eval/generate.h"
 #include "common/tensor/ops.h"
@@ -220,24 +222,66 @@ Test(generate, greedy_is_the_likeliest_next_token)
     model_free(m);
 }
 
-Test(generate, drawing_follows_the_seed)
+Test(generate, speed_is_measured)
 {
     struct model *m = tiny_model(1, 32, 9);
-    struct token_list a = {0}, b = {0}, c = {0};
-    generate_sample(m, 1, 3, 20, 5, &a);
-    generate_sample(m, 1, 3, 20, 5, &b);
-    generate_sample(m, 1, 3, 20, 6, &c);
-    cr_assert_eq(a.count, 60);
-    cr_assert_eq(a.id[20], 1); // every document begins with <s>
-    cr_assert_arr_eq(a.id, b.id, 60 * sizeof(int32_t));
-    cr_assert_neq(memcmp(a.id, c.id, 60 * sizeof(int32_t)), 0);
-    cr_assert_neq(memcmp(a.id, a.id + 20, 20 * sizeof(int32_t)), 0);
-    token_list_free(&a);
-    token_list_free(&b);
-    token_list_free(&c);
     struct speed_result speed;
     speed_measure(m, 16, 4, &speed);
     cr_assert_gt(speed.prefill, 0);
     cr_assert_gt(speed.decode, 0);
     model_free(m);
+}
+
+// The U-statistic that the closed form sums up (Song et al. 2012, equation 4), over all four different items.
+static double hsic_by_tuples(const float *a, const float *b, int64_t n)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < n; j++)
+            for (int64_t q = 0; q < n; q++)
+                for (int64_t r = 0; r < n; r++)
+                    if (i != j && i != q && i != r && j != q && j != r && q != r) {
+                        const double k = (double)a[i * n + j];
+                        sum += k * ((double)b[i * n + j] + (double)b[q * n + r] - 2 * (double)b[i * n + q]);
+                    }
+    return sum;
+}
+
+Test(evaluate, cka)
+{
+    enum { N = 9, D = 3 };
+    float x[2][N * D], gram[2][N * N] = {{0}};
+    struct random r;
+    random_init(&r, 3, "cka", 0);
+    for (int k = 0; k < 2; k++) {
+        for (int i = 0; i < N * D; i++)
+            x[k][i] = (float)random_normal(&r) + 2; // a mean that centring takes out
+        for (int i = 0; i < N; i++)
+            for (int j = 0; j < N; j++)
+                for (int d = 0; d < D && i != j; d++)
+                    gram[k][i * N + j] += x[k][i * D + d] * x[k][j * D + d];
+    }
+    const double ab = hsic_by_tuples(gram[0], gram[1], N), aa = hsic_by_tuples(gram[0], gram[0], N), bb = hsic_by_tuples(gram[1], gram[1], N);
+    cr_expect_float_eq(cka_of(gram[0], gram[1], N), ab / sqrt(aa * bb), 1e-5);
+
+    struct model *m = tiny_model(2, 32, 1), *other = tiny_model(3, 24, 2);
+    int32_t ids[64], position[64];
+    for (int i = 0; i < 64; i++) {
+        ids[i] = (int32_t)random_below(&r, TINY_VOCAB);
+        position[i] = i;
+    }
+    const struct forward f = {.ids = ids, .B = 2, .T = 32};
+    struct cka same, apart;
+    cka_measure(&same, m, m, &f, position, 64);
+    cka_measure(&apart, m, other, &f, position, 64);
+    cr_assert_eq(same.rows, m->config.n_layer + 1);
+    cr_assert_eq(apart.columns, other->config.n_layer + 1);
+    for (int64_t i = 0; i < same.rows; i++) {
+        cr_expect_float_eq(same.value[i * same.columns + i], 1, 1e-6);
+        cr_expect_lt(apart.value[i * apart.columns + i], 0.9);
+    }
+    cka_release(&same);
+    cka_release(&apart);
+    model_free(m);
+    model_free(other);
 }

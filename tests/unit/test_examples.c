@@ -167,7 +167,7 @@ Test(examples, hidden_words) {
     for (uint64_t index = 0; index < n; index++) {
         examples_pick(&e, number, 4, &b);
         examples_pick(&e, number, 4, &again);
-        examples_mask(&e, 7, index, &b);
+        examples_mask(&e, SHARE_HIDDEN, 7, index, &b);
         cr_assert_gt(b.n_hidden, 0);
         for (int64_t k = 0; k < b.n_hidden; k++) {
             const int32_t at = b.hidden[k];
@@ -191,6 +191,57 @@ Test(examples, hidden_words) {
     tokenizer_free(t);
     free(rows);
     free(text);
+}
+
+// Masks as often as asked for, cuts to one to five neighbours, pairs stay whole; the same batch and index give the same.
+Test(examples, augmented) {
+    struct error err;
+    char *rows = put("t.tsv", "x\ty\tlabel\na b c d a b c d\tc\t0\nb\td\t1\n");
+    free(put("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\na\nb\nc\nd\n[MASK]\n"));
+    struct tokenizer *t = tokenizer_open(folder, &err);
+    cr_assert_not_null(t, "%s", err.text);
+    const char *paths[] = {rows};
+    const struct example_classes classes = {2, NULL};
+    int64_t lengths[8] = {0}, masked = 0, words_there = 0, number[] = {0, 1};
+    const uint64_t n = 4000;
+    for (int pairs = 0; pairs < 2; pairs++) {
+        const struct example_columns columns = {"x", pairs ? "y" : NULL, "label"};
+        struct examples e;
+        struct example_batch b, whole;
+        cr_assert(examples_read(&e, t, &classes, paths, 1, &columns, 16, "here", &err) == 0, "%s", err.text);
+        example_batch_init(&b, 2, e.longest);
+        example_batch_init(&whole, 2, e.longest);
+        for (uint64_t index = 0; index < n; index++) {
+            examples_pick(&e, number, 2, &whole);
+            examples_pick(&e, number, 2, &b);
+            examples_augment(&e, 0.25, 0, 7, index, &b);
+            for (int64_t i = 0; i < 2 * b.T; i++) {
+                cr_assert(b.ids[i] == whole.ids[i] || (b.ids[i] == 8 && whole.ids[i] >= 4));
+                masked += b.ids[i] == 8;
+                words_there += whole.ids[i] >= 4;
+            }
+            examples_pick(&e, number, 2, &b);
+            examples_augment(&e, 0, 0.5, 7, index, &b);
+            cr_assert(b.length[1] == whole.length[1] && (!pairs || b.length[0] == whole.length[0]));
+            const int64_t cut = b.length[0] - 2;
+            lengths[cut < 8 ? cut : 0] += !pairs;
+            cr_assert(b.ids[0] == 2 && b.ids[b.length[0] - 1] == 3);
+            for (int64_t k = 2; k <= cut && !pairs; k++) // neighbours: a b c d a b c d
+                cr_assert_eq((b.ids[k] - b.ids[k - 1] + 4) % 4, 1);
+            for (int64_t k = b.length[0]; k < b.T; k++)
+                cr_assert_eq(b.ids[k], 0);
+        }
+        example_batch_release(&b);
+        example_batch_release(&whole);
+        examples_release(&e);
+    }
+    // four standard deviations of a binomial are below 0.012 of its share of 4000
+    cr_expect(fabs((double)masked / (double)words_there - 0.25) < 0.01, "%g masked", (double)masked / (double)words_there);
+    cr_expect(fabs((double)lengths[0] / (double)n - 0.5) < 0.032, "%ld whole", (long)lengths[0]);
+    for (int k = 1; k <= 5; k++)
+        cr_expect(fabs((double)lengths[k] / (double)n - 0.1) < 0.02, "%ld of %d", (long)lengths[k], k);
+    tokenizer_free(t);
+    free(rows);
 }
 
 Test(examples, statistics) {

@@ -13,6 +13,7 @@
 #include "common/model/load.h"
 #include "common/tensor/tape.h"
 #include "quant/gguf_export.h"
+#include "quant/gguf_mix.h"
 #include "quant/gguf_model.h"
 #include "tests/unit/shared_path.h"
 
@@ -159,7 +160,7 @@ static const struct {
     const char *type;
     double bound;
 } types[] = {{"F32", 1e-5},  {"Q8_0", 0.1}, {"F16", 5e-3}, {"BF16", 5e-2},
-             {"Q6_K", 0.25}, {"Q4_K", 0.6}, {"Q4_0", 0.8}};
+             {"Q6_K", 0.25}, {"Q4_K", 0.6}, {"Q4_0", 0.8}, {"Q5_K", 0.4}, {"Q5_0", 0.4}, {"IQ4_XS", 0.8}, {"Q3_K", 1.2}, {"Q2_K", 1.5}};
 #define N_TYPES (sizeof types / sizeof *types)
 
 static const struct shape shapes[] = {
@@ -194,6 +195,40 @@ Test(gguf_model, logits_through_the_file)
         for (size_t k = 0; k < (s == 0 ? N_TYPES : 2); k++)
             check_through(m, &shapes[s], k, path);
         model_free(m);
+    }
+    unlink(path);
+}
+
+// BERT, and DistilBERT and RoBERTa as BERT: without token types, and with a table of positions that begins with two unused rows.
+Test(gguf_model, encoders_through_the_file)
+{
+    static const struct {
+        const char *type;
+        int64_t types, offset;
+    } families[] = {{"bert", 2, 0}, {"distilbert", 0, 0}, {"roberta", 1, 2}};
+    char *path = scratch_path("encoders");
+    for (int f = 0; f < 3; f++) {
+        struct config c = make_config(&(struct shape){families[f].type, 8, 8, 256, 0, 1, ROPE_PLAIN});
+        c.rope_theta = 0;
+        c.head = HEAD_NONE;
+        c.activation = ACTIVATION_GELU_ERF;
+        c.n_type = families[f].types;
+        c.position_offset = families[f].offset;
+        struct model *m = make_model(&c);
+        for (size_t k = 0; k < 3; k++) { // F32, Q8_0, F16
+            struct model *back = through_file(m, path, &(struct gguf_export_options){.type = types[k].type});
+            cr_expect_str_eq(back->config.model_type, "bert");
+            cr_expect_eq(back->config.n_type, families[f].types ? families[f].types : 1);
+            cr_expect_lt(distance(m, back, TOKENS), types[k].bound, "%s, %s", families[f].type, types[k].type);
+            model_free(back);
+        }
+        c.activation = ACTIVATION_RELU;
+        struct error err = {""};
+        struct model *other = model_new(&c, 1);
+        cr_expect(gguf_export(other, NULL, path, &(struct gguf_export_options){.type = "F32"}, &err) < 0 && strstr(err.text, "bert means GELU"), "%s", err.text);
+        model_free(other);
+        model_free(m);
+        config_release(&c);
     }
     unlink(path);
 }
@@ -275,6 +310,58 @@ static void plan_types(const struct shape *s, const char *type, int pure, const 
     model_free(m);
 }
 
+// The matrices that a mix gives more bits, in three layers whose key and value heads serve two queries each (and four).
+Test(gguf_model, mixes_by_matrix)
+{
+    const struct shape two = {"llama", 8, 4, 256, 0, 0, ROPE_PLAIN}, four = {"llama", 8, 2, 256, 0, 0, ROPE_PLAIN};
+    static const struct {
+        const char *mix, *v[3], *v_of_four, *down, *out, *gate;
+    } expected[] = {
+        {"Q2_K", {"Q3_K", "Q3_K", "Q3_K"}, "Q4_K", "Q3_K", "Q3_K", "Q2_K"},
+        {"Q3_K_S", {"Q3_K", "Q3_K", "Q3_K"}, "Q3_K", "Q3_K", "Q3_K", "Q3_K"},
+        {"Q3_K_M", {"Q5_K", "Q5_K", "Q4_K"}, "Q4_K", "Q4_K", "Q4_K", "Q3_K"},
+        {"Q3_K_L", {"Q5_K", "Q5_K", "Q5_K"}, "Q5_K", "Q5_K", "Q5_K", "Q3_K"},
+        {"Q4_K_S", {"Q5_K", "Q5_K", "Q5_K"}, "Q5_K", "Q4_K", "Q4_K", "Q4_K"},
+        {"Q5_K_S", {"Q5_K", "Q5_K", "Q5_K"}, "Q5_K", "Q5_K", "Q5_K", "Q5_K"},
+        {"Q5_K_M", {"Q5_K", "Q5_K", "Q6_K"}, "Q6_K", "Q5_K", "Q5_K", "Q5_K"},
+        {"IQ4_NL", {"IQ4_NL", "IQ4_NL", "IQ4_NL"}, "Q5_K", "IQ4_NL", "IQ4_NL", "IQ4_NL"},
+        {"IQ4_XS", {"IQ4_XS", "IQ4_XS", "IQ4_XS"}, "Q5_K", "IQ4_XS", "IQ4_XS", "IQ4_XS"},
+    };
+    for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
+        const char *mix = expected[i].mix;
+        plan_types(&two, mix, 0, "blk.0.attn_v.weight", expected[i].v[0]);
+        plan_types(&two, mix, 0, "blk.1.attn_v.weight", expected[i].v[1]);
+        plan_types(&two, mix, 0, "blk.2.attn_v.weight", expected[i].v[2]);
+        plan_types(&four, mix, 0, "blk.2.attn_v.weight", expected[i].v_of_four);
+        plan_types(&two, mix, 0, "blk.1.ffn_down.weight", expected[i].down);
+        plan_types(&two, mix, 0, "blk.1.attn_output.weight", expected[i].out);
+        plan_types(&two, mix, 0, "blk.1.ffn_gate.weight", expected[i].gate);
+        plan_types(&two, mix, 0, "output.weight", "Q6_K");
+    }
+}
+
+// Every name stands in the text that messages and help show.
+Test(gguf_model, mix_names)
+{
+    const char *at = GGUF_TYPES;
+    int n = 0;
+    while (*at) {
+        const size_t length = strcspn(at, ", ");
+        char *name = xasprintf("%.*s", (int)length, at);
+        if (strcmp(name, "or") != 0) {
+            const struct gguf_mix *mix = gguf_mix_find(name);
+            cr_assert(mix && strcmp(mix->name, name) == 0, "%s", name);
+            n++;
+        }
+        free(name);
+        at += length + strspn(at + length, ", ");
+    }
+    cr_expect_eq(n, 19);
+    cr_expect_str_eq(gguf_mix_find("q5_k_m")->name, "Q5_K");
+    cr_expect_str_eq(gguf_mix_nearest("Q5_K_N")->name, "Q5_K_S");
+    cr_expect_null(gguf_mix_find("IQ3_S"));
+}
+
 // What llama-quantize chose for the same shapes (three layers: more_bits holds for the layers 2 only).
 Test(gguf_model, mixes)
 {
@@ -293,7 +380,11 @@ Test(gguf_model, mixes)
     plan_types(&tied, "Q4_0", 1, "token_embd.weight", "Q4_0");
     plan_types(&tied, "Q8_0", 0, "token_embd.weight", "Q8_0");
     plan_types(&tied, "Q6_K", 0, "output_norm.weight", "F32");
-    plan_types(&short_rows, "Q4_K", 0, "blk.0.ffn_down.weight", "Q8_0");
+    plan_types(&short_rows, "Q4_K", 0, "blk.0.ffn_down.weight", "Q5_0");
+    plan_types(&short_rows, "Q4_K", 0, "blk.2.ffn_down.weight", "Q8_0");
+    plan_types(&short_rows, "Q5_K_S", 0, "blk.0.ffn_down.weight", "Q5_1");
+    plan_types(&short_rows, "Q3_K_S", 0, "blk.0.ffn_down.weight", "IQ4_NL");
+    plan_types(&short_rows, "IQ4_XS", 0, "blk.0.ffn_down.weight", "IQ4_NL");
     plan_types(&short_rows, "Q6_K", 0, "blk.0.attn_output.weight", "Q8_0");
     plan_types(&short_rows, "Q6_K", 0, "blk.0.attn_q.weight", "Q6_K");
     const struct shape odd = {"llama", 8, 4, 100, 1, 0, ROPE_PLAIN};
@@ -314,11 +405,11 @@ static void plan_refused(const struct config *c, const char *type, const char *m
 Test(gguf_model, plans_refused)
 {
     struct config c = make_config(&(struct shape){"llama", 6, 3, 96, 1, 0, ROPE_PLAIN});
-    plan_refused(&c, "Q5_K", "\"Q5_K\" is not known; expected F32");
+    plan_refused(&c, "IQ3_S", "\"IQ3_S\" is not known; expected F32");
     plan_refused(
         &c, "Q4_K",
         "blk.0.attn_output.weight has rows of 192 values, no multiple of Q4_K's block of 256, "
-                 "so it would become Q8_0");
+                 "so it would become Q5_0");
     c.layer[1].n_ff = 128;
     config_release(&c);
     c = make_config(&(struct shape){"qwen2", 8, 4, 256, 1, 0, ROPE_PLAIN});

@@ -1058,12 +1058,13 @@ static void naive_log_softmax(const double *z, int64_t V, double temperature, do
 }
 
 struct head_scratch {
-    double *z, *logp, *log_student, *log_teacher, *teacher_w, *teacher_row;
+    double *z, *z_teacher, *logp, *log_student, *log_teacher, *teacher_w, *teacher_row;
 };
 
 static void head_scratch_init(struct head_scratch *s, const struct op_case *c) {
     int64_t V = c->in[1]->dim[0];
     s->z = zeros(V);
+    s->z_teacher = zeros(V);
     s->logp = zeros(V);
     s->log_student = zeros(V);
     s->log_teacher = zeros(V);
@@ -1073,6 +1074,7 @@ static void head_scratch_init(struct head_scratch *s, const struct op_case *c) {
 
 static void head_scratch_drop(struct head_scratch *s) {
     free(s->z);
+    free(s->z_teacher);
     free(s->logp);
     free(s->log_student);
     free(s->log_teacher);
@@ -1088,8 +1090,8 @@ static void naive_row(const struct op_case *c, double *const *x, int64_t n, stru
     if (teacher) {
         for (int64_t d = 0; d < teacher->dim[1]; d++)
             s->teacher_row[d] = (double)c->head.teacher_x[n * teacher->dim[1] + d];
-        naive_logits(s->teacher_row, s->teacher_w, teacher, s->z);
-        naive_log_softmax(s->z, V, c->head.temperature, s->log_teacher);
+        naive_logits(s->teacher_row, s->teacher_w, teacher, s->z_teacher);
+        naive_log_softmax(s->z_teacher, V, c->head.temperature, s->log_teacher);
     }
     naive_logits(x[0] + n * D, x[1], c->in[1], s->z);
     naive_log_softmax(s->z, V, 1, s->logp);
@@ -1102,10 +1104,41 @@ static void naive_row(const struct op_case *c, double *const *x, int64_t n, stru
     }
 }
 
+// A divergence of the row in s, from its definition (divergence.h); with dz [V], adds k times its gradient on the student's logits.
+static double naive_divergence(const struct op_case *c, const struct head_scratch *s, int which, double k, double *dz) {
+    const int64_t V = c->in[1]->dim[0];
+    const double T = c->head.temperature, b = c->head.beta;
+    double total = 0, mean = 0, *slope = zeros(V);
+    for (int64_t v = 0; v < V; v++) {
+        const double lp = s->log_teacher[v], lq = s->log_student[v], p = exp(lp), q = exp(lq), m = b * p + (1 - b) * q, d = s->z[v] - s->z_teacher[v];
+        switch (which) {
+        case DIVERGENCE_KL: total += p * (lp - lq); slope[v] = -p / q; break;
+        case DIVERGENCE_REVERSE_KL: total += q * (lq - lp); slope[v] = lq - lp + 1; break;
+        case DIVERGENCE_JS:
+            total += b * p * (lp - log(m)) + (1 - b) * q * (lq - log(m));
+            slope[v] = (1 - b) * (lq - log(m) + 1) - (b * p + (1 - b) * q) * (1 - b) / m;
+            break;
+        case DIVERGENCE_TV: total += fabs(p - q) / 2; slope[v] = q > p ? 0.5 : -0.5; break;
+        case DIVERGENCE_MSE: total += d * d / (double)V; slope[v] = 2 * d / (double)V; break;
+        }
+        mean += q * slope[v];
+    }
+    for (int64_t v = 0; dz && v < V; v++)
+        dz[v] += k * (which == DIVERGENCE_MSE ? slope[v] : exp(s->log_student[v]) * (slope[v] - mean) / T);
+    free(slope);
+    return total;
+}
+
+static double naive_power(int which, double T) { return which == DIVERGENCE_MSE ? 1 : which == DIVERGENCE_TV ? T : T * T; }
+
+static double naive_weight(const struct op_case *c, int which) {
+    return !c->head.teacher_w ? 0 : c->head.divergence ? c->head.divergence[which] : which == DIVERGENCE_KL;
+}
+
 static double effective_alpha(const struct op_case *c) { return c->head.teacher_w ? c->head.alpha : 0; }
 
 static struct head_result naive_head(const struct op_case *c, double *const *x) {
-    struct head_result r = {0, 0, 0, 0};
+    struct head_result r = {0};
     struct head_scratch s;
     head_scratch_init(&s, c);
     for (int64_t n = 0; n < tensor_rows(c->in[0]); n++) {
@@ -1115,13 +1148,20 @@ static struct head_result naive_head(const struct op_case *c, double *const *x) 
         naive_row(c, x, n, &s, &ce, &kl);
         r.ce += ce;
         r.kl += kl;
+        for (int d = 0; d < DIVERGENCES; d++)
+            if (naive_weight(c, d) > 0)
+                r.divergence[d] += naive_divergence(c, &s, d, 0, NULL);
         r.count++;
     }
     head_scratch_drop(&s);
     r.ce /= (double)r.count;
     r.kl /= (double)r.count;
-    double a = effective_alpha(c), t = c->head.temperature;
-    r.loss = a * t * t * r.kl + (1 - a) * r.ce;
+    double a = effective_alpha(c);
+    r.loss = (1 - a) * r.ce;
+    for (int d = 0; d < DIVERGENCES; d++) {
+        r.divergence[d] /= (double)r.count;
+        r.loss += a * naive_weight(c, d) * naive_power(d, c->head.temperature) * r.divergence[d];
+    }
     return r;
 }
 
@@ -1140,11 +1180,12 @@ static void head_backward(const struct op_case *c, double *const *x, const doubl
         if (c->head.targets[n] < 0)
             continue;
         naive_row(c, x, n, &s, &ce, &kl);
+        double *soft = zeros(V);
+        for (int d = 0; d < DIVERGENCES; d++)
+            if (naive_weight(c, d) > 0)
+                naive_divergence(c, &s, d, a * naive_weight(c, d) * naive_power(d, t), soft);
         for (int64_t v = 0; v < V; v++) {
-            // d CE / dz = p - onehot; d KL / dz = (p_s - p_t) / T, both with their own temperature's p.
-            double dz = (1 - a) * (exp(s.logp[v]) - (v == c->head.targets[n]));
-            if (a > 0)
-                dz += a * t * (exp(s.log_student[v]) - exp(s.log_teacher[v]));
+            double dz = soft[v] + (1 - a) * (exp(s.logp[v]) - (v == c->head.targets[n])); // d CE / dz = p - onehot
             dz *= dy[0] * c->head.weight / (double)count;
             for (int64_t d = 0; d < D; d++) {
                 double factor = c->in[1]->hook ? hook_factor(v * D + d) : 1;
@@ -1152,6 +1193,7 @@ static void head_backward(const struct op_case *c, double *const *x, const doubl
                 dx[1][v * D + d] += dz * factor * x[0][n * D + d];
             }
         }
+        free(soft);
     }
     head_scratch_drop(&s);
 }
@@ -1162,7 +1204,8 @@ struct head_shape {
     int masked, hooked;
 };
 
-static void check_head(const struct head_shape *s, int differences) {
+// divergence [DIVERGENCES]: weights; NULL: KL alone.
+static void check_soft_head(const struct head_shape *s, const double *divergence, double beta, int differences) {
     struct op_case c = {.name = "head loss",
                         .build = head_build,
                         .forward = head_forward,
@@ -1182,7 +1225,8 @@ static void check_head(const struct head_shape *s, int differences) {
     struct weight_hook teacher_hook;
     if (s->hooked)
         c.in[1]->hook = &hook;
-    c.head = (struct head_spec){.targets = targets, .alpha = s->alpha, .temperature = s->temperature, .weight = s->weight};
+    c.head = (struct head_spec){.targets = targets, .alpha = s->alpha, .temperature = s->temperature, .weight = s->weight,
+                                .divergence = divergence, .beta = beta};
     if (s->teacher_D) {
         teacher_x = tensor_make("teacher_x", s->N, s->teacher_D, 1);
         teacher_w = tensor_make("teacher_w", s->V, s->teacher_D, 0.5);
@@ -1206,6 +1250,9 @@ static void check_head(const struct head_shape *s, int differences) {
     if (s->teacher_D)
         cr_expect(fabs(o.result.kl - wanted.kl) <= 2e-6 * (wanted.kl + 0.1), "kl %.12g, wanted %.12g", o.result.kl,
                   wanted.kl);
+    for (int d = 0; divergence && d < DIVERGENCES; d++)
+        cr_expect(divergence[d] <= 0 || fabs(o.result.divergence[d] - wanted.divergence[d]) <= 2e-6 * (wanted.divergence[d] + 0.1),
+                  "%s %.12g, wanted %.12g", divergence_names[d], o.result.divergence[d], wanted.divergence[d]);
     outcome_drop(&o, &c);
     free(x[0]);
     free(x[1]);
@@ -1216,6 +1263,8 @@ static void check_head(const struct head_shape *s, int differences) {
     }
     free(targets);
 }
+
+static void check_head(const struct head_shape *s, int differences) { check_soft_head(s, NULL, 0, differences); }
 
 Test(ops, head_loss) {
     static const double alphas[] = {0, 0.7, 1}, temperatures[] = {1, 2, 4};
@@ -1232,6 +1281,21 @@ Test(ops, head_loss) {
                                  {30, 16, 64, 0, 0, 1, 1, 0, 1}};
     for (size_t i = 0; i < sizeof plain / sizeof plain[0]; i++)
         check_head(&plain[i], 1);
+}
+
+// Each divergence alone, and all at once. Total variation has corners, which a step as long as f32 needs crosses: its gradient is
+// compared with the naive one alone, which has its own differences in double.
+Test(ops, head_divergences) {
+    static const double temperatures[] = {1, 3}, betas[] = {0.5, 0.1};
+    for (int d = 0; d <= DIVERGENCES; d++)
+        for (int t = 0; t < 2; t++) {
+            double weight[DIVERGENCES];
+            for (int k = 0; k < DIVERGENCES; k++)
+                weight[k] = d == DIVERGENCES ? 0.3 + 0.1 * k : d == k;
+            const struct head_shape s = {7, 6, 29, 10, t ? 1 : 0.6, temperatures[t], 0.5, 1, t}, wide = {9, 8, 777, 8, 0.7, temperatures[t], 1, 0, 0};
+            check_soft_head(&s, weight, betas[t], d < DIVERGENCE_TV || d == DIVERGENCE_MSE);
+            check_soft_head(&wide, weight, betas[t], 0);
+        }
 }
 
 // More rows than one chunk holds, the last chunk not full, and vocabularies beyond any block size.
@@ -1516,4 +1580,70 @@ Test(ops, no_gradient_wanted) {
     tape_release(&tape);
     tensor_drop(x);
     tensor_drop(w);
+}
+
+// ---- answers' spans ----------------------------------------------------------------------------------------------
+
+static struct tensor *span_build(struct op_case *c, struct tape *tape) {
+    const struct span_spec spec = {.targets = c->head.targets, .length = c->length, .B = c->B, .T = c->T, .teacher = c->constant,
+                                   .alpha = c->head.alpha, .temperature = c->head.temperature, .weight = c->head.weight};
+    return op_span_loss(tape, c->in[0], &spec, &c->result);
+}
+
+#define SPAN_MOST 40
+
+// log softmax of one distribution of z [B*T, 2]: number i = 2 b + end.
+static void span_distribution(const struct op_case *c, const double *z, int64_t i, double temperature, double *logp) {
+    double row[SPAN_MOST];
+    for (int64_t t = 0; t < c->length[i / 2]; t++)
+        row[t] = z[(i / 2 * c->T + t) * 2 + i % 2];
+    naive_log_softmax(row, c->length[i / 2], temperature, logp);
+}
+
+static void span_both(const struct op_case *c, const double *z, double *y, double dy, double *dz) {
+    double logp[SPAN_MOST], soft[SPAN_MOST], teacher[SPAN_MOST], *zt = c->constant ? to_double(c->constant, c->B * c->T * 2) : NULL;
+    const double alpha = zt ? c->head.alpha : 0, t2 = c->head.temperature;
+    for (int64_t i = 0; i < 2 * c->B; i++) {
+        const double k = c->head.weight / (double)(2 * c->B);
+        span_distribution(c, z, i, 1, logp);
+        span_distribution(c, z, i, t2, soft);
+        if (zt)
+            span_distribution(c, zt, i, t2, teacher);
+        double loss = -(1 - alpha) * logp[c->head.targets[i]];
+        for (int64_t t = 0; t < c->length[i / 2]; t++) {
+            double gradient = (1 - alpha) * (exp(logp[t]) - (t == c->head.targets[i]));
+            if (zt) {
+                loss += alpha * t2 * t2 * exp(teacher[t]) * (teacher[t] - soft[t]);
+                gradient += alpha * t2 * (exp(soft[t]) - exp(teacher[t]));
+            }
+            if (dz)
+                dz[(i / 2 * c->T + t) * 2 + i % 2] += dy * k * gradient;
+        }
+        if (y)
+            *y += k * loss;
+    }
+    free(zt);
+}
+
+static void span_forward(const struct op_case *c, double *const *x, double *y) {
+    y[0] = 0;
+    span_both(c, x[0], y, 0, NULL);
+}
+
+static void span_backward(const struct op_case *c, double *const *x, const double *dy, double *const *dx) {
+    span_both(c, x[0], NULL, dy[0], dx[0]);
+}
+
+Test(ops, span_loss) {
+    static const int32_t length[] = {9, 1, 33, 17}, targets[] = {0, 8, 0, 0, 32, 0, 5, 5};
+    for (int k = 0; k < 4; k++) { // alone; with a teacher, mixed and alone; at another temperature
+        struct op_case c = {.name = "span loss", .build = span_build, .forward = span_forward, .backward = span_backward, .f32 = 4e-6,
+                            .bf16 = 4e-6, .is_root = 1, .one_precision = 1, .n_in = 1, .n_out = 1, .B = 4, .T = 33, .length = length};
+        struct tensor *teacher = tensor_make("teacher", 4 * 33, 2, 3);
+        c.in[0] = tensor_make("z", 4 * 33, 2, 2);
+        c.constant = k ? teacher->data : NULL;
+        c.head = (struct head_spec){.targets = targets, .alpha = k == 2 ? 1 : 0.7, .temperature = k == 3 ? 4 : 1, .weight = k ? 1 : 0.25};
+        check_op(&c, 1);
+        tensor_drop(teacher);
+    }
 }

@@ -163,30 +163,73 @@ Test(ops_golden, attention) {
     golden_close(&g);
 }
 
-Test(ops_golden, head_loss) {
-    struct golden g = golden_open("ops/head.txt");
-    static const char *const names[] = {"ce", "kl", "kl_warm", "mixed"};
-    for (int i = 0; i < 4; i++) {
-        struct run r;
-        run_begin(&r, &g, names[i]);
-        struct tensor *x = input(&r, "x"), *w = input(&r, "w");
-        const struct golden_tensor *tw = golden_get(&g, names[i], "teacher_w");
-        float *teacher_x = floats(golden_get(&g, names[i], "teacher_x")), *teacher_w = floats(tw);
-        struct tensor teacher = {
-            .name = "teacher", .n_dim = 2, .dim = {tw->dim[0], tw->dim[1], 0}, .data = teacher_w};
-        int32_t *targets = golden_ids(&g, names[i], "targets");
-        struct head_spec spec = {.targets = targets, .teacher_x = teacher_x, .teacher_w = &teacher, .alpha = number(&r, "alpha"),
-                                 .temperature = number(&r, "temperature"), .weight = 1};
-        struct head_result result;
-        struct tensor *loss = op_head_loss(&r.tape, x, w, &spec, &result);
+static void check_head(const struct golden *g, const char *name, const double *divergence) {
+    struct run r;
+    run_begin(&r, g, name);
+    struct tensor *x = input(&r, "x"), *w = input(&r, "w");
+    const struct golden_tensor *tw = golden_get(g, name, "teacher_w");
+    float *teacher_x = floats(golden_get(g, name, "teacher_x")), *teacher_w = floats(tw);
+    struct tensor teacher = {
+        .name = "teacher", .n_dim = 2, .dim = {tw->dim[0], tw->dim[1], 0}, .data = teacher_w};
+    int32_t *targets = golden_ids(g, name, "targets");
+    struct head_spec spec = {.targets = targets, .teacher_x = teacher_x, .teacher_w = &teacher, .alpha = number(&r, "alpha"),
+                             .temperature = number(&r, "temperature"), .weight = 1, .divergence = divergence};
+    if (divergence)
+        spec.beta = number(&r, "beta");
+    struct head_result result;
+    struct tensor *loss = op_head_loss(&r.tape, x, w, &spec, &result);
+    if (!divergence) {
         cr_expect(fabs(result.ce / number(&r, "ce") - 1) < 1e-6, "ce %.9g, PyTorch %.9g", result.ce,
                   number(&r, "ce"));
         cr_expect(fabs(result.kl / number(&r, "kl") - 1) < 1e-6, "kl %.9g, PyTorch %.9g", result.kl,
                   number(&r, "kl"));
+    }
+    run_end(&r, NULL, loss, OP_TOLERANCE);
+    free(teacher_x);
+    free(teacher_w);
+    free(targets);
+}
+
+Test(ops_golden, head_loss) {
+    struct golden g = golden_open("ops/head.txt");
+    static const char *const names[] = {"ce", "kl", "kl_warm", "mixed"};
+    for (int i = 0; i < 4; i++)
+        check_head(&g, names[i], NULL);
+    golden_close(&g);
+}
+
+Test(ops_golden, divergences) {
+    struct golden g = golden_open("ops/divergence.txt");
+    for (int d = DIVERGENCE_KL + 1; d < DIVERGENCES; d++) {
+        double weight[DIVERGENCES] = {0};
+        weight[d] = 1;
+        char warm[64];
+        snprintf(warm, sizeof warm, "%s_warm", divergence_names[d]);
+        check_head(&g, divergence_names[d], weight);
+        check_head(&g, warm, weight);
+    }
+    golden_close(&g);
+}
+
+Test(ops_golden, span_loss) {
+    struct golden g = golden_open("ops/spans.txt");
+    static const char *const names[] = {"ce", "kl", "mixed"};
+    for (int i = 0; i < 3; i++) {
+        struct run r;
+        run_begin(&r, &g, names[i]);
+        struct tensor *z = input(&r, "z");
+        float *teacher = floats(golden_get(&g, names[i], "teacher"));
+        int32_t *targets = golden_ids(&g, names[i], "targets"), *length = golden_ids(&g, names[i], "length");
+        const struct span_spec spec = {.targets = targets, .length = length, .B = (int64_t)number(&r, "B"), .T = (int64_t)number(&r, "T"),
+                                       .teacher = teacher, .alpha = number(&r, "alpha"), .temperature = number(&r, "temperature"), .weight = 1};
+        struct head_result result;
+        struct tensor *loss = op_span_loss(&r.tape, z, &spec, &result);
+        cr_expect(fabs(result.ce / number(&r, "ce") - 1) < 1e-6, "ce %.9g, PyTorch %.9g", result.ce, number(&r, "ce"));
+        cr_expect(fabs(result.kl / number(&r, "kl") - 1) < 1e-6, "kl %.9g, PyTorch %.9g", result.kl, number(&r, "kl"));
         run_end(&r, NULL, loss, OP_TOLERANCE);
-        free(teacher_x);
-        free(teacher_w);
+        free(teacher);
         free(targets);
+        free(length);
     }
     golden_close(&g);
 }

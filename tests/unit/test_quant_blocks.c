@@ -6,10 +6,12 @@
 #include "common/base/random.h"
 #include "common/tensor/dtype.h"
 #include "quant/blocks.h"
+#include "tests/unit/golden.h"
 
 #define N 1024
 
-static const char *const names[] = {"F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q6_K"};
+static const char *const names[] = {"F32",  "F16",  "BF16", "Q8_0", "Q4_0", "Q4_1",   "Q5_0",  "Q5_1",
+                                    "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"};
 #define N_NAMES (sizeof names / sizeof *names)
 
 static void fill_normal(float *x, int64_t n, double scale, uint64_t step)
@@ -35,7 +37,7 @@ Test(quant_blocks, q8_0_by_hand)
     x[3] = -0.25f;
     x[31] = 0.24f; // below half a step
     unsigned char b[34];
-    block_format_find("q8_0")->encode(x, b, 32);
+    block_format_find("q8_0")->encode(x, NULL, 32, b);
     unsigned char want[34] = {0x00, 0x38, 127, 0x81, 1, 0xff};
     cr_assert_arr_eq(b, want, 34);
 }
@@ -48,7 +50,7 @@ Test(quant_blocks, q4_0_by_hand)
     x[2] = -2;     // 8 steps do not fit: cut to 15
     x[16] = 0.25f; // code 7, in the high half of byte 0
     unsigned char b[18];
-    block_format_find("Q4_0")->encode(x, b, 32);
+    block_format_find("Q4_0")->encode(x, NULL, 32, b);
     unsigned char want[18];
     memset(want, 0x88, 18);
     put_f16(want, -0.25f);
@@ -97,6 +99,32 @@ Test(quant_blocks, q6_k_by_hand)
     }
 }
 
+// Bytes and values of llama.cpp's own decoder in NumPy: equal to the bit.
+Test(quant_blocks, decoders_are_llama_cpp_s)
+{
+    struct golden g = golden_open("blocks/blocks.txt");
+    for (size_t k = 0; k < N_NAMES; k++) {
+        const struct block_format *f = block_format_find(names[k]);
+        if (f->elements == 1)
+            continue;
+        const struct golden_tensor *bytes = golden_get(&g, f->name, "bytes"), *values = golden_get(&g, f->name, "values");
+        unsigned char *b = xmalloc((size_t)bytes->count, "blocks");
+        float *y = xmalloc((size_t)values->count * sizeof *y, "values");
+        for (int64_t i = 0; i < bytes->count; i++)
+            b[i] = (unsigned char)bytes->value[i];
+        cr_assert_eq(bytes->count / f->bytes * f->elements, values->count);
+        f->decode(b, y, values->count);
+        for (int64_t i = 0; i < values->count; i++) {
+            const float want = (float)values->value[i];
+            cr_assert_eq(memcmp(&y[i], &want, sizeof want), 0, "%s, value %ld: %.9g, expected %.9g", f->name, (long)i,
+                         (double)y[i], (double)want);
+        }
+        free(b);
+        free(y);
+    }
+    golden_close(&g);
+}
+
 // Root mean square error on normal values relative to their deviation. The steps of a uniform grid over a block's
 // range explain the size: a step of s gives s / sqrt(12), and the range of 32 normal values is about 4.1 deviations.
 static const struct {
@@ -109,7 +137,15 @@ static const struct {
     {"BF16", 0.002, "8 bits: at most 2^-9 of a value"},
     {"Q8_0", 0.006, "254 steps over twice the largest of 32, about 2.1 deviations: 0.0048"},
     {"Q4_0", 0.095, "16 steps over the same: 0.077, and one end is cut"},
+    {"Q4_1", 0.082, "15 steps over the range of 32, about 4.1 deviations: 0.079"},
+    {"Q5_0", 0.045, "32 steps over twice the largest: 0.038, and one end is cut"},
+    {"Q5_1", 0.041, "31 steps over the range: 0.038"},
+    {"Q2_K", 0.32, "3 steps over the range of 16, about 3.5 deviations: 0.34, less what the search gains"},
+    {"Q3_K", 0.17, "7 steps over twice the largest of 16, about 1.8 deviations: 0.15, and one end is cut"},
     {"Q4_K", 0.078, "15 steps over the range of 32: 0.079, less what the search gains"},
+    {"Q5_K", 0.038, "31 steps over the range: 0.038, less what the search gains"},
+    {"IQ4_NL", 0.085, "levels denser near zero than Q4_0's"},
+    {"IQ4_XS", 0.085, "the same, with a scale of 6 bits"},
     {"Q6_K", 0.018, "63 steps over twice the largest of 16, about 1.8 deviations: 0.0165"},
 };
 
@@ -121,7 +157,7 @@ Test(quant_blocks, error_bounds)
     cr_assert_eq(sizeof bounds / sizeof *bounds, N_NAMES);
     for (size_t k = 0; k < N_NAMES; k++) {
         const struct block_format *f = block_format_find(bounds[k].name);
-        f->encode(x, b, N);
+        f->encode(x, NULL, N, b);
         f->decode(b, y, N);
         double error = 0;
         for (int i = 0; i < N; i++)
@@ -129,6 +165,54 @@ Test(quant_blocks, error_bounds)
         error = sqrt(error / N) / 0.02;
         cr_expect_leq(error, bounds[k].bound, "%s: error %.5f above %.5f (%s)", f->name, error, bounds[k].bound,
                       bounds[k].why);
+    }
+}
+
+static double weighted_error(const struct block_format *f, const float *x, const float *importance, const float *w)
+{
+    static unsigned char b[N * 4];
+    static float y[N];
+    double error = 0;
+    f->encode(x, importance, N, b);
+    f->decode(b, y, N);
+    for (int i = 0; i < N; i++)
+        error += (double)w[i] * pow((double)y[i] - (double)x[i], 2);
+    return error;
+}
+
+// Columns that matter a hundred times more than others get the better values; all alike, the weights change little, however
+// large they are.
+Test(quant_blocks, importance)
+{
+    static float x[N], w[N], ones[N];
+    fill_normal(x, N, 0.02, 4);
+    for (int i = 0; i < N; i++) {
+        w[i] = i * 7 % 5 == 0 ? 1e12f : 1e10f;
+        ones[i] = 3e-20f;
+    }
+    for (size_t k = 0; k < N_NAMES; k++) {
+        const struct block_format *f = block_format_find(names[k]);
+        const double without = weighted_error(f, x, NULL, w), with = weighted_error(f, x, w, w);
+        const int searches = f->elements > 1 && strcmp(f->name, "Q8_0") != 0;
+        cr_expect_leq(with, searches ? 0.98 * without : without, "%s: weighted error %g, without the weights %g", f->name, with, without);
+        cr_expect_leq(weighted_error(f, x, ones, ones), 1.001 * weighted_error(f, x, NULL, ones), "%s", f->name);
+    }
+}
+
+// An importance of zeros, for a block or for the whole row, says nothing: the values still come back.
+Test(quant_blocks, importance_of_zeros)
+{
+    static float x[N], w[N], ones[N];
+    fill_normal(x, N, 0.02, 5);
+    for (int i = 0; i < N; i++)
+        ones[i] = 1;
+    for (size_t k = 0; k < N_NAMES; k++) {
+        const struct block_format *f = block_format_find(names[k]);
+        for (int filled = 0; filled <= 256; filled += 256) {
+            for (int i = 0; i < N; i++)
+                w[i] = i < filled;
+            cr_expect_leq(weighted_error(f, x, w, ones), 1.1 * weighted_error(f, x, NULL, ones), "%s", f->name);
+        }
     }
 }
 
@@ -142,14 +226,14 @@ Test(quant_blocks, special_rows)
         for (size_t c = 0; c < sizeof constants / sizeof *constants; c++) {
             for (int i = 0; i < 256; i++)
                 x[i] = constants[c];
-            f->encode(x, b, 256);
+            f->encode(x, NULL, 256, b);
             f->decode(b, y, 256);
             for (int i = 0; i < 256; i++) // 1e-9 is below half of the smallest f16
                 cr_assert_float_eq((double)y[i], (double)x[i], 0.005 * fabs((double)x[i]) + 1e-8,
                                    "%s: a row of %g gave %g", f->name, (double)x[i], (double)y[i]);
         }
         memset(x, 0, sizeof x);
-        f->encode(x, b, 256);
+        f->encode(x, NULL, 256, b);
         f->decode(b, y, 256);
         for (int i = 0; i < 256; i++) // Q4_0 gives -0, as the reference does
             cr_assert_eq(y[i], 0, "%s: a row of zeros must stay exactly zero", f->name);
@@ -165,7 +249,7 @@ Test(quant_blocks, dot_is_decode_times_x)
     for (size_t k = 0; k < N_NAMES; k++) {
         const struct block_format *f = block_format_find(names[k]);
         const int64_t n = f->elements == 1 ? N - 3 : N; // F types: a length that is no multiple of a register
-        f->encode(w, b, n);
+        f->encode(w, NULL, n, b);
         f->decode(b, y, n);
         double want = 0, magnitude = 0;
         for (int64_t i = 0; i < n; i++) {
@@ -179,9 +263,9 @@ Test(quant_blocks, dot_is_decode_times_x)
 
 Test(quant_blocks, table)
 {
-    cr_assert_null(block_format_find("Q3_K"));
-    cr_assert_null(block_format_by_type(11));
-    cr_assert_str_eq(block_type_name(11), "Q3_K");
+    cr_assert_null(block_format_find("IQ3_S"));
+    cr_assert_null(block_format_by_type(21));
+    cr_assert_str_eq(block_type_name(21), "IQ3_S");
     cr_assert_str_eq(block_type_name(4), "unknown");
     cr_assert_str_eq(block_type_name(4000000000u), "unknown");
     const struct block_format *f = block_format_find("q4_k");

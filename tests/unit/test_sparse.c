@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "common/base/random.h"
-#include "prune/cholesky.h"
+#include "common/tensor/cholesky.h"
 #include "prune/sparse.h"
 #include "tests/unit/tiny.h"
 
@@ -127,13 +127,13 @@ Test(sparse, the_smallest_go)
 }
 
 // |X W^T - X W'^T|^2 from H.
-static double damage(const float *W, const float *V, const float *H, int D, int C)
+static double damage(const float *W, const float *V, const double *H, int D, int C)
 {
     double sum = 0;
     for (int d = 0; d < D; d++)
         for (int i = 0; i < C; i++)
             for (int k = 0; k < C; k++)
-                sum += ((double)W[d * C + i] - (double)V[d * C + i]) * (double)H[i * C + k] * ((double)W[d * C + k] - (double)V[d * C + k]);
+                sum += ((double)W[d * C + i] - (double)V[d * C + i]) * H[i * C + k] * ((double)W[d * C + k] - (double)V[d * C + k]);
     return sum;
 }
 
@@ -142,7 +142,8 @@ static double damage(const float *W, const float *V, const float *H, int D, int 
 Test(sparse, sparsegpt_makes_up_for_what_goes)
 {
     enum { D = 6, C = 24, N = 100 };
-    static float X[N * C], W[D * C], V[D * C], Z[D * C], H[C * C];
+    static float X[N * C], W[D * C], V[D * C], Z[D * C];
+    static double H[C * C];
     fill(X, N * C, 2);
     fill(W, D * C, 3);
     for (int n = 0; n < N; n++) // correlated inputs
@@ -151,7 +152,7 @@ Test(sparse, sparsegpt_makes_up_for_what_goes)
     for (int i = 0; i < C; i++)
         for (int k = 0; k < C; k++)
             for (int n = 0; n < N; n++)
-                H[i * C + k] += X[n * C + i] * X[n * C + k];
+                H[i * C + k] += (double)X[n * C + i] * (double)X[n * C + k];
     static const int patterns[3][2] = {{2, 4}, {4, 8}, {0, 0}};
     for (int p = 0; p < 3; p++) {
         struct error err;
@@ -166,9 +167,9 @@ Test(sparse, sparsegpt_makes_up_for_what_goes)
     static double inverse[C * C], damped[C * C];
     double mean = 0;
     for (int i = 0; i < C; i++)
-        mean += (double)H[i * C + i] / C;
+        mean += H[i * C + i] / C;
     for (int i = 0; i < C * C; i++)
-        damped[i] = (double)H[i] + (i % (C + 1) == 0 ? 0.01 * mean : 0);
+        damped[i] = H[i] + (i % (C + 1) == 0 ? 0.01 * mean : 0);
     memcpy(inverse, damped, sizeof damped);
     cr_assert_eq(cholesky_of_inverse(inverse, C), 0);
     float row[C], expected[C];

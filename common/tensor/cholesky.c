@@ -1,5 +1,5 @@
 // cholesky.c: see cholesky.h. Column after column, rows in parallel, each sum in one order: the same bits at any number of threads.
-#include "prune/cholesky.h"
+#include "common/tensor/cholesky.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -1,0 +1,97 @@
+// cached.c: distillation from a cache of the teacher's answers (teacher_cache.h): no teacher runs.
+//
+//   alpha T^2 KL(k + 1 events of the teacher || the student's, both at T) + (1 - alpha) CE
+//
+// The student learns how the teacher's mass lies on its k likeliest tokens and how much is left for all others. Entries alone, brought to a
+// sum of 1, would be a biased picture of the teacher (Anshumann et al. 2025, Sparse Logit Sampling): a student would give the rest nothing.
+#include <stdlib.h>
+
+#include "common/base/hash.h"
+#include "distill/distill.h"
+#include "distill/teacher_cache.h"
+
+struct cached { // lifetime: one run
+    const struct distill_options *options;
+    const struct teacher_cache *cache;
+    const struct trainer *trainer;
+    struct head_top top; // of a batch
+    int64_t steps;
+};
+
+// Rows of the batch at hand. What a run reads was found whole before it began (teacher_cache_lacks).
+static void read_batch(struct cached *c)
+{
+    const struct trainer *t = c->trainer;
+    const int64_t T = t->seq_len, k = c->top.k;
+#pragma omp parallel for schedule(dynamic, 1)
+    for (int64_t b = 0; b < t->options.batch; b++) {
+        const struct head_top rows = {k, c->top.id + b * T * k, c->top.log_p + b * T * k, c->top.log_tail + b * T};
+        struct error err;
+        if (teacher_cache_read(c->cache, dataset_window(t->data, T, t->seed, t->first_window + b), &rows, &err) < 0)
+            BUG("while it was in use: %s", err.text);
+    }
+}
+
+static struct tensor *cached_loss(void *context, struct tape *tape, const struct forward *forward, const int32_t *targets, double weight,
+                                  int64_t step, struct loss_parts *parts)
+{
+    struct cached *c = context;
+    struct model *student = c->trainer->model;
+    const double T = c->options->temperature, alpha = distill_alpha(c->options, c->steps, step);
+    read_batch(c);
+    struct tensor *x = model_forward(student, tape, forward);
+    const struct head_spec spec = {.targets = targets,
+                                   .top = &c->top,
+                                   .bias = model_head_bias(student),
+                                   .alpha = alpha,
+                                   .temperature = T,
+                                   .weight = weight};
+    struct head_result head;
+    struct tensor *loss = op_head_loss(tape, x, model_head(student), &spec, &head);
+    *parts = (struct loss_parts){.loss = alpha * T * T * head.kl + (1 - alpha) * head.ce, .ce = head.ce, .kl = head.kl};
+    return loss;
+}
+
+int distill_check_cached(const struct distill_options *o, const char *where, struct error *err)
+{
+    if (!o->teacher_cache)
+        return 0;
+    if (o->hidden > 0 || o->features || o->divergence)
+        return error_set(err, "%s: \"%s\" needs more of the teacher than its likeliest answers, and a teacher cache holds those alone; leave one of "
+                         "them out", where, o->divergence ? "divergence" : o->features ? "features" : "hidden");
+    if (o->temperature_rule != TEMPERATURE_CONSTANT)
+        return error_set(err, "%s: \"temperature_rule\" changes the temperature, and a teacher cache is made at one; expected \"constant\"",
+                         where);
+    return 0;
+}
+
+unsigned char *distill_wanted_windows(const struct trainer *t, const struct train_options *o)
+{
+    const int64_t windows = dataset_windows(t->data, t->seq_len), batches = train_steps(o, t->seq_len) * o->accumulate * o->batch;
+    unsigned char *wanted = xcalloc((size_t)windows, 1, "windows of a run");
+    for (int64_t i = 0; i < batches; i++)
+        wanted[dataset_window(t->data, t->seq_len, t->seed, i)] = 1;
+    return wanted;
+}
+
+int distill_run_cached(struct trainer *t, const struct teacher_cache *cache, const struct distill_options *o, struct train_result *r,
+                       struct error *err)
+{
+    TRY(train_check(&o->train, "distill", err));
+    TRY(distill_check_cached(o, "distill", err));
+    struct trainer trainer = *t;
+    trainer.options = o->train;
+    struct cached c = {.options = o,
+                       .cache = cache,
+                       .trainer = &trainer,
+                       .top = top_rows_new(o->train.batch * t->seq_len, cache->shape.k),
+                       .steps = train_steps(&o->train, t->seq_len)};
+    char identity[HASH_TEXT];
+    distill_identify(t, o, NULL, cache->key, identity);
+    trainer.loss = cached_loss;
+    trainer.context = &c;
+    trainer.identity = identity;
+    int status = trainer_run(&trainer, r, err);
+    top_rows_free(&c.top);
+    return status;
+}

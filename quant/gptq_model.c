@@ -1,0 +1,194 @@
+// gptq_model.c: see gptq_model.h.
+//
+// Within a layer the matrices are taken in the order of the data: q, k and v; o; gate and up; down. What each group reads is looked
+// at again with the group before it rounded. The embedding and the head are not of a layer: they are encoded row by row.
+#include "quant/gptq_model.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/log.h"
+#include "quant/block_codes.h"
+
+// Can the tensor be rounded in this way? A matrix of a layer that the model has, into blocks.
+static int is_rounded(const struct gguf_plan_tensor *t, int layer)
+{
+    struct block_coder coder;
+    return t->written && t->written->layer >= 0 && (layer < 0 || t->written->layer == layer) && t->n_dim == 2 && t->source[0] &&
+           block_coder_init(&coder, t->format) == 0;
+}
+
+static void see(void *context, enum layer_input kind, const struct tensor *x)
+{
+    (void)kind;
+    moments_add(context, x);
+}
+
+// The moments by column of the file.
+static double *spread(const struct moments *s, const struct gguf_rows *rows)
+{
+    const int64_t C = rows->tensor->dim[1];
+    double *H = xcalloc((size_t)(C * C), sizeof *H, "second moments");
+    for (int64_t i = 0; i < C; i++)
+        for (int64_t k = 0; k < C; k++) {
+            const int64_t a = rows->column ? rows->column[i] : i, b = rows->column ? rows->column[k] : k;
+            H[i * C + k] = a < 0 || b < 0 ? 0 : s->gram[a * s->C + b];
+        }
+    return H;
+}
+
+static int read_matrix(const struct gguf_rows *rows, float *W, struct error *err)
+{
+    const int64_t D = rows->tensor->dim[0], C = rows->tensor->dim[1];
+    struct gguf_bad_value bad = {.row = -1};
+#pragma omp parallel
+    {
+        float *scratch = xmalloc((size_t)rows->own_columns * sizeof *scratch, "row");
+#pragma omp for schedule(static)
+        for (int64_t d = 0; d < D; d++) {
+            gguf_rows_read(rows, d, W + d * C, scratch);
+            gguf_rows_check(rows, d, W + d * C, &bad);
+        }
+        free(scratch);
+    }
+    return bad.row < 0 ? 0 : gguf_rows_refuse(rows, &bad, err);
+}
+
+static int round_tensor(struct gptq_model *g, const struct gguf_plan_tensor *t, const struct moments *s, struct gptq_factor *factor,
+                        struct error *err)
+{
+    const int64_t D = t->dim[0], C = t->dim[1];
+    struct gguf_rows rows;
+    gguf_rows_init(&rows, g->plan, t);
+    float *W = xmalloc((size_t)(D * C) * sizeof *W, "a matrix being rounded");
+    unsigned char *blocks = xmalloc((size_t)t->bytes, "quantized rows");
+    int rc = read_matrix(&rows, W, err);
+    if (rc == 0 && (factor->C != C || factor->elements != t->format->elements)) {
+        gptq_factor_release(factor);
+        double *H = spread(s, &rows);
+        rc = gptq_factor_make(factor, H, C, t->format->elements, &g->options, t->name, err);
+        free(H);
+    }
+    if (rc == 0) {
+        gptq_round(factor, t->format, &g->options, W, D, blocks);
+        overlay_replace(g->overlay, g->plan, t, blocks);
+        g->blocks[t - g->plan->tensor] = blocks;
+    } else {
+        free(blocks);
+    }
+    free(W);
+    gguf_rows_release(&rows);
+    return rc;
+}
+
+// The layer's matrices that read one kind of input.
+static int round_group(struct gptq_model *g, enum layer_input kind, struct error *err)
+{
+    struct moments s = {0};
+    struct gptq_factor factor = {0};
+    int rc = 0;
+    for (int64_t i = 0; i < g->plan->n_tensor && rc == 0; i++) {
+        const struct gguf_plan_tensor *t = &g->plan->tensor[i];
+        if (!is_rounded(t, g->layer) || layer_input_of(t->written) != kind)
+            continue;
+        if (!s.C) {
+            moments_init(&s, tensor_columns(&t->source[0]->t), 1);
+            layer_walk_look(&g->walk, g->layer, 1U << kind, see, &s);
+        }
+        rc = round_tensor(g, t, &s, &factor, err);
+    }
+    gptq_factor_release(&factor);
+    moments_release(&s);
+    return rc;
+}
+
+// The layer before is done with: x moves on through it as it is in the file.
+static void leave_layer(struct gptq_model *g)
+{
+    if (g->layer < 0)
+        return;
+    layer_walk_advance(&g->walk, g->layer);
+    for (int64_t i = 0; i < g->plan->n_tensor; i++) {
+        if (g->blocks[i])
+            overlay_restore(g->overlay, &g->plan->tensor[i]);
+        free(g->blocks[i]);
+        g->blocks[i] = NULL;
+    }
+}
+
+static int enter_layer(struct gptq_model *g, int layer, struct error *err)
+{
+    leave_layer(g);
+    for (int64_t l = g->layer + 1; l < layer; l++) // layers without a matrix to round
+        layer_walk_advance(&g->walk, l);
+    g->layer = layer;
+    for (int kind = 0; kind < LAYER_INPUTS; kind++)
+        TRY(round_group(g, (enum layer_input)kind, err));
+    return 0;
+}
+
+// The table as it is in the file, so that the text's hidden states begin with it.
+static void round_embedding(struct gptq_model *g)
+{
+    const struct gguf_plan_tensor *t = g->plan->tensor;
+    while (strcmp(t->name, "token_embd.weight") != 0)
+        t++;
+    const int64_t C = t->dim[1], row_bytes = block_row_bytes(t->format, C);
+    unsigned char *blocks = xmalloc((size_t)t->bytes, "quantized rows");
+    struct gguf_rows rows;
+    gguf_rows_init(&rows, g->plan, t);
+    float *weight = gguf_rows_importance(&rows, g->plan->importance);
+#pragma omp parallel
+    {
+        float *row = xmalloc((size_t)(C + rows.own_columns) * sizeof *row, "row");
+#pragma omp for schedule(static)
+        for (int64_t d = 0; d < t->dim[0]; d++) {
+            gguf_rows_read(&rows, d, row, row + C);
+            t->format->encode(row, weight, C, blocks + d * row_bytes);
+        }
+        free(row);
+    }
+    overlay_replace(g->overlay, g->plan, t, blocks);
+    layer_walk_begin(&g->walk, g->overlay, &g->text);
+    overlay_restore(g->overlay, t);
+    free(weight);
+    free(blocks);
+    gguf_rows_release(&rows);
+}
+
+static int tensor(void *context, const struct gguf_plan *plan, const struct gguf_plan_tensor *t, const unsigned char **blocks,
+                  struct error *err)
+{
+    struct gptq_model *g = context;
+    if (!is_rounded(t, -1))
+        return 0;
+    if (!g->plan) {
+        g->plan = plan;
+        g->n_tensor = plan->n_tensor;
+        g->blocks = xcalloc((size_t)plan->n_tensor, sizeof *g->blocks, "blocks of a layer");
+        g->overlay = overlay_new(plan->model);
+        round_embedding(g);
+    }
+    if (t->written->layer != g->layer)
+        TRY(enter_layer(g, t->written->layer, err));
+    *blocks = g->blocks[t - plan->tensor];
+    return 0;
+}
+
+struct gguf_encoder gptq_model_begin(struct gptq_model *g, const struct gptq_options *o, const struct walk_text *text)
+{
+    *g = (struct gptq_model){.options = *o, .text = *text, .layer = -1};
+    return (struct gguf_encoder){.context = g, .tensor = tensor};
+}
+
+void gptq_model_end(struct gptq_model *g)
+{
+    if (!g->overlay)
+        return;
+    for (int64_t i = 0; i < g->n_tensor; i++)
+        free(g->blocks[i]);
+    free(g->blocks);
+    layer_walk_end(&g->walk);
+    model_free(g->overlay);
+    *g = (struct gptq_model){0};
+}

@@ -1,0 +1,17 @@
+// quantize_method.h: how the quantize stage chooses what it writes: by the weights alone, or with what a text says of them.
+#ifndef PDQ_QUANTIZE_METHOD_H
+#define PDQ_QUANTIZE_METHOD_H
+
+#include "quant/gguf_export.h"
+#include "recipes/stage.h"
+
+// Options that contradict each other. where: for the message.
+int quantize_method_check(const struct quantize_options *o, const char *where, struct error *err);
+int quantize_method_needs_text(const struct stage *s); // of the recipe's own
+// Adds what the method costs; refuses a model that is quantized already unless that is wanted.
+int quantize_method_forecast(struct forecast *f, struct error *err);
+// Writes the model at path, of the given type, by the stage's method.
+int quantize_by_method(const struct stage_run *s, const struct opened *in, const char *path, struct gguf_export_options *options,
+                       struct error *err);
+
+#endif

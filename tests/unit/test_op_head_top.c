@@ -1,0 +1,243 @@
+// test_op_head_top.c: a teacher's likeliest entries with the mass of all others: taken from its head, and the loss on them, against PyTorch
+// (tests/ref/head_top_golden.py), finite differences, and the loss on the whole teacher.
+#include "tests/unit/golden.h"
+
+#include "common/base/random.h"
+#include "common/base/threads.h"
+#include "common/tensor/gemm.h"
+#include "common/tensor/gradcheck.h"
+#include "common/tensor/ops.h"
+
+#define TOLERANCE 3e-6  // f32 against float64, as a share of the largest value
+#define DIFFERENCES 5e-5 // of the four-point rule on f32 logits, most at high temperatures, where little is left of T^2 times a small divergence
+
+struct loss_case { // one loss on made-up or golden numbers
+    struct tensor x, w;
+    struct head_top top;
+    struct head_spec spec;
+    struct head_result result;
+};
+
+static struct tensor matrix(const char *name, int64_t rows, int64_t columns)
+{
+    const size_t n = (size_t)(rows * columns);
+    return (struct tensor){.name = name, .n_dim = 2, .dim = {rows, columns, 1}, .needs_grad = 1,
+                           .data = xcalloc(n, sizeof(float), "test"), .grad = xcalloc(n, sizeof(float), "test")};
+}
+
+static struct tensor random_matrix(const char *name, int64_t rows, int64_t columns)
+{
+    struct tensor t = matrix(name, rows, columns);
+    struct random random;
+    random_init(&random, 5, name, 0);
+    for (int64_t i = 0; i < rows * columns; i++)
+        t.data[i] = (float)random_normal(&random);
+    return t;
+}
+
+static void matrix_free(struct tensor *t)
+{
+    free(t->data);
+    free(t->grad);
+}
+
+static struct head_top top_new(int64_t rows, int64_t k)
+{
+    return (struct head_top){k, xcalloc((size_t)(rows * k), 4, "test"), xcalloc((size_t)(rows * k), 4, "test"), xcalloc((size_t)rows, 4, "test")};
+}
+
+static void top_free(struct head_top *t)
+{
+    free(t->id);
+    free(t->log_p);
+    free(t->log_tail);
+}
+
+static void take(const struct tensor *x, const struct tensor *w, const struct tensor *bias, double temperature, const struct head_top *top)
+{
+    struct tape tape;
+    gemm_init();
+    tape_init(&tape, PRECISION_F32);
+    op_head_top(&tape, x, w, bias, temperature, top);
+    tape_release(&tape);
+}
+
+static double build(void *context, struct tape *tape, struct tensor **root)
+{
+    struct loss_case *c = context;
+    *root = op_head_loss(tape, &c->x, &c->w, &c->spec, &c->result);
+    return c->result.loss;
+}
+
+static void run(struct loss_case *c)
+{
+    struct tape tape;
+    struct tensor *root;
+    gemm_init();
+    tape_init(&tape, PRECISION_F32);
+    tape.recording = 1;
+    build(c, &tape, &root);
+    tape_backward(&tape, root);
+    tape_release(&tape);
+}
+
+
+static struct tensor golden_matrix(const struct golden *g, const char *name, const char *which)
+{
+    const struct golden_tensor *from = golden_get(g, name, which);
+    struct tensor t = matrix(from->name, from->dim[0], from->n_dim > 1 ? from->dim[1] : 1);
+    for (int64_t i = 0; i < from->count; i++)
+        t.data[i] = (float)from->value[i];
+    return t;
+}
+
+static void close_to(const char *what, const float *found, const struct golden_tensor *wanted)
+{
+    double largest = 1e-30;
+    for (int64_t i = 0; i < wanted->count; i++)
+        largest = fmax(largest, fabs(wanted->value[i]));
+    for (int64_t i = 0; i < wanted->count; i++)
+        cr_expect(fabs((double)found[i] - wanted->value[i]) <= TOLERANCE * largest, "%s %s[%ld]: %.9g, PyTorch %.9g", what, wanted->name,
+                  (long)i, (double)found[i], wanted->value[i]);
+}
+
+static void check_taken(const struct golden *g, const char *name, const struct head_top *top, int64_t N, int64_t V)
+{
+    const struct golden_tensor *id = golden_get(g, name, "ids"), *tail = golden_get(g, name, "log_tail");
+    for (int64_t i = 0; i < id->count; i++)
+        cr_expect_eq(top->id[i], (int32_t)id->value[i]);
+    close_to(name, top->log_p, golden_get(g, name, "log_p"));
+    for (int64_t n = 0; n < N; n++)
+        if (top->k == V)
+            cr_expect(isinf(top->log_tail[n]) && top->log_tail[n] < 0);
+        else
+            cr_expect(fabs((double)top->log_tail[n] - tail->value[n]) <= TOLERANCE * fmax(1, fabs(tail->value[n])));
+}
+
+Test(op_head_top, like_pytorch)
+{
+    struct golden g = golden_open("ops/head_top.txt");
+    static const char *const names[] = {"one", "few", "warm", "all"};
+    for (int i = 0; i < 4; i++) {
+        const char *name = names[i];
+        struct tensor tx = golden_matrix(&g, name, "teacher_x"), tw = golden_matrix(&g, name, "teacher_w"), bias = golden_matrix(&g, name, "bias");
+        struct loss_case c = {.x = golden_matrix(&g, name, "x"), .w = golden_matrix(&g, name, "w")};
+        int32_t *targets = golden_ids(&g, name, "targets");
+        const int64_t N = c.x.dim[0], V = c.w.dim[0], k = (int64_t)golden_number(&g, name, "k");
+        const double temperature = golden_number(&g, name, "temperature");
+        c.top = top_new(N, k);
+        take(&tx, &tw, &bias, temperature, &c.top);
+        check_taken(&g, name, &c.top, N, V);
+        c.spec = (struct head_spec){
+            .targets = targets, .top = &c.top, .alpha = golden_number(&g, name, "alpha"), .temperature = temperature, .weight = 1};
+        run(&c);
+        cr_expect(fabs(c.result.ce / golden_number(&g, name, "ce") - 1) < 1e-6);
+        cr_expect(fabs(c.result.kl / golden_number(&g, name, "kl") - 1) < 1e-6, "kl %.9g, PyTorch %.9g", c.result.kl,
+                  golden_number(&g, name, "kl"));
+        cr_expect(fabs(c.result.loss / golden_number(&g, name, "loss") - 1) < 1e-6);
+        close_to(name, c.x.grad, golden_get(&g, name, "x.grad"));
+        close_to(name, c.w.grad, golden_get(&g, name, "w.grad"));
+        top_free(&c.top);
+        matrix_free(&tx);
+        matrix_free(&tw);
+        matrix_free(&bias);
+        matrix_free(&c.x);
+        matrix_free(&c.w);
+        free(targets);
+    }
+    golden_close(&g);
+}
+
+// A student of N rows and V tokens with a teacher of its own, as answers of k entries.
+static void made_case(struct loss_case *c, int32_t *targets, int64_t N, int64_t V, int64_t k, double alpha, double temperature)
+{
+    struct tensor tx = random_matrix("teacher_x", N, 8), tw = random_matrix("teacher_w", V, 8);
+    *c = (struct loss_case){.x = random_matrix("x", N, 6), .w = random_matrix("w", V, 6), .top = top_new(N, k)};
+    for (int64_t n = 0; n < N; n++)
+        targets[n] = n % 4 == 3 ? -1 : (int32_t)(n * 7 % V);
+    take(&tx, &tw, NULL, temperature, &c->top);
+    c->spec = (struct head_spec){.targets = targets, .top = &c->top, .alpha = alpha, .temperature = temperature, .weight = 0.5};
+    matrix_free(&tx);
+    matrix_free(&tw);
+}
+
+static void case_free(struct loss_case *c)
+{
+    top_free(&c->top);
+    matrix_free(&c->x);
+    matrix_free(&c->w);
+}
+
+Test(op_head_top, finite_differences)
+{
+    static const struct {
+        int64_t N, V, k;
+        double alpha, temperature;
+    } made[] = {{5, 11, 1, 1, 1}, {7, 300, 32, 0.7, 2}, {6, 13, 13, 1, 2}, {4, 40, 8, 1, 4}};
+    for (size_t i = 0; i < sizeof made / sizeof *made; i++) {
+        struct loss_case c;
+        int32_t targets[8];
+        made_case(&c, targets, made[i].N, made[i].V, made[i].k, made[i].alpha, made[i].temperature);
+        struct tensor *inputs[] = {&c.x, &c.w};
+        const struct gradcheck g = {.function = build, .context = &c, .input = inputs, .n_input = 2, .precision = PRECISION_F32,
+                                    .step = 0x1p-5, .directions = 3, .element = 60, .seed = 9};
+        struct gradcheck_result r;
+        gradcheck_run(&g, &r);
+        cr_expect(r.worst <= DIFFERENCES, "case %zu: error %.2g at %s, differences %.9g, the tape %.9g", i, r.worst, r.where, r.expected,
+                  r.found);
+        case_free(&c);
+    }
+}
+
+// With all entries the divergence is that from the whole teacher; with few it is smaller (events put together tell less apart).
+Test(op_head_top, all_entries_are_the_whole_teacher)
+{
+    enum { N = 6, V = 50 };
+    struct tensor tx = random_matrix("teacher_x", N, 8), tw = random_matrix("teacher_w", V, 8);
+    int32_t targets[N];
+    struct loss_case c;
+    double kl[3];
+    static const int64_t k[] = {V, 10};
+    for (int i = 0; i < 2; i++) {
+        made_case(&c, targets, N, V, k[i], 0.7, 2);
+        run(&c);
+        kl[i] = c.result.kl;
+        case_free(&c);
+    }
+    made_case(&c, targets, N, V, V, 0.7, 2);
+    c.spec.top = NULL;
+    c.spec.teacher_x = tx.data;
+    c.spec.teacher_w = &tw;
+    run(&c);
+    kl[2] = c.result.kl;
+    cr_expect_lt(fabs(kl[0] / kl[2] - 1), 1e-6);
+    cr_expect(kl[1] > 0 && kl[1] < kl[2], "%g of %g", kl[1], kl[2]);
+    case_free(&c);
+    matrix_free(&tx);
+    matrix_free(&tw);
+}
+
+// Of equal logits the first ones are taken, whatever the number of threads; more rows than a chunk holds.
+Test(op_head_top, ties_threads_and_chunks)
+{
+    enum { V = 4099, K = 5 };
+    const int64_t N = head_chunk_rows(1 << 20, V) + 70;
+    struct tensor x = random_matrix("x", N, 4), w = random_matrix("w", V, 4);
+    memset(w.data, 0, sizeof(float) * 4 * (V - 40)); // equal logits, 0, and forty others
+    struct head_top a = top_new(N, K), b = top_new(N, K);
+    threads_set(1);
+    take(&x, &w, NULL, 1, &a);
+    threads_set(3);
+    take(&x, &w, NULL, 1, &b);
+    cr_expect_arr_eq(a.id, b.id, (size_t)(N * K) * 4);
+    cr_expect_arr_eq(a.log_p, b.log_p, (size_t)(N * K) * 4);
+    cr_expect_arr_eq(a.log_tail, b.log_tail, (size_t)N * 4);
+    memset(w.data, 0, sizeof(float) * 4 * V);
+    take(&x, &w, NULL, 1, &a);
+    for (int64_t i = 0; i < N * K; i++)
+        cr_assert_eq(a.id[i], i % K);
+    top_free(&a);
+    top_free(&b);
+    matrix_free(&x);
+    matrix_free(&w);
+}
