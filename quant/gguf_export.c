@@ -106,6 +106,12 @@ static void tell(const struct gguf_plan *plan)
             log_warn("%s: rows of %" PRId64 " are no multiple of %s's block of %" PRId64 "; written as %s", t->name,
                      t->dim[1], t->wanted->name, t->wanted->elements, t->format->name);
     }
+    static const char *const heads[] = {[HEAD_CLASSES] = "classes", [HEAD_MASKED] = "masked words", [HEAD_SPANS] = "answers' spans"};
+    const struct config *c = &plan->model->config;
+    if (strcmp(plan->architecture, "bert") == 0 && (c->head != HEAD_NONE || c->has_pooler))
+        log_warn("llama.cpp's bert makes embeddings of texts and nothing else: the file does not get the model's %s%s%s",
+                 c->head == HEAD_NONE ? "pooler" : "head for ", c->head == HEAD_NONE ? "" : heads[c->head],
+                 c->head != HEAD_NONE && c->has_pooler ? ", nor its pooler" : "");
     if (plan->padding_bytes)
         log_info("zero heads and channels to fill up the layers cost %.1f MB of %.1f MB", (double)plan->padding_bytes / 1e6,
                  (double)plan->file_bytes / 1e6);

@@ -35,6 +35,7 @@ static const struct gguf_architecture {
     {"gemma2", "gemma2", 0, 1},
     {"minicpm", "minicpm", 1, 1},
     {"granite", "granite", 1, 1},
+    {"bert", "bert", 0, 1},
 };
 
 #define OFFSET(field) offsetof(struct config, field)
@@ -81,6 +82,18 @@ static const struct {
     {"transformer.h.%d.ln_2", "blk.%d.ffn_norm", 0, 0, 1},
     {"transformer.h.%d.mlp.c_fc", "blk.%d.ffn_up", 0, 0, 1},
     {"transformer.h.%d.mlp.c_proj", "blk.%d.ffn_down", 0, 0, 1},
+    {"bert.embeddings.word_embeddings", "token_embd", 0, 0, 1},
+    {"bert.embeddings.position_embeddings", "position_embd", 0, 0, 1},
+    {"bert.embeddings.token_type_embeddings", "token_types", 0, 0, 1},
+    {"bert.embeddings.LayerNorm", "token_embd_norm", 0, 0, 1},
+    {"bert.encoder.layer.%d.attention.self.query", "blk.%d.attn_q", 0, 0, 1},
+    {"bert.encoder.layer.%d.attention.self.key", "blk.%d.attn_k", 0, 0, 1},
+    {"bert.encoder.layer.%d.attention.self.value", "blk.%d.attn_v", 0, 0, 1},
+    {"bert.encoder.layer.%d.attention.output.dense", "blk.%d.attn_output", 0, 0, 1},
+    {"bert.encoder.layer.%d.attention.output.LayerNorm", "blk.%d.attn_output_norm", 0, 0, 1},
+    {"bert.encoder.layer.%d.intermediate.dense", "blk.%d.ffn_up", 0, 0, 1},
+    {"bert.encoder.layer.%d.output.dense", "blk.%d.ffn_down", 0, 0, 1},
+    {"bert.encoder.layer.%d.output.LayerNorm", "blk.%d.layer_output_norm", 0, 0, 1},
 };
 
 #define AFTER_ATTENTION "blk.%d.post_attention_norm"
@@ -232,7 +245,9 @@ static int read_layers(struct config *c, const struct gguf *g, const struct gguf
     return rc;
 }
 
-static int has_rope(const struct gguf_architecture *a) { return strcmp(a->name, "gpt2") != 0; }
+static int is_bert(const struct gguf_architecture *a) { return strcmp(a->name, "bert") == 0; }
+
+static int has_rope(const struct gguf_architecture *a) { return strcmp(a->name, "gpt2") != 0 && !is_bert(a); }
 
 static int read_head_dim(struct config *c, const struct gguf *g, const struct gguf_architecture *a, struct error *err)
 {
@@ -336,6 +351,24 @@ static int read_token_id(const struct gguf *g, const char *name, int64_t size, i
     return 0;
 }
 
+// An encoder: attention both ways, token types, no head.
+static int read_encoder(struct config *c, const struct gguf *g, struct error *err)
+{
+    const struct gguf_tensor *types = gguf_find_tensor(g, "token_types.weight");
+    int causal;
+    TRY(gguf_get_bool(g, "bert.attention.causal", 0, &causal, err));
+    if (causal)
+        return error_set(err, "%s: key bert.attention.causal is true, which is not supported; expected false", g->map.path);
+    if (!types || types->n_dim != 2 || types->dim[0] > MAX_VOCAB)
+        return error_set(err, "%s: tensor token_types.weight is %s; expected a matrix with one row for each type of token", g->map.path,
+                         types ? "of another shape" : "missing");
+    c->n_type = types->dim[0];
+    c->head = HEAD_NONE;
+    c->activation = ACTIVATION_GELU_ERF; // llama.cpp has the tanh form for it; the models were made with this one
+    c->tie_embeddings = 0;
+    return 0;
+}
+
 static int read_config(struct config *c, const struct gguf *g, const struct gguf_architecture *a, struct error *err)
 {
     struct arch_key key;
@@ -366,6 +399,8 @@ static int read_config(struct config *c, const struct gguf *g, const struct gguf
     c->qkv_bias = has_bias(g, "blk.0.attn_q.bias") || has_bias(g, "blk.0.attn_qkv.bias");
     c->out_bias = has_bias(g, "blk.0.attn_output.bias");
     c->mlp_bias = has_bias(g, "blk.0.ffn_down.bias");
+    if (is_bert(a))
+        TRY(read_encoder(c, g, err));
     TRY(read_token_id(g, "tokenizer.ggml.bos_token_id", c->vocab, &c->bos_id, err));
     return read_token_id(g, "tokenizer.ggml.eos_token_id", c->vocab, &c->eos_id, err);
 }
@@ -550,7 +585,7 @@ static int read_token_list(const struct gguf *g, struct vocab *v, struct error *
 static int read_tokenizer(const struct gguf *g, int64_t rows, struct tokenizer **out, struct error *err)
 {
     struct vocab v = {0};
-    int64_t bos, eos, unk, pad;
+    int64_t bos, eos, unk, pad, cls, sep;
     int rc = gguf_get_string(g, "tokenizer.ggml.model", &v.model, err);
     *out = NULL;
     if (rc < 0)
@@ -572,6 +607,8 @@ static int read_tokenizer(const struct gguf *g, int64_t rows, struct tokenizer *
         read_token_id(g, "tokenizer.ggml.eos_token_id", v.size, &eos, err) < 0 ||
         read_token_id(g, "tokenizer.ggml.unknown_token_id", v.size, &unk, err) < 0 ||
         read_token_id(g, "tokenizer.ggml.padding_token_id", v.size, &pad, err) < 0 ||
+        read_token_id(g, "tokenizer.ggml.cls_token_id", v.size, &cls, err) < 0 ||
+        read_token_id(g, "tokenizer.ggml.seperator_token_id", v.size, &sep, err) < 0 ||
         gguf_get_string(g, "tokenizer.chat_template", &v.chat_template, err) < 0 ||
         gguf_get_bool(g, "tokenizer.ggml.add_bos_token", -1, &v.add_bos, err) < 0 ||
         gguf_get_bool(g, "tokenizer.ggml.add_eos_token", -1, &v.add_eos, err) < 0 ||
@@ -581,6 +618,8 @@ static int read_tokenizer(const struct gguf *g, int64_t rows, struct tokenizer *
     v.eos = (int32_t)eos;
     v.unk = (int32_t)unk;
     v.pad = (int32_t)pad;
+    v.cls = (int32_t)cls;
+    v.sep = (int32_t)sep;
     *out = tokenizer_from_vocab(&v, err);
     if (*out)
         rc = 0;
@@ -601,7 +640,7 @@ static const struct gguf_architecture *find_architecture(const struct gguf *g, s
         if (name && strcmp(architectures[i].name, name) == 0)
             found = &architectures[i];
     if (!found)
-        error_set(err, "%s: general.architecture is %s%s%s; expected llama, deci, qwen2, gemma2, minicpm, granite or gpt2", g->map.path, name ? "\"" : "",
+        error_set(err, "%s: general.architecture is %s%s%s; expected llama, deci, qwen2, gemma2, minicpm, granite, gpt2 or bert", g->map.path, name ? "\"" : "",
                   name ? name : "missing", name ? "\"" : "");
     free(name);
     return found;

@@ -7,6 +7,7 @@
 #include "common/model/model.h"
 
 #define GGUF_NAME_MAX 64
+#define GGUF_POOLING_FIRST 2 // bert.pooling_type: the first position (0: none, 1: the mean)
 
 struct gguf_name {
     char text[GGUF_NAME_MAX];

@@ -23,7 +23,7 @@
 static const struct block_format *wanted_format(const struct gguf_mix *mix, int pure, const struct gguf_plan_tensor *t,
                                                 const struct gguf_place *place)
 {
-    if (t->n_dim == 1 || strcmp(t->name, "position_embd.weight") == 0) // llama.cpp adds positions as F32
+    if (t->n_dim == 1 || strcmp(t->name, "position_embd.weight") == 0 || strcmp(t->name, "token_types.weight") == 0) // llama.cpp adds these as F32
         return block_format_find("F32");
     return pure ? block_format_find(mix->base) : gguf_mix_format(mix, place);
 }
@@ -100,6 +100,8 @@ static int choose_shape(struct gguf_plan *plan, const struct config *c, int padd
     return 0;
 }
 
+static int is_bert(const struct gguf_plan *plan) { return strcmp(plan->architecture, "bert") == 0; }
+
 static void make_shape(struct gguf_plan *plan)
 {
     struct config c;
@@ -108,6 +110,14 @@ static void make_shape(struct gguf_plan *plan)
     if (strcmp(plan->architecture, "gpt2") == 0) { // llama.cpp insists on what may be missing in a checkpoint
         c.qkv_bias = 1;
         c.tie_embeddings = 0;
+    }
+    if (is_bert(plan)) { // an encoder alone, in BERT's words; the table of words is what llama-quantize takes for the output
+        strcpy(c.model_type, plan->architecture);
+        c.head = HEAD_NONE;
+        c.has_pooler = 0;
+        c.tie_embeddings = 1;
+        c.position_offset = 0;
+        c.n_type = c.n_type ? c.n_type : 1;
     }
     plan->shape = model_new(&c, 0);
     config_release(&c);
@@ -144,12 +154,10 @@ static void find_rope_factors(struct gguf_plan *plan)
     }
 }
 
-static const struct parameter *own_parameter(const struct model *m, const char *name)
+// The model's weight in a place of the architecture's table (BERT, DistilBERT and RoBERTa have the same places); NULL: none.
+static const struct parameter *own_parameter(const struct model *m, int64_t spec, int layer)
 {
-    for (int i = 0; i < m->n_parameter; i++)
-        if (strcmp(m->parameter[i].name, name) == 0)
-            return &m->parameter[i];
-    return NULL;
+    return m->slot[(layer + 1) * m->arch->n_specs + spec];
 }
 
 // A parameter of the file's model: a tensor, or a further part of one.
@@ -171,8 +179,9 @@ static void add_parameter(struct gguf_plan *plan, const struct parameter *p)
         t->dim[0] *= name.parts;
     }
     const struct model *m = plan->model;
-    const int tied = m->config.tie_embeddings && p->spec == &m->arch->specs[m->arch->head[0]]; // the table once more
-    t->source[t->n_part++] = own_parameter(m, tied ? m->arch->specs[m->arch->embed].name : p->name);
+    const int64_t spec = p->spec - plan->shape->arch->specs;
+    const int tied = m->config.tie_embeddings && spec == m->arch->head[0]; // the table once more
+    t->source[t->n_part++] = own_parameter(m, tied ? m->arch->embed : spec, p->layer);
 }
 
 static void list_tensors(struct gguf_plan *plan)
@@ -223,7 +232,7 @@ static void choose_formats(struct gguf_plan *plan, const struct gguf_mix *mix, i
         double weights = 0;
         for (int k = 0; k < t->n_part; k++)
             weights += t->source[k] ? (double)tensor_count(&t->source[k]->t) : 0;
-        if (t->written)
+        if (t->written && t->written->layer >= 0) // tables may be written in part
             plan->padding_bytes += t->bytes - (int64_t)((double)t->bytes * weights / (double)(rows * columns));
         gguf_put_tensor(&plan->writer, t->name, t->n_dim, t->dim, t->format);
     }
@@ -292,7 +301,7 @@ static void put_model_keys(struct gguf_plan *plan)
         put_number(w, a, "rope.dimension_count", c->head_dim);
         put_float(w, a, "rope.freq_base", c->rope_theta);
     }
-    put_float(w, a, strcmp(a, "gpt2") == 0 ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon", c->norm_eps);
+    put_float(w, a, strcmp(a, "gpt2") == 0 || is_bert(plan) ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon", c->norm_eps);
     put_number(w, a, "vocab_size", c->vocab);
     if (c->rope.type == ROPE_LINEAR) {
         char key[96];
@@ -312,6 +321,17 @@ static void put_family_keys(struct gguf_plan *plan)
     }
     if (strcmp(plan->architecture, "gemma2") == 0)
         put_number(&plan->writer, plan->architecture, "attention.sliding_window", c->window ? c->window : c->context);
+}
+
+// What llama.cpp makes an embedding of a text by: the first position, where the model's own head reads that; else the reader is left to
+// say (--pooling).
+static void put_encoder_keys(struct gguf_plan *plan)
+{
+    struct gguf_writer *w = &plan->writer;
+    gguf_put_bool(w, "bert.attention.causal", 0);
+    if (plan->model->config.head == HEAD_CLASSES)
+        gguf_put_u32(w, "bert.pooling_type", GGUF_POOLING_FIRST);
+    gguf_put_u32(w, "tokenizer.ggml.token_type_count", plan->shape->config.n_type);
 }
 
 static void put_general_keys(struct gguf_plan *plan, const struct gguf_mix *mix, const struct gguf_export_options *o)
@@ -351,6 +371,12 @@ static void put_vocab(struct gguf_writer *w, const struct vocab *v)
         gguf_put_u32(w, "tokenizer.ggml.unknown_token_id", v->unk);
     if (v->pad >= 0)
         gguf_put_u32(w, "tokenizer.ggml.padding_token_id", v->pad);
+    if (v->cls >= 0)
+        gguf_put_u32(w, "tokenizer.ggml.cls_token_id", v->cls);
+    if (v->sep >= 0)
+        gguf_put_u32(w, "tokenizer.ggml.seperator_token_id", v->sep); // spelt so there
+    if (v->mask >= 0)
+        gguf_put_u32(w, "tokenizer.ggml.mask_token_id", v->mask);
     if (v->add_bos >= 0)
         gguf_put_bool(w, "tokenizer.ggml.add_bos_token", v->add_bos);
     if (v->add_eos >= 0)
@@ -406,6 +432,8 @@ static int plan_all(struct gguf_plan *plan, const struct gguf_mix *mix, const st
     put_general_keys(plan, mix, o);
     put_model_keys(plan);
     put_family_keys(plan);
+    if (is_bert(plan))
+        put_encoder_keys(plan);
     TRY(put_tokenizer_keys(plan, t, err));
     plan->file_bytes = gguf_writer_size(&plan->writer);
     return 0;
@@ -436,20 +464,28 @@ static int check_family(const struct config *c, struct error *err)
     return 0;
 }
 
+// The architecture whose words a model is written in: its own model type where no other is named; NULL: none.
+static const char *architecture_of(const struct config *c)
+{
+    static const char *const others[][2] = {{"llama", "llama"}, {"mistral", "llama"}, {"nemotron-nas", "llama"}, {"distilbert", "bert"}, {"roberta", "bert"}};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (strcmp(others[i][0], c->model_type) == 0)
+            return others[i][1];
+    return model_is_language(c) && model_has_blocks(c) ? c->model_type : NULL;
+}
+
 int gguf_plan_make(struct gguf_plan *plan, const struct model *m, const struct tokenizer *t,
                    const struct gguf_export_options *o, struct error *err)
 {
     *plan = (struct gguf_plan){.model = m, .importance = o->importance};
-    const char *type = m->config.model_type;
-    const int has_own = strcmp(type, "mistral") != 0 && strcmp(type, "nemotron-nas") != 0;
-    plan->architecture = has_own ? type : "llama";
+    plan->architecture = architecture_of(&m->config);
+    if (!plan->architecture)
+        return error_set(err, "GGUF: a %s model has no place there; write a Hugging Face directory instead", m->config.model_type);
     if (m->config.activation == ACTIVATION_RELU)
-        return error_set(err, "GGUF: gpt2 means GELU there, and this model has ReLU; write a Hugging Face directory instead");
+        return error_set(err, "GGUF: %s means GELU there, and this model has ReLU; write a Hugging Face directory instead", plan->architecture);
     TRY(check_family(&m->config, err));
-    if (m->config.activation == ACTIVATION_GELU_ERF)
+    if (m->config.activation == ACTIVATION_GELU_ERF && strcmp(plan->architecture, "gpt2") == 0)
         log_warn("llama.cpp computes GELU by its tanh form for %s, this model was made with the exact one: expect differences of about 1e-5", plan->architecture);
-    if (!model_is_causal(&m->config))
-        return error_set(err, "GGUF: a %s model is not written yet; write a Hugging Face directory instead", m->config.model_type);
     const struct gguf_mix *mix = gguf_mix_find(o->type);
     if (!mix)
         return error_set(err, "GGUF type \"%s\" is not known; expected " GGUF_TYPES,

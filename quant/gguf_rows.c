@@ -16,6 +16,8 @@
 // The model's index for index i of an axis of the file; -1: padding.
 static int64_t source_index(const struct gguf_plan *plan, enum axis axis, int layer, int64_t i)
 {
+    if (axis == AXIS_POSITIONS) // RoBERTa's table has rows in front that no position uses
+        return i + plan->model->config.position_offset;
     return pad_source(&plan->model->config, layer < 0 ? NULL : &plan->layer[layer], axis, layer, i);
 }
 

@@ -64,8 +64,9 @@ static void add(struct reading *r, int64_t start, int32_t pair, int32_t label)
 
 int64_t reading_ends(const struct reading *r, int has_pair)
 {
-    (void)r;
-    return has_pair ? 3 : 2;
+    int32_t n_between;
+    tokenizer_between(r->t, &n_between);
+    return has_pair ? 2 + n_between : 2;
 }
 
 int64_t reading_put(struct reading *r, const struct token_list *first, const struct token_list *second, int32_t label)
@@ -73,12 +74,14 @@ int64_t reading_put(struct reading *r, const struct token_list *first, const str
     const int64_t start = r->n_token;
     put(r, tokenizer_bos(r->t));
     put_all(r, first);
-    put(r, tokenizer_eos(r->t));
-    const int64_t pair = r->n_token - start;
-    if (second) {
+    int32_t n_between;
+    const int32_t *between = tokenizer_between(r->t, &n_between);
+    for (int32_t i = 0; second && i < n_between; i++)
+        put(r, between[i]);
+    const int64_t pair = r->n_token - start + !second;
+    if (second)
         put_all(r, second);
-        put(r, tokenizer_eos(r->t));
-    }
+    put(r, tokenizer_eos(r->t));
     add(r, start, (int32_t)pair, label);
     return pair;
 }

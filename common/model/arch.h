@@ -4,6 +4,6 @@
 
 #include "common/model/model.h"
 
-extern const struct arch arch_llama, arch_gpt2, arch_bert, arch_bilstm, arch_lenet;
+extern const struct arch arch_llama, arch_gpt2, arch_bert, arch_roberta, arch_distilbert, arch_bilstm, arch_lenet;
 
 #endif

@@ -38,6 +38,8 @@ static const struct family families[] = {
     {"nemotron-nas", "DeciLMForCausalLM", 131072, NULL, NULL, 0}, // Llama's layers, each with its own widths
     {"gpt2", "GPT2LMHeadModel", 1024, config_gpt2_read, config_gpt2_json, 1},
     {"bert", "BertForMaskedLM", 512, config_bert_read, config_bert_json, 1},
+    {"distilbert", "DistilBertForMaskedLM", 512, config_bert_read, config_bert_json, 1},
+    {"roberta", "RobertaForMaskedLM", 512, config_bert_read, config_bert_json, 1},
     {"bilstm", "BiLSTM", 512, config_bilstm_read, config_bilstm_json, 0}, // a classifier without transformer blocks
     {"lenet", "LeNet", 0, config_lenet_read, config_lenet_json, 0}, // a multi-layer perceptron
 };

@@ -47,6 +47,8 @@ struct config {
     int64_t n_label, n_type;    // classes of a head, token types
     int64_t n_embedding, n_cell; // bilstm: inputs of the LSTM, its cells in each direction; hidden is what the head reads
     int has_pooler;             // BERT's: what reads the first position
+    int has_next;               // BERT's: a masked-word model with a head that tells whether two sentences follow each other
+    int64_t position_offset;    // rows of the table of positions in front of the first one's (RoBERTa)
     int bare_names;             // the checkpoint's tensors have no prefix of the base model (stored.h)
     double image_mean, image_std; // lenet: inputs are (pixel / 255 - image_mean) / image_std
     int lecun_init;               // lenet: fresh weights by LeCun's rule instead of Glorot's
@@ -90,7 +92,8 @@ struct json *config_lenet_json(const struct config *c);
 // pruned_heads.
 int config_gpt2_read(struct config *c, const struct json *o, const char *where, struct error *err);
 struct json *config_gpt2_json(const struct config *c);
-int config_bert_read(struct config *c, const struct json *o, const char *where, struct error *err); // config_bert.c
+// BERT's, DistilBERT's and RoBERTa's (config_bert.c).
+int config_bert_read(struct config *c, const struct json *o, const char *where, struct error *err);
 struct json *config_bert_json(const struct config *c);
 // config_bilstm.c: {"model_type": "bilstm", "vocab_size", "embedding_size", "hidden_size" (cells in each direction), "classifier_size" (rectified
 // units), "num_labels" or "id2label"}. Nothing in it depends on positions; "max_position_embeddings" (512) is where longer texts are cut.

@@ -41,13 +41,21 @@ static const struct safetensor *find_stored(const struct safetensors *s, const c
     return alias && json_string(alias) ? safetensors_find(s, json_string(alias)) : t;
 }
 
+// The output head over words, which may be tied to the embedding table; NULL: the architecture has none.
+static const struct weight_spec *words_head(const struct arch *arch) {
+    for (const int *spec = arch->head; *spec >= 0; spec++)
+        if (arch->specs[*spec].rows == AXIS_VOCAB)
+            return &arch->specs[*spec];
+    return NULL;
+}
+
 // With a tied head the one table may be stored under either name.
 static const struct safetensor *find_source(const struct safetensors *s, const struct model *m, const struct parameter *p) {
     char name[STORED_NAME];
     stored_name(m, p, name);
     const struct safetensor *t = find_stored(s, name);
     const int is_table = m->arch->embed >= 0 && p->spec == &m->arch->specs[m->arch->embed];
-    return !t && m->config.tie_embeddings && is_table ? find_stored(s, m->arch->specs[m->arch->head[0]].name) : t;
+    return !t && m->config.tie_embeddings && is_table ? find_stored(s, words_head(m->arch)->name) : t;
 }
 
 static int check_parameter(const struct parameter *p, const struct safetensor *t, const struct config *c,
@@ -90,7 +98,7 @@ static int is_spare(const struct arch *arch, const char *name) {
 static int check_leftover(const struct safetensor *t, const struct safetensors *s, const struct model *m,
                           const char *folder, struct error *err) {
     const struct config *c = &m->config;
-    const struct weight_spec *head = &m->arch->specs[m->arch->head[0]];
+    const struct weight_spec *head = words_head(m->arch);
     char shape[SHAPE_TEXT];
     if (is_buffer(t) || is_spare(m->arch, t->name))
         return 0;

@@ -11,7 +11,7 @@
 #include "common/base/random.h"
 #include "common/model/arch.h"
 
-static const struct arch *const arch_table[] = {&arch_llama, &arch_gpt2, &arch_bert, &arch_bilstm, &arch_lenet};
+static const struct arch *const arch_table[] = {&arch_llama, &arch_gpt2, &arch_bert, &arch_roberta, &arch_distilbert, &arch_bilstm, &arch_lenet};
 
 // Is `word` one of the names in "a|b|c"?
 static int among(const char *word, const char *names)
@@ -37,7 +37,7 @@ int64_t axis_size(const struct config *c, enum axis axis, int layer)
     case AXIS_ONE: return 1;
     case AXIS_HIDDEN: return c->hidden;
     case AXIS_VOCAB: return c->vocab;
-    case AXIS_POSITIONS: return c->context;
+    case AXIS_POSITIONS: return c->context + c->position_offset;
     case AXIS_TYPES: return c->n_type;
     case AXIS_LABELS: return c->n_label;
     case AXIS_EMBEDDING: return c->n_embedding;
@@ -80,10 +80,10 @@ static void parameter_init(struct parameter *p, const struct config *c, const st
     p->decay = p->t.n_dim == 2;
 }
 
-// A layer without attention, or without a feed-forward block, has none of its tensors.
+// A layer without attention, or without a feed-forward block, has none of its tensors. A spec without a name is of another family.
 static int is_present(const struct config *c, const struct weight_spec *spec, int layer)
 {
-    return (!spec->present || spec->present(c, layer)) && axis_size(c, spec->rows, layer) > 0 &&
+    return spec->name && (!spec->present || spec->present(c, layer)) && axis_size(c, spec->rows, layer) > 0 &&
            axis_size(c, spec->columns, layer) > 0;
 }
 

@@ -102,7 +102,9 @@ static int write_weights(const struct model *m, const char *folder, const struct
 static void spell_floats(char **text) {
     static const char *const keys[] = {"rope_theta",        "factor",          "low_freq_factor",
                                        "high_freq_factor",  "rms_norm_eps",    "attention_dropout",
-                                       "initializer_range", "attention_factor",  "layer_norm_epsilon", "embd_pdrop", "attn_pdrop", "resid_pdrop"};
+                                       "initializer_range", "attention_factor",  "layer_norm_epsilon", "embd_pdrop", "attn_pdrop", "resid_pdrop",
+                                       "layer_norm_eps", "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout",
+                                       "dropout", "qa_dropout", "seq_classif_dropout"};
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
         char *pattern = xasprintf("\"%s\": ", keys[i]);
         for (char *at = strstr(*text, pattern); at; at = strstr(at + 1, pattern)) {

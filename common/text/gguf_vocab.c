@@ -1,8 +1,9 @@
 // gguf_vocab.c: a tokenizer from GGUF's arrays, and the arrays for a GGUF file.
 //
-// llama.cpp (February 2025) knows two that matter here. "llama" merges any two neighbours whose text is a token, best
+// llama.cpp (February 2025) knows three that matter here. "llama" merges any two neighbours whose text is a token, best
 // score first, after turning spaces into U+2581; it applies no other normalizer and no pre-tokenizer. "gpt2" merges
-// by a list of ranked pairs after the pre-tokenizer that a name stands for. What neither can do is refused.
+// by a list of ranked pairs after the pre-tokenizer that a name stands for. "bert" takes the longest pieces of words, as WordPiece does, after
+// its own cleaning, which always lowers case and strips accents. What none of them can do is refused.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -121,16 +122,62 @@ static int fill_llama(struct tokenizer *t, const struct vocab *v, struct error *
     return 0;
 }
 
-struct tokenizer *tokenizer_from_vocab(const struct vocab *v, struct error *err) {
+static int is_bracketed(const char *text) { return text[0] == '[' && text[strlen(text) - 1] == ']'; }
+
+// "bert" marks the pieces that begin a word, a checkpoint those that go on with one.
+static void unmark_words(const struct vocab *v, struct vocab *to) {
+    *to = *v;
+    to->token = xcalloc((size_t)v->size + 1, sizeof *to->token, "vocabulary");
+    for (int64_t i = 0; i < v->size; i++) {
+        const char *text = v->token[i];
+        const int begins = strncmp(text, META, strlen(META)) == 0, is_plain = is_bracketed(text) || (v->type && v->type[i] != TOKEN_NORMAL);
+        to->token[i] = begins ? xstrdup(text + strlen(META)) : xasprintf("%s%s", is_plain ? "" : "##", text);
+    }
+}
+
+static int fill_bert(struct tokenizer *t, const struct vocab *v, struct error *err) {
+    if (v->unk < 0)
+        return error_set(err, "%s: no tokenizer.ggml.unknown_token_id; a \"bert\" tokenizer needs it", t->source);
+    if (t->bos < 0) // llama.cpp takes bos_token_id, others cls_token_id
+        t->bos = v->cls;
+    if (v->sep >= 0)
+        t->eos = v->sep;
+    t->bpe.unk = -1; // it has no part in merging
+    t->type[v->unk] = TOKEN_UNKNOWN;
+    wordpiece_set(t, v->unk, 1);
+    tokenizer_set_ends(t, 1, 1);
+    tokenizer_finish(t, NULL);
+    return 0;
+}
+
+static struct tokenizer *from_words(const struct vocab *v, struct error *err) {
     struct tokenizer *t = tokenizer_new(ORIGIN_GGUF, "GGUF metadata");
+    struct vocab words;
+    unmark_words(v, &words);
+    int rc = take_tokens(t, &words, err);
+    for (int64_t i = 0; i < v->size; i++)
+        free(words.token[i]);
+    free(words.token);
+    if (rc == 0)
+        rc = fill_bert(t, v, err);
+    if (rc == 0)
+        return t;
+    tokenizer_free(t);
+    return NULL;
+}
+
+struct tokenizer *tokenizer_from_vocab(const struct vocab *v, struct error *err) {
     const char *model = v->model ? v->model : "none";
+    if (strcmp(model, "bert") == 0)
+        return from_words(v, err);
+    struct tokenizer *t = tokenizer_new(ORIGIN_GGUF, "GGUF metadata");
     int rc = take_tokens(t, v, err);
     if (rc == 0 && strcmp(model, "gpt2") == 0)
         rc = fill_gpt2(t, v, err);
     else if (rc == 0 && strcmp(model, "llama") == 0)
         rc = fill_llama(t, v, err);
     else if (rc == 0)
-        rc = error_set(err, "%s: tokenizer.ggml.model is \"%s\"; expected \"llama\" or \"gpt2\"", t->source, model);
+        rc = error_set(err, "%s: tokenizer.ggml.model is \"%s\"; expected \"llama\", \"gpt2\" or \"bert\"", t->source, model);
     if (rc < 0) {
         tokenizer_free(t);
         return NULL;
@@ -283,6 +330,28 @@ static int put_gpt2(const struct tokenizer *t, struct vocab *out, struct error *
     return 0;
 }
 
+static int put_bert(const struct tokenizer *t, struct vocab *out, struct error *err) {
+    const struct step *s = t->normalizer.count == 1 ? &t->normalizer.item[0] : NULL;
+    if (!s || s->kind != STEP_BERT || !s->clean || !s->cjk || !s->lower || !s->accents || t->pretokenizer.count != 1 ||
+        t->pretokenizer.item[0].kind != STEP_BERT_SPLIT || strcmp(t->wordpiece.prefix, "##") != 0)
+        return refuse(t, err, "it does not clean words as uncased BERT does (lower case, no accents), and llama.cpp's WordPiece always does");
+    if (t->bos < 0 || t->eos < 0 || !out->add_bos || !out->add_eos)
+        return refuse(t, err, "it does not put [CLS] and [SEP] around a text");
+    out->model = xstrdup("bert");
+    out->cls = t->bos;
+    out->sep = t->eos;
+    out->mask = tokenizer_token_to_id(t, "[MASK]");
+    out->unk = t->wordpiece.unk;
+    for (int64_t i = 0; i < out->size; i++) {
+        char *text = out->token[i];
+        if (out->type[i] != TOKEN_NORMAL || is_bracketed(text))
+            continue;
+        out->token[i] = strncmp(text, "##", 2) == 0 ? xstrdup(text + 2) : xasprintf(META "%s", text);
+        free(text);
+    }
+    return 0;
+}
+
 // llama.cpp can put BOS in front and EOS behind, and nothing else.
 static int put_ends(const struct tokenizer *t, struct vocab *out, struct error *err) {
     out->bos = t->bos;
@@ -299,6 +368,7 @@ static int put_ends(const struct tokenizer *t, struct vocab *out, struct error *
 
 int tokenizer_to_vocab(const struct tokenizer *t, int64_t rows, struct vocab *out, struct error *err) {
     memset(out, 0, sizeof *out);
+    out->cls = out->sep = out->mask = -1;
     if (rows == 0)
         rows = t->size;
     if (rows < t->size)
@@ -309,7 +379,7 @@ int tokenizer_to_vocab(const struct tokenizer *t, int64_t rows, struct vocab *ou
     put_tokens(t, rows, out);
     int rc = put_ends(t, out, err);
     if (rc == 0)
-        rc = t->byte_level ? put_gpt2(t, out, err) : put_llama(t, out, err);
+        rc = t->wordpiece.prefix ? put_bert(t, out, err) : t->byte_level ? put_gpt2(t, out, err) : put_llama(t, out, err);
     if (rc < 0)
         vocab_release(out);
     return rc;

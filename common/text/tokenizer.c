@@ -40,6 +40,7 @@ void tokenizer_free(struct tokenizer *t) {
     free(t->rule);
     free(t->prefix);
     free(t->suffix);
+    free(t->between);
     free(t->source);
     free(t->chat_template);
     free(t->wordpiece.prefix);
@@ -221,6 +222,12 @@ static int read_chat_template(struct tokenizer *t, const char *folder, const str
     return rc;
 }
 
+// Files of the same names mean two tokenizers.
+static int is_roberta(const struct json *config, const struct json *tokenizer_config) {
+    const char *type = member_string(config, "model_type"), *class = member_string(tokenizer_config, "tokenizer_class");
+    return (type && strcmp(type, "roberta") == 0) || (class && strncmp(class, "Roberta", 7) == 0);
+}
+
 struct tokenizer *tokenizer_open(const char *folder, struct error *err) {
     struct json *tokenizer_config = NULL, *special_map = NULL, *config = NULL;
     struct tokenizer *t = NULL;
@@ -250,7 +257,7 @@ struct tokenizer *tokenizer_open(const char *folder, struct error *err) {
     else if (t->origin == ORIGIN_VOCAB)
         rc = tokenizer_read_vocab_text(t, tokenizer_config, err);
     else if (t->origin == ORIGIN_VOCAB_MERGES)
-        rc = tokenizer_read_vocab_merges(t, merges_path, special_map, err);
+        rc = tokenizer_read_vocab_merges(t, merges_path, special_map, is_roberta(config, tokenizer_config), err);
     else
         rc = open_file(t, tokenizer_config, err);
     if (rc < 0 || (rc = read_chat_template(t, folder, tokenizer_config, err)) < 0)
@@ -401,6 +408,11 @@ int tokenizer_adds_bos(const struct tokenizer *t) { return t->n_prefix > 0 && t-
 
 int tokenizer_adds_eos(const struct tokenizer *t) {
     return t->n_suffix > 0 && t->eos >= 0 && t->suffix[t->n_suffix - 1] == t->eos;
+}
+
+const int32_t *tokenizer_between(const struct tokenizer *t, int32_t *n) {
+    *n = t->between ? t->n_between : t->n_suffix;
+    return t->between ? t->between : t->suffix;
 }
 
 const char *tokenizer_id_to_token(const struct tokenizer *t, int32_t id) {

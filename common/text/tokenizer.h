@@ -14,9 +14,10 @@
 struct tokenizer; // opaque
 
 // What a GGUF file says of a tokenizer. Strings are owned by the struct and are in GGUF's form: pieces of "llama"
-// with U+2581 for a space, pieces of "gpt2" in the byte-level alphabet, control and user-defined tokens as raw text.
+// with U+2581 for a space, pieces of "gpt2" in the byte-level alphabet, those of "bert" with U+2581 in front where a word begins and bare where
+// one goes on, control and user-defined tokens as raw text.
 struct vocab {
-    char *model; // "llama" (SentencePiece merges by score) or "gpt2" (byte-level merges by rank)
+    char *model; // "llama" (SentencePiece merges by score), "gpt2" (byte-level merges by rank) or "bert" (WordPiece)
     char *pre;   // gpt2: name of the pre-tokenizer; NULL for llama
     int64_t size;
     char **token;
@@ -25,6 +26,7 @@ struct vocab {
     int64_t n_merges;
     char **merge;                           // gpt2 only: "left right"
     int32_t bos, eos, unk, pad;             // -1: none
+    int32_t cls, sep, mask;                 // bert only; -1: none
     int add_bos, add_eos, add_space_prefix; // -1 when the file does not say: llama.cpp's default is taken
     char *chat_template;                    // Jinja text, carried along; NULL: none
 };
@@ -90,6 +92,8 @@ int32_t tokenizer_bos(const struct tokenizer *t);  // -1: none
 int32_t tokenizer_eos(const struct tokenizer *t);
 int tokenizer_adds_bos(const struct tokenizer *t);
 int tokenizer_adds_eos(const struct tokenizer *t);
+// What the post-processor puts between the two texts of a pair: *n ids.
+const int32_t *tokenizer_between(const struct tokenizer *t, int32_t *n);
 const char *tokenizer_id_to_token(const struct tokenizer *t, int32_t id);    // NULL: no such id
 int32_t tokenizer_token_to_id(const struct tokenizer *t, const char *token); // -1: none
 const char *tokenizer_source(const struct tokenizer *t);                     // path of the file, or "GGUF metadata"

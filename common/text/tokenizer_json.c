@@ -227,8 +227,8 @@ static void push_end(int32_t **ids, int32_t *n, int32_t id) {
     (*ids)[(*n)++] = id;
 }
 
-// The ids of one SpecialToken of a template, as "special_tokens" lists them.
-static int read_template_token(const struct reader *r, const struct json *v, const char *name, int after) {
+// The ids of one SpecialToken of a template, as "special_tokens" lists them, into a list.
+static int read_template_token(const struct reader *r, const struct json *v, const char *name, int32_t **list, int32_t *n) {
     const struct json *ids = json_get(json_get(json_get(v, "special_tokens"), name), "ids");
     if (!ids || json_kind(ids) != JSON_ARRAY)
         return error_set(r->err, "%s: the post-processor's template names \"%s\", which special_tokens does not list",
@@ -238,24 +238,38 @@ static int read_template_token(const struct reader *r, const struct json *v, con
         if (id < 0 || id >= r->t->size)
             return error_set(r->err, "%s: the post-processor gives \"%s\" the id %.0f; the vocabulary has %d",
                              r->t->source, name, id, r->t->size);
-        if (after)
-            push_end(&r->t->suffix, &r->t->n_suffix, (int32_t)id);
-        else
-            push_end(&r->t->prefix, &r->t->n_prefix, (int32_t)id);
+        push_end(list, n, (int32_t)id);
     }
     return 0;
 }
 
-// BertProcessing, RobertaProcessing: {"sep": ["[SEP]", 102], "cls": ["[CLS]", 101]}.
-static int read_ends(const struct reader *r, const struct json *v) {
+// What a template's pair has between its two texts.
+static int read_template_pair(const struct reader *r, const struct json *v) {
+    struct tokenizer *t = r->t;
+    int texts = 0;
+    for (const struct json *item = member_first(v, "pair"); item; item = json_next(item)) {
+        const char *name = member_string(json_get(item, "SpecialToken"), "id");
+        texts += !name;
+        if (name && texts == 1)
+            TRY(read_template_token(r, v, name, &t->between, &t->n_between));
+    }
+    if (texts == 2 && !t->between) // nothing, which is not the same as not said
+        t->between = xcalloc(1, sizeof *t->between, "post-processor");
+    return 0;
+}
+
+// BertProcessing, RobertaProcessing: {"sep": ["[SEP]", 102], "cls": ["[CLS]", 101]}; so many of the first between two texts.
+static int read_ends(const struct reader *r, const struct json *v, int between) {
     static const char *const keys[] = {"cls", "sep"};
     for (int i = 0; i < 2; i++) {
         const struct json *name = json_first(json_get(v, keys[i])), *id = name ? json_next(name) : NULL;
         if (!id || json_kind(id) != JSON_NUMBER || json_number(id) < 0 || json_number(id) >= r->t->size)
             return error_set(r->err, "%s: the post-processor's \"%s\" is no pair of a token and its id", r->t->source, keys[i]);
-        if (i)
+        if (i) {
             push_end(&r->t->suffix, &r->t->n_suffix, (int32_t)json_number(id));
-        else
+            for (int k = 0; k < between; k++)
+                push_end(&r->t->between, &r->t->n_between, (int32_t)json_number(id));
+        } else
             push_end(&r->t->prefix, &r->t->n_prefix, (int32_t)json_number(id));
     }
     return 0;
@@ -269,18 +283,19 @@ static int read_postprocessor(const struct reader *r, const struct json *v) {
     if (strcmp(type, "ByteLevel") == 0) // moves offsets only
         return 0;
     if (strcmp(type, "BertProcessing") == 0 || strcmp(type, "RobertaProcessing") == 0)
-        return read_ends(r, v);
+        return read_ends(r, v, type[0] == 'R' ? 2 : 1);
     if (strcmp(type, "TemplateProcessing") != 0)
         return refuse(r, "a post-processor", type);
+    struct tokenizer *t = r->t;
     int after = 0;
     for (const struct json *item = member_first(v, "single"); item; item = json_next(item)) {
         const char *name = member_string(json_get(item, "SpecialToken"), "id");
         if (name)
-            TRY(read_template_token(r, v, name, after));
+            TRY(read_template_token(r, v, name, after ? &t->suffix : &t->prefix, after ? &t->n_suffix : &t->n_prefix));
         else
             after = 1; // {"Sequence": ..}: the text itself
     }
-    return 0;
+    return read_template_pair(r, v);
 }
 
 // --- model

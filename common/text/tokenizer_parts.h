@@ -55,6 +55,8 @@ struct tokenizer {
     struct matcher user_defined;    // SentencePiece's own; values are ids
     int32_t *prefix, *suffix;       // what the post-processor puts around a text
     int32_t n_prefix, n_suffix;
+    int32_t *between; // ... and between two texts of a pair: [SEP], or </s></s>; NULL: what is behind one
+    int32_t n_between;
     int32_t bos, eos, pad;
     char *chat_template; // Jinja text; NULL: none
     int byte_level; // pieces are in the byte-level alphabet
@@ -74,12 +76,14 @@ void tokenizer_sentencepiece_decoder(struct tokenizer *t, int strip_first);
 
 // The readers; each fills a new tokenizer and finishes it.
 int tokenizer_read_json(struct tokenizer *t, const struct json *root, struct error *err);
-int tokenizer_read_vocab_merges(struct tokenizer *t, const char *merges_path, const struct json *special_map, struct error *err);
+int tokenizer_read_vocab_merges(struct tokenizer *t, const char *merges_path, const struct json *special_map, int is_roberta, struct error *err);
 int tokenizer_read_vocab_text(struct tokenizer *t, const struct json *tokenizer_config, struct error *err);
 int tokenizer_make_numbers(struct tokenizer *t, int64_t vocab, struct error *err);
 int tokenizer_read_model(struct tokenizer *t, const void *data, size_t len, const struct json *config,
                          struct error *err);
 
+// Cleaning, splitting and joining as BERT's own tokenizer does them.
+void wordpiece_set(struct tokenizer *t, int32_t unk, int lower);
 // tokenizer_encode; places (places.c): NULL, or where to note the tokens' places, for a WordPiece model.
 struct placing {
     const char *text, *normalized;

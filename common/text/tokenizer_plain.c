@@ -33,14 +33,15 @@ static struct json *byte_level(void) {
     return o;
 }
 
-// The names of special tokens in special_tokens_map.json, and GPT-2's one, as added tokens.
-static struct json *special_tokens(const struct json *vocab, const struct json *map) {
+// The names of special tokens in special_tokens_map.json, and those that GPT-2 or RoBERTa has without it, as added tokens.
+static struct json *special_tokens(const struct json *vocab, const struct json *map, int is_roberta) {
+    static const char *const own[2][6] = {{"<|endoftext|>"}, {"<s>", "</s>", "<unk>", "<pad>", "<mask>"}};
     static const char *const keys[] = {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"};
     struct json *list = json_array();
-    for (size_t i = 0; i <= sizeof keys / sizeof *keys; i++) {
-        const int is_last = i == sizeof keys / sizeof *keys;
-        const struct json *v = is_last ? NULL : json_get(map, keys[i]);
-        const char *name = is_last ? "<|endoftext|>" : v && json_kind(v) == JSON_OBJECT ? member_string(v, "content") : v ? json_string(v) : NULL;
+    const size_t n_key = sizeof keys / sizeof *keys;
+    for (size_t i = 0; i < n_key || own[is_roberta][i - n_key]; i++) {
+        const struct json *v = i >= n_key ? NULL : json_get(map, keys[i]);
+        const char *name = i >= n_key ? own[is_roberta][i - n_key] : v && json_kind(v) == JSON_OBJECT ? member_string(v, "content") : v ? json_string(v) : NULL;
         const struct json *id = name ? json_get(vocab, name) : NULL;
         int known = !id;
         for (const struct json *a = json_first(list); a && !known; a = json_next(a))
@@ -51,18 +52,40 @@ static struct json *special_tokens(const struct json *vocab, const struct json *
         json_set_number(token, "id", json_number(id));
         json_set_string(token, "content", name);
         json_set_bool(token, "special", 1);
+        json_set_bool(token, "lstrip", is_roberta && strcmp(name, "<mask>") == 0); // it stands for a word with its space
         json_push(list, token);
     }
     return list;
 }
 
-int tokenizer_read_vocab_merges(struct tokenizer *t, const char *merges_path, const struct json *special_map, struct error *err) {
+// RoBERTa's: <s> text </s>, or <s> text </s></s> text </s>.
+static int add_roberta_ends(struct json *root, const struct json *vocab, const char *where, struct error *err) {
+    static const char *const names[2][2] = {{"cls", "<s>"}, {"sep", "</s>"}};
+    struct json *processor = json_object();
+    json_set_string(processor, "type", "RobertaProcessing");
+    json_set(root, "post_processor", processor);
+    for (int i = 0; i < 2; i++) {
+        const struct json *id = json_get(vocab, names[i][1]);
+        if (!id)
+            return error_set(err, "%s: no token %s; expected RoBERTa's vocab.json", where, names[i][1]);
+        struct json *pair = json_array();
+        json_push(pair, json_from_string(names[i][1]));
+        json_push(pair, json_copy(id));
+        json_set(processor, names[i][0], pair);
+    }
+    return 0;
+}
+
+int tokenizer_read_vocab_merges(struct tokenizer *t, const char *merges_path, const struct json *special_map, int is_roberta,
+                                struct error *err) {
     struct json *root = json_object(), *model = json_object(), *merges = json_array();
     struct json *vocab = json_read(t->source, err);
     int rc = vocab ? read_merges(merges_path, merges, err) : -1;
     json_set_string(model, "type", "BPE");
+    if (rc == 0 && is_roberta)
+        rc = add_roberta_ends(root, vocab, t->source, err);
     if (rc == 0) {
-        json_set(root, "added_tokens", special_tokens(vocab, special_map));
+        json_set(root, "added_tokens", special_tokens(vocab, special_map, is_roberta));
         json_set(model, "vocab", vocab);
     } else {
         json_free(vocab);

@@ -1,6 +1,6 @@
 // tokenizer_write.c: a SentencePiece BPE model, or the tokenizer of a GGUF file, as Hugging Face's tokenizer.json.
 //
-// A byte-level tokenizer goes over as it is. For the others, tokenizer.json ranks pairs where SentencePiece scores pieces. The pairs are all the ways to cut a piece into two
+// A byte-level tokenizer and WordPiece go over as they are. For the others, tokenizer.json ranks pairs where SentencePiece scores pieces. The pairs are all the ways to cut a piece into two
 // pieces, ordered by the piece's score and, for one piece, by the ids of its halves. Where that would not give the
 // same ids (equal scores, characters that are no pieces, unused pieces, a charsmap) writing is refused.
 #include <math.h>
@@ -58,7 +58,7 @@ int tokenizer_needs_json(const struct tokenizer *t) { return t->origin == ORIGIN
 static int check_writable(const struct tokenizer *t, struct error *err) {
     if (t->origin == ORIGIN_JSON)
         return refuse(t, err, "it came from one");
-    if (t->byte_level)
+    if (t->byte_level || t->wordpiece.prefix)
         return 0;
     const struct step *s = &t->normalizer.item[0];
     if (s->map)
@@ -186,6 +186,11 @@ static void put_spaces(const struct tokenizer *t, struct text *out) {
     put(out, "\n  ]},\n  \"pre_tokenizer\": null,\n");
 }
 
+static void put_words(struct text *out) { // as wordpiece_set sets them for a GGUF file
+    put(out, "  \"normalizer\": {\"type\": \"BertNormalizer\", \"clean_text\": true, \"handle_chinese_chars\": true, "
+             "\"strip_accents\": null, \"lowercase\": true},\n  \"pre_tokenizer\": {\"type\": \"BertPreTokenizer\"},\n");
+}
+
 static void put_template_token(const struct tokenizer *t, int32_t id, const char *type_id, struct text *out) {
     put(out, "{\"SpecialToken\": {\"id\": ");
     put_string(out, t->pieces.text[id]);
@@ -201,7 +206,7 @@ static void put_template(const struct tokenizer *t, int pair, struct text *out) 
     put(out, pair ? "    \"pair\": [" : "    \"single\": [");
     for (int i = 0; i <= pair; i++) {
         put(out, i ? ", " : "");
-        if (t->n_prefix) {
+        if (t->n_prefix && !(i && t->wordpiece.prefix)) { // BERT has one [CLS]
             put_template_token(t, t->prefix[0], type_id[i], out);
             put(out, ", ");
         }
@@ -243,6 +248,10 @@ static void put_decoder(const struct tokenizer *t, struct text *out) {
                  "\"use_regex\": true},\n");
         return;
     }
+    if (t->wordpiece.prefix) {
+        put(out, "  \"decoder\": {\"type\": \"WordPiece\", \"prefix\": \"##\", \"cleanup\": true},\n");
+        return;
+    }
     const struct spaces s = spaces_of(t);
     put(out, "  \"decoder\": {\"type\": \"Sequence\", \"decoders\": [\n"
              "    {\"type\": \"Replace\", \"pattern\": {\"String\": \"" META "\"}, \"content\": \" \"},\n"
@@ -258,17 +267,8 @@ static void put_flag(struct text *out, const char *key, int value) {
     put(out, value ? "\": true" : "\": false");
 }
 
-static int put_model(const struct tokenizer *t, struct text *out, struct error *err) {
+static void put_vocab(const struct tokenizer *t, struct text *out) {
     int any = 0;
-    put(out, "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": ");
-    if (t->bpe.unk >= 0)
-        put_string(out, t->pieces.text[t->bpe.unk]);
-    else
-        put(out, "null");
-    put(out, ",\n    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null");
-    put_flag(out, "fuse_unk", !t->byte_level);
-    put_flag(out, "byte_fallback", t->bpe.byte_fallback);
-    put_flag(out, "ignore_merges", t->bpe.ignore_merges);
     put(out, ",\n    \"vocab\": {");
     for (int32_t id = 0; id < t->size; id++) {
         if (!t->pieces.text[id])
@@ -278,7 +278,29 @@ static int put_model(const struct tokenizer *t, struct text *out, struct error *
         put(out, ": ");
         put_number(out, id);
     }
-    put(out, "\n    },\n");
+    put(out, "\n    }");
+}
+
+static void put_wordpiece(const struct tokenizer *t, struct text *out) {
+    put(out, "  \"model\": {\n    \"type\": \"WordPiece\",\n    \"unk_token\": ");
+    put_string(out, t->pieces.text[t->wordpiece.unk]);
+    put(out, ",\n    \"continuing_subword_prefix\": \"##\",\n    \"max_input_chars_per_word\": 100");
+    put_vocab(t, out);
+    put(out, "\n  }\n}\n");
+}
+
+static int put_model(const struct tokenizer *t, struct text *out, struct error *err) {
+    put(out, "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": ");
+    if (t->bpe.unk >= 0)
+        put_string(out, t->pieces.text[t->bpe.unk]);
+    else
+        put(out, "null");
+    put(out, ",\n    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null");
+    put_flag(out, "fuse_unk", !t->byte_level);
+    put_flag(out, "byte_fallback", t->bpe.byte_fallback);
+    put_flag(out, "ignore_merges", t->bpe.ignore_merges);
+    put_vocab(t, out);
+    put(out, ",\n");
     if (t->byte_level)
         put_rules(t, out);
     else
@@ -294,11 +316,17 @@ int tokenizer_write_json(const struct tokenizer *t, const char *path, struct err
     put_added_tokens(t, &out);
     if (t->byte_level)
         put_byte_level(t, &out);
+    else if (t->wordpiece.prefix)
+        put_words(&out);
     else
         put_spaces(t, &out);
     put_postprocessor(t, &out);
     put_decoder(t, &out);
-    int rc = put_model(t, &out, err);
+    int rc = 0;
+    if (t->wordpiece.prefix)
+        put_wordpiece(t, &out);
+    else
+        rc = put_model(t, &out, err);
     if (rc == 0)
         rc = file_write(path, out.data, out.len, err);
     text_release(&out);
@@ -307,13 +335,20 @@ int tokenizer_write_json(const struct tokenizer *t, const char *path, struct err
 
 int tokenizer_write_config(const struct tokenizer *t, const char *path, struct error *err) {
     struct json *o = json_object();
-    json_set_bool(o, "add_bos_token", tokenizer_adds_bos(t));
-    json_set_bool(o, "add_eos_token", tokenizer_adds_eos(t));
-    json_set_bool(o, "clean_up_tokenization_spaces", 0);
+    const int words = t->wordpiece.prefix != NULL;
+    if (!words) {
+        json_set_bool(o, "add_bos_token", tokenizer_adds_bos(t));
+        json_set_bool(o, "add_eos_token", tokenizer_adds_eos(t));
+    }
+    json_set_bool(o, "clean_up_tokenization_spaces", words);
     const struct {
         const char *key;
         int32_t id;
-    } named[] = {{"bos_token", t->bos}, {"eos_token", t->eos}, {"pad_token", t->pad}, {"unk_token", t->bpe.unk}};
+    } named[] = {{words ? "cls_token" : "bos_token", t->bos},
+                 {words ? "sep_token" : "eos_token", t->eos},
+                 {"pad_token", t->pad},
+                 {"unk_token", words ? t->wordpiece.unk : t->bpe.unk},
+                 {"mask_token", words ? tokenizer_token_to_id(t, "[MASK]") : -1}};
     for (size_t i = 0; i < sizeof named / sizeof *named; i++)
         if (tokenizer_id_to_token(t, named[i].id))
             json_set_string(o, named[i].key, tokenizer_id_to_token(t, named[i].id));

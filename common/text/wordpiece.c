@@ -22,6 +22,20 @@ static size_t longest(const struct tokenizer *t, const char *text, size_t len, i
     return 0;
 }
 
+void wordpiece_set(struct tokenizer *t, int32_t unk, int lower)
+{
+    t->wordpiece.prefix = xstrdup("##");
+    t->wordpiece.most_characters = 100;
+    t->wordpiece.unk = unk;
+    struct step *s = steps_add(&t->normalizer, STEP_BERT);
+    s->clean = s->cjk = 1;
+    s->lower = s->accents = lower;
+    steps_add(&t->pretokenizer, STEP_BERT_SPLIT);
+    s = steps_add(&t->decoder, STEP_WORDPIECE);
+    s->from = xstrdup("##");
+    s->clean = 1;
+}
+
 void wordpiece_encode(const struct tokenizer *t, const char *text, size_t len, struct token_list *out)
 {
     struct text buffer = {0};

@@ -133,5 +133,4 @@ done
 refused 1 'learns from text by predicting the next token; a bert model does not' "$PDQ" sparsify one/01-train -o bad --sparsity 0.5 --score wanda --data train.tsv
 refused 1 'of which 900 are wanted for validation; expected fewer' "$PDQ" run train.json -o bad --set data.validation=900
 refused 1 '"tokens" counts text; give "steps" for an encoder' "$PDQ" run train.json -o bad --set train.tokens=100 --set train.steps=0
-refused 1 'GGUF: a bert model is not written yet' "$PDQ" export one/01-train -o bad.gguf
 exit $failed

@@ -84,4 +84,21 @@ for source in gpt2-run/01-train gpt2-half; do
         compare "$source $type" m.gguf
     done
 done
+
+# BERT and DistilBERT: embeddings of a text by llama-embedding, with llama.cpp's own GELU taken into account (tests/ref/read_bert.py)
+printf '%s\n' 'bert bert none --bare --tiny' 'bert-classes bert classes --tiny --old' 'distilbert distilbert masked --tiny' |
+    /usr/bin/python3 "$PDQ_SOURCE_DIR/tests/ref/make_bert.py" || fail "make_bert.py"
+for source in bert bert-classes distilbert; do
+    for type in F32 F16 Q8_0; do
+        tolerance=$(case $type in F32) echo 2.5e-5 ;; F16) echo 5e-3 ;; *) echo 5e-2 ;; esac)
+        "$PDQ" quantize $source -o m.gguf --type $type --force 2> err.txt > out.txt || fail "quantize $source: $(cat err.txt)"
+        for pooling in none cls mean; do
+            llama-embedding -m m.gguf -p 'word1 Wörd5 word7 unheard' --pooling $pooling --embd-normalize -1 --embd-output-format json -t 1 -c 20 -b 20 \
+                -ub 20 > $source-$type-$pooling.json 2> err.txt || fail "llama-embedding on $source $type: $(tail -1 err.txt)"
+            echo "embedding $source 2,6,10,12,1,3 $source-$type-$pooling.json $pooling $tolerance"
+        done
+    done
+done > embeddings.txt
+cat embeddings.txt
+/usr/bin/python3 "$PDQ_SOURCE_DIR/tests/ref/read_bert.py" < embeddings.txt > failures.txt 2>&1 || fail "embeddings: $(cat failures.txt)"
 exit $failed

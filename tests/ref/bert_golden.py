@@ -2,7 +2,8 @@
 """Writes tests/golden/model-bert-*/: small BERT models with a head for classes, masked words and spans, in transformers' layout, computed by
 PyTorch in float64 from its definition, over padded sequences with token types: logits, cross-entropy and the gradient of every
 parameter. The masked one has TensorFlow's names for norms, a pooler, and the tied decoder written out, as old checkpoints do; the
-spans' one exact names of the base model."""
+spans' one exact names of the base model. And tests/golden/model-distilbert-*/ and model-roberta-*/, checkpoints of make_bert.py computed by
+read_bert.py."""
 import json
 import os
 
@@ -10,8 +11,10 @@ import numpy
 import torch
 import torch.nn.functional as F
 
+import make_bert
 from golden_file import GOLDEN, GoldenFile
 from gpt2_golden import write_safetensors
+from read_bert import open_bert
 
 random = numpy.random.RandomState(20261129)
 L, D, H, FF, V, P, TYPES, EPS = 2, 24, 3, 40, 37, 16, 2, 1e-12
@@ -102,8 +105,14 @@ def write(head, architecture, activation_name):
     write_safetensors(os.path.join(folder, "model.safetensors"), stored)
     ids, types = torch.tensor(random.randint(0, V, (B, T))), torch.tensor(random.randint(0, TYPES, (B, T)))
     logits = forward(w, head, ids, types, activation)
+    unused = {name: torch.zeros_like(stored[name]) for name in stored if name.startswith("cls.seq_relationship.")}
+    put_losses(folder, f"bert {head}", w, ids, types, logits, head == "classes", unused)
+
+
+def put_losses(folder, what, w, ids, types, logits, is_classes, unused):
+    """logits [B, classes] or [B * T, ...]; unused: weights that nothing depends on, as zeros."""
     targets = torch.tensor(random.randint(0, logits.shape[1], logits.shape[0]))
-    if head != "classes":  # what lies behind a sequence's end is no target
+    if not is_classes:  # what lies behind a sequence's end is no target
         for b in range(B):
             targets[b * T + LENGTH[b]:(b + 1) * T] = -1
         for b in range(B):
@@ -111,12 +120,14 @@ def write(head, architecture, activation_name):
                 logits = logits.index_fill(0, torch.tensor([b * T + t]), 0.0)
     loss = F.cross_entropy(logits, targets, ignore_index=-1)
     loss.backward()
-    out = GoldenFile(os.path.join(folder, "loss-ce.txt"), f"bert {head}: written by tests/ref/bert_golden.py; logits (0 behind a sequence's end), loss, gradients.")
+    out = GoldenFile(os.path.join(folder, "loss-ce.txt"), f"{what}: written by tests/ref/bert_golden.py; logits (0 behind a sequence's end), loss, gradients.")
     for name, value in (("ids", ids), ("types", types), ("length", torch.tensor(LENGTH)), ("targets", targets), ("logits", logits)):
         out.put(name, value)
     out.put("loss", [loss.item()])
     for name, value in w.items():
         out.put(name, value.grad if value.grad is not None else torch.zeros_like(value))
+    for name, value in unused.items():
+        out.put(name, value)
     out.close()
 
 
@@ -150,11 +161,33 @@ def write_span_loss():
     out.close()
 
 
+def write_found(family, head, activation):
+    """A checkpoint as make_bert.py makes it. RoBERTa's first sequence has padding inside, which its positions do not count."""
+    folder = os.path.join(GOLDEN, f"model-{family}-{head}")
+    make_bert.make(folder, family, head, [], {"activation" if family == "distilbert" else "hidden_act": activation})
+    if os.path.exists(os.path.join(folder, "vocab.txt")):
+        os.remove(os.path.join(folder, "vocab.txt"))
+    model = open_bert(folder)
+    for value in model.w.values():
+        value.requires_grad_()
+    ids = torch.tensor(random.randint(3, make_bert.V, (B, T)))
+    ids[0, 2] = model.c["pad_token_id"]
+    types = torch.zeros(B, T, dtype=torch.int64)
+    logits = model.forward(ids, types, LENGTH)
+    put_losses(folder, f"{family} {head}", model.w, ids, types, logits if head == "classes" else logits.reshape(B * T, -1), head == "classes", {})
+
+
 def main():
     torch.set_default_dtype(torch.float64)
     write("classes", "BertForSequenceClassification", "gelu")
     write("masked", "BertForPreTraining", "relu")
     write("spans", "BertForQuestionAnswering", "gelu")
+    state = random.get_state()
+    write_found("distilbert", "classes", "gelu")
+    write_found("distilbert", "masked", "relu")
+    write_found("roberta", "classes", "gelu")
+    write_found("roberta", "masked", "relu")
+    random.set_state(state)
     write_span_loss()
 
 

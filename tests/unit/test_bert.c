@@ -1,10 +1,11 @@
-// test_bert.c: BERT with its heads against PyTorch (tests/ref/bert_golden.py): logits, loss and the gradient of every parameter, over padded
-// sequences; and what padding holds changes nothing.
+// test_bert.c: BERT, DistilBERT and RoBERTa with their heads against PyTorch (tests/ref/bert_golden.py): logits, loss and the gradient of
+// every parameter, over padded sequences; and what padding holds changes nothing.
 #include "tests/unit/sequences.h"
 
 Test(bert, heads_against_pytorch) {
-    static const char *const heads[] = {"bert-classes", "bert-masked", "bert-spans"};
-    for (int h = 0; h < 3; h++) {
+    static const char *const heads[] = {"bert-classes", "bert-masked", "bert-spans", "distilbert-classes", "distilbert-masked", "roberta-classes",
+                                        "roberta-masked"};
+    for (size_t h = 0; h < sizeof heads / sizeof *heads; h++) {
         sequences_check(heads[h], 1, 0, 0);
         sequences_check(heads[h], 2, 0, 0);
         sequences_check(heads[h], 2, 1, 0);

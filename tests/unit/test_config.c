@@ -200,6 +200,16 @@ Test(config, token_ids_outside_the_vocabulary_are_ignored) {
     config_release(&c);
 }
 
+static void expect_refused(const char *change, const char *named) {
+    struct error err = {""};
+    struct config c;
+    struct json *o = changed(change);
+    cr_assert(config_from_json(&c, o, "test.json", &err) < 0, "%s was accepted", change);
+    cr_assert(strstr(err.text, named) && strstr(err.text, "test.json"), "%s: %s", change, err.text);
+    cr_assert(c.layer == NULL && c.source == NULL);
+    json_free(o);
+}
+
 Test(config, refusals) {
     static const struct {
         const char *change, *named;
@@ -258,16 +268,58 @@ Test(config, refusals) {
         {"{\"eos_token_id\": \"</s>\"}", "eos_token_id"},
         {"{\"bos_token_id\": 1.5}", "bos_token_id"},
     };
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        struct error err = {""};
-        struct config c;
-        struct json *o = changed(rows[i].change);
-        cr_assert(config_from_json(&c, o, "test.json", &err) < 0, "%s was accepted", rows[i].change);
-        cr_assert(strstr(err.text, rows[i].named) && strstr(err.text, "test.json"), "%s: %s", rows[i].change,
-                  err.text);
-        cr_assert(c.layer == NULL && c.source == NULL);
-        json_free(o);
-    }
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+        expect_refused(rows[i].change, rows[i].named);
+}
+
+#define BERT "{\"model_type\": \"bert\", \"architectures\": [\"BertModel\"]"
+#define DISTILBERT \
+    "{\"model_type\": \"distilbert\", \"architectures\": [\"DistilBertModel\"], \"dim\": 64, \"n_layers\": 3, \"n_heads\": 8, \"hidden_dim\": 96"
+#define ROBERTA "{\"model_type\": \"roberta\", \"architectures\": [\"RobertaModel\"]"
+
+Test(config, bert_family) {
+    struct config c = accepted(BERT ", \"type_vocab_size\": 3}");
+    cr_assert(c.context == 512 && c.n_type == 3 && !c.position_offset && c.head == HEAD_NONE && c.has_pooler && c.norm_eps == 1e-12);
+    config_release(&c);
+    c = accepted(DISTILBERT ", \"architectures\": [\"DistilBertForMaskedLM\"], \"layer_norm_eps\": 1e-5}");
+    cr_assert(c.hidden == 64 && c.layer[2].n_ff == 96 && !c.n_type && !c.has_pooler && c.tie_embeddings && c.norm_eps == 1e-12);
+    config_release(&c);
+    c = accepted(ROBERTA ", \"architectures\": [\"RobertaForSequenceClassification\"], \"max_position_embeddings\": 514, \"type_vocab_size\": 1}");
+    cr_assert(c.context == 512 && c.position_offset == 2 && c.n_type == 1 && c.head == HEAD_CLASSES && c.n_label == 2 && !c.has_pooler);
+    struct json *o = config_to_json(&c, "float32");
+    cr_assert(json_number(json_get(o, "max_position_embeddings")) == 514 && json_number(json_get(o, "pad_token_id")) == 1);
+    json_free(o);
+    config_release(&c);
+}
+
+Test(config, bert_family_refusals) {
+    static const struct {
+        const char *change, *named;
+    } rows[] = {
+        {BERT ", \"architectures\": [\"BertForTokenClassification\"]}", "\"BertForTokenClassification\" is not supported for bert; expected BertForSequenceClassification, "
+         "BertForMaskedLM, BertForPreTraining, BertForQuestionAnswering or BertModel"},
+        {BERT ", \"architectures\": [\"DistilBertForMaskedLM\"]}", "\"DistilBertForMaskedLM\" is not supported for bert"},
+        {BERT ", \"position_embedding_type\": \"relative_key\"}", "position_embedding_type \"relative_key\""},
+        {BERT ", \"is_decoder\": true}", "is_decoder is true"},
+        {BERT ", \"add_cross_attention\": true}", "add_cross_attention is true"},
+        {BERT ", \"hidden_act\": \"silu\"}", "hidden_act \"silu\" is not supported for bert; expected gelu"},
+        {BERT ", \"hidden_act\": \"mish\"}", "hidden_act \"mish\""},
+        {BERT ", \"num_attention_heads\": 7}", "hidden_size is 64 and num_attention_heads 7; expected a multiple"},
+        {BERT ", \"type_vocab_size\": 0}", "type_vocab_size"},
+        {BERT ", \"intermediate_size\": \"absent\"}", "intermediate_size is missing"},
+        {BERT ", \"pruned_heads\": {\"3\": [0]}}", "pruned_heads has \"3\""},
+        {BERT ", \"architectures\": [\"BertForMaskedLM\"], \"tie_word_embeddings\": 1}", "tie_word_embeddings"},
+        {DISTILBERT ", \"dim\": \"absent\"}", "dim is missing"},
+        {DISTILBERT ", \"n_heads\": 7}", "dim is 64 and n_heads 7; expected a multiple"},
+        {DISTILBERT ", \"sinusoidal_pos_embds\": true}", "sinusoidal_pos_embds is true"},
+        {DISTILBERT ", \"activation\": \"swish\"}", "activation \"swish\" is not supported for distilbert"},
+        {DISTILBERT ", \"architectures\": [\"DistilBertForPreTraining\"]}", "\"DistilBertForPreTraining\""},
+        {ROBERTA ", \"max_position_embeddings\": 2}", "max_position_embeddings is 2; expected more than pad_token_id + 1, which is 2"},
+        {ROBERTA ", \"pad_token_id\": 100}", "pad_token_id"},
+        {ROBERTA ", \"architectures\": [\"RobertaForMultipleChoice\"]}", "\"RobertaForMultipleChoice\" is not supported for roberta"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+        expect_refused(rows[i].change, rows[i].named);
 }
 
 Test(config, written_and_read_again) {

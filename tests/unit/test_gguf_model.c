@@ -199,6 +199,40 @@ Test(gguf_model, logits_through_the_file)
     unlink(path);
 }
 
+// BERT, and DistilBERT and RoBERTa as BERT: without token types, and with a table of positions that begins with two unused rows.
+Test(gguf_model, encoders_through_the_file)
+{
+    static const struct {
+        const char *type;
+        int64_t types, offset;
+    } families[] = {{"bert", 2, 0}, {"distilbert", 0, 0}, {"roberta", 1, 2}};
+    char *path = scratch_path("encoders");
+    for (int f = 0; f < 3; f++) {
+        struct config c = make_config(&(struct shape){families[f].type, 8, 8, 256, 0, 1, ROPE_PLAIN});
+        c.rope_theta = 0;
+        c.head = HEAD_NONE;
+        c.activation = ACTIVATION_GELU_ERF;
+        c.n_type = families[f].types;
+        c.position_offset = families[f].offset;
+        struct model *m = make_model(&c);
+        for (size_t k = 0; k < 3; k++) { // F32, Q8_0, F16
+            struct model *back = through_file(m, path, &(struct gguf_export_options){.type = types[k].type});
+            cr_expect_str_eq(back->config.model_type, "bert");
+            cr_expect_eq(back->config.n_type, families[f].types ? families[f].types : 1);
+            cr_expect_lt(distance(m, back, TOKENS), types[k].bound, "%s, %s", families[f].type, types[k].type);
+            model_free(back);
+        }
+        c.activation = ACTIVATION_RELU;
+        struct error err = {""};
+        struct model *other = model_new(&c, 1);
+        cr_expect(gguf_export(other, NULL, path, &(struct gguf_export_options){.type = "F32"}, &err) < 0 && strstr(err.text, "bert means GELU"), "%s", err.text);
+        model_free(other);
+        model_free(m);
+        config_release(&c);
+    }
+    unlink(path);
+}
+
 Test(gguf_model, gguf_to_gguf_keeps_every_value)
 {
     char *first = scratch_path("first"), *second = scratch_path("second");
