@@ -1058,7 +1058,7 @@ static void naive_log_softmax(const double *z, int64_t V, double temperature, do
 }
 
 struct head_scratch {
-    double *z, *z_teacher, *logp, *log_student, *log_teacher, *teacher_w, *teacher_row;
+    double *z, *z_teacher, *logp, *log_student, *log_teacher;
 };
 
 static void head_scratch_init(struct head_scratch *s, const struct op_case *c) {
@@ -1068,8 +1068,6 @@ static void head_scratch_init(struct head_scratch *s, const struct op_case *c) {
     s->logp = zeros(V);
     s->log_student = zeros(V);
     s->log_teacher = zeros(V);
-    s->teacher_w = c->head.teacher_w ? to_double(c->head.teacher_w->data, tensor_count(c->head.teacher_w)) : NULL;
-    s->teacher_row = c->head.teacher_w ? zeros(c->head.teacher_w->dim[1]) : NULL;
 }
 
 static void head_scratch_drop(struct head_scratch *s) {
@@ -1078,8 +1076,35 @@ static void head_scratch_drop(struct head_scratch *s) {
     free(s->logp);
     free(s->log_student);
     free(s->log_teacher);
-    free(s->teacher_w);
-    free(s->teacher_row);
+}
+
+// What all teachers say about row n: the mean of their probabilities and of their logits, into s.
+static void naive_teachers(const struct op_case *c, int64_t n, struct head_scratch *s) {
+    const struct head_spec *h = &c->head;
+    const int64_t V = c->in[1]->dim[0];
+    struct head_teacher first = {h->teacher_x, h->teacher_w, NULL, 1};
+    double *p = zeros(V), *z = zeros(V);
+    for (int i = 0; i < h->n_further; i++)
+        first.weight -= h->further[i].weight;
+    for (int i = 0; i <= h->n_further; i++) {
+        const struct head_teacher *t = i ? &h->further[i - 1] : &first;
+        double *w = to_double(t->w->data, tensor_count(t->w)), *row = to_double(t->x + n * t->w->dim[1], t->w->dim[1]);
+        naive_logits(row, w, t->w, s->z_teacher);
+        naive_log_softmax(s->z_teacher, V, h->temperature, s->log_teacher);
+        for (int64_t v = 0; v < V; v++) {
+            p[v] += t->weight * exp(s->log_teacher[v]);
+            z[v] += t->weight * s->z_teacher[v];
+        }
+        free(w);
+        free(row);
+    }
+    memcpy(s->z_teacher, z, (size_t)V * sizeof *z);
+    if (h->mean_logits)
+        naive_log_softmax(z, V, h->temperature, s->log_teacher);
+    for (int64_t v = 0; v < V && !h->mean_logits; v++)
+        s->log_teacher[v] = log(p[v]);
+    free(p);
+    free(z);
 }
 
 // CE and KL of row n; leaves the log probabilities in s.
@@ -1087,12 +1112,8 @@ static void naive_row(const struct op_case *c, double *const *x, int64_t n, stru
                       double *kl) {
     int64_t V = c->in[1]->dim[0], D = c->in[1]->dim[1];
     const struct tensor *teacher = c->head.teacher_w;
-    if (teacher) {
-        for (int64_t d = 0; d < teacher->dim[1]; d++)
-            s->teacher_row[d] = (double)c->head.teacher_x[n * teacher->dim[1] + d];
-        naive_logits(s->teacher_row, s->teacher_w, teacher, s->z_teacher);
-        naive_log_softmax(s->z_teacher, V, c->head.temperature, s->log_teacher);
-    }
+    if (teacher)
+        naive_teachers(c, n, s);
     naive_logits(x[0] + n * D, x[1], c->in[1], s->z);
     naive_log_softmax(s->z, V, 1, s->logp);
     *ce = -s->logp[c->head.targets[n]];
@@ -1202,7 +1223,31 @@ struct head_shape {
     int64_t N, D, V, teacher_D; // teacher_D 0: no teacher
     double alpha, temperature, weight;
     int masked, hooked;
+    int further; // teachers beside that one
 };
+
+#define FURTHER_MOST 3
+
+// Teachers of other widths and weights; released by drop_further.
+static void make_further(const struct head_shape *s, struct op_case *c, struct head_teacher further[FURTHER_MOST]) {
+    static const char *const names[FURTHER_MOST] = {"second", "third", "fourth"};
+    for (int i = 0; i < s->further; i++) {
+        const int64_t D = s->teacher_D + 3 * i - 2;
+        struct tensor *x = tensor_make(names[i], s->N, D, 1), *w = tensor_make(names[i], s->V, D, 0.7);
+        further[i] = (struct head_teacher){x->data, w, NULL, 0.2 + 0.15 * i};
+        free(x->grad);
+        free(x);
+    }
+    c->head.further = further;
+    c->head.n_further = s->further;
+}
+
+static void drop_further(const struct head_shape *s, struct head_teacher further[FURTHER_MOST]) {
+    for (int i = 0; i < s->further; i++) {
+        free((float *)further[i].x);
+        tensor_drop((struct tensor *)further[i].w);
+    }
+}
 
 // divergence [DIVERGENCES]: weights; NULL: KL alone.
 static void check_soft_head(const struct head_shape *s, const double *divergence, double beta, int differences) {
@@ -1223,6 +1268,7 @@ static void check_soft_head(const struct head_shape *s, const double *divergence
     struct weight_hook hook = {.context = c.in[1]->data, .rows = hook_rows, .backward = hook_backward};
     struct tensor *teacher_x = NULL, *teacher_w = NULL;
     struct weight_hook teacher_hook;
+    struct head_teacher further[FURTHER_MOST];
     if (s->hooked)
         c.in[1]->hook = &hook;
     c.head = (struct head_spec){.targets = targets, .alpha = s->alpha, .temperature = s->temperature, .weight = s->weight,
@@ -1235,6 +1281,8 @@ static void check_soft_head(const struct head_shape *s, const double *divergence
             teacher_w->hook = &teacher_hook;
         c.head.teacher_x = teacher_x->data;
         c.head.teacher_w = teacher_w;
+        make_further(s, &c, further);
+        c.head.mean_logits = divergence && divergence[DIVERGENCE_MSE] > 0;
     }
     c.n_out = 1;
     double *x[2] = {to_double(c.in[0]->data, s->N * s->D), to_double(c.in[1]->data, s->V * s->D)};
@@ -1260,6 +1308,7 @@ static void check_soft_head(const struct head_shape *s, const double *divergence
     if (teacher_x) {
         tensor_drop(teacher_x);
         tensor_drop(teacher_w);
+        drop_further(s, further);
     }
     free(targets);
 }
@@ -1281,6 +1330,18 @@ Test(ops, head_loss) {
                                  {30, 16, 64, 0, 0, 1, 1, 0, 1}};
     for (size_t i = 0; i < sizeof plain / sizeof plain[0]; i++)
         check_head(&plain[i], 1);
+}
+
+// Two and four teachers at once: the mean of their probabilities in every divergence, of their logits in mse.
+Test(ops, head_of_several_teachers) {
+    for (int d = 0; d < DIVERGENCES; d++)
+        for (int further = 1; further <= FURTHER_MOST; further += 2) {
+            double weight[DIVERGENCES] = {0};
+            weight[d] = 1;
+            const struct head_shape s = {7, 6, 29, 10, 0.6, 1, 0.5, 1, 0, further}, warm = {9, 8, 777, 8, 1, 3, 1, 0, 1, further};
+            check_soft_head(&s, weight, 0.3, d != DIVERGENCE_TV);
+            check_soft_head(&warm, weight, 0.5, 0);
+        }
 }
 
 // Each divergence alone, and all at once. Total variation has corners, which a step as long as f32 needs crosses: its gradient is
