@@ -12,7 +12,8 @@
 #include "common/tensor/divergence.h"
 #include "common/tensor/tape.h"
 
-// y[N,D] = table[ids[n]]. table [V,D]. Honours table->hook.
+// y[N,D] = table[ids[n]]; of id NO_TOKEN zeros. table [V,D]. Honours table->hook.
+#define NO_TOKEN (-1)
 struct tensor *op_embed(struct tape *tape, struct tensor *table, const int32_t *ids, int64_t N);
 
 // y[N,O] = x[N,I] w[O,I]^T + bias[O] (bias NULL: none). Honours w->hook.

@@ -42,6 +42,18 @@ plain=(--set distill.features=[] --set distill.divergence=kl --set distill.steps
 # from the command's flags
 "$PDQ" distill student --teacher one --teacher two --data text.txt --seq-len 24 --steps 4 --batch 2 -o flags > /dev/null 2> err.txt || fail "flags: $(cat err.txt)"
 
+# A chain through an assistant: with "shape" a stage's teacher is its input.
+make_model half --dtype f32 --layers 2 --hidden 48 --heads 4 --kv-heads 4 --head-dim 16
+cat > chain.json <<'JSON'
+{"model": "two", "data": {"train": "text.txt", "eval": "text.txt", "seq_len": 24, "eval_tokens": 100},
+ "stages": [{"distill": {"shape": "half", "steps": 8, "batch": 2, "alpha": 1, "temperature": 1}},
+            {"distill": {"shape": "student", "steps": 8, "batch": 2, "alpha": 1, "temperature": 1}}]}
+JSON
+"$PDQ" run chain.json -o chain > /dev/null 2> err.txt || fail "the chain: $(cat err.txt)"
+"$PDQ" run chain.json -o alone --set model=chain/01-distill --set stages='[{"distill":{"shape":"student","steps":8,"batch":2,"alpha":1,"temperature":1}}]' \
+    > /dev/null 2> err.txt || fail "the second stage alone: $(cat err.txt)"
+cmp chain/02-distill/run.jsonl alone/01-distill/run.jsonl || fail "the second stage of a chain is not taught by the first one's model"
+
 bad() { refused 1 "$1" "$PDQ" run r.json -o bad "${@:2}"; }
 bad 'teacher_weights: expected a list of 2 numbers' --set distill.teacher_weights='[1]'
 bad 'teacher_weights\[1\]: expected a number above 0' --set distill.teacher_weights='[1,0]'

@@ -1234,7 +1234,7 @@ static void make_further(const struct head_shape *s, struct op_case *c, struct h
     for (int i = 0; i < s->further; i++) {
         const int64_t D = s->teacher_D + 3 * i - 2;
         struct tensor *x = tensor_make(names[i], s->N, D, 1), *w = tensor_make(names[i], s->V, D, 0.7);
-        further[i] = (struct head_teacher){x->data, w, NULL, 0.2 + 0.15 * i};
+        further[i] = (struct head_teacher){x->data, w, NULL, 0.2 + 0.05 * i};
         free(x->grad);
         free(x);
     }
