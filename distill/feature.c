@@ -137,6 +137,11 @@ static void find_places(const struct feature *f, struct tape *tape, const struct
 {
     struct tensor *teacher[2];
     const int64_t *s = f->student_layer, *t = f->teacher_layer;
+    if (f->loss->reads == READS_ATTENTION) {
+        in->student_scale = b->student_config->attention_scale;
+        in->teacher_scale = b->teacher_config->attention_scale;
+        in->window = config_slides(b->student_config, s[pair]) ? b->student_config->window : 0;
+    }
     find_tensors(f, &b->student->taps, b->student_config, pair ? s[pair - 1] : -1, s[pair], in->student, in->student_heads);
     find_tensors(f, &b->teacher->taps, b->teacher_config, pair ? t[pair - 1] : -1, t[pair], teacher, in->teacher_heads);
     for (int k = 0; k < 2; k++) {

@@ -29,6 +29,8 @@ struct feature_input {
     struct tensor *student[2]; // [1]: of losses on two tensors (q and k; two layers)
     const struct tensor *teacher[2];
     int64_t student_heads[2], teacher_heads[2]; // of attention's tensors; relation heads
+    double student_scale, teacher_scale;        // of attention's scores; 0: 1 / sqrt(E), as of relations
+    int64_t window;                             // of attention that is causal, the same in both: the last keys that a query sees; 0: all
 };
 
 // Returns the loss, and adds k times its gradient to gradient[i], of student[i]'s shape (NULL: not wanted; the arrays are zero at first, or

@@ -1,6 +1,6 @@
 // feature_attention.c: losses on attention maps and on MiniLM's relations.
 //
-// Attention never holds its maps, so they are made again here, from q and k as attention read them: scores z = q k^T / sqrt(E) of each
+// Attention never holds its maps, so they are made again here, from q and k as attention read them: scores z = scale q k^T of each
 // head, softmax over the keys that a query sees. A relation is the same with q = k = x cut into relation heads, over all tokens of the
 // sequence. Tiles of queries are walked; a tile's scores become their gradient in place, which is multiplied out at once. One thread does
 // one (sequence, key group), its heads and tiles in order, so every sum has one order.
@@ -19,6 +19,7 @@
 struct side { // one model's: z = scale a b^T of every head
     const float *a, *b; // [N, heads * E], [N, groups * E]
     int64_t heads, groups, E;
+    float scale;
 };
 
 struct normal { // what the loss of a row counts, and with the weight its gradient
@@ -106,17 +107,21 @@ struct maps {
     const struct feature_input *in;
     struct side student, teacher;
     int causal;
+    int64_t window; // 0: none
     struct normal normal;
     row_function *row;
     float *da, *db; // gradients of the student's a and b; NULL: not wanted
 };
 
+// Keys that a query sees of the `n` up to the last one that it may see.
+static int64_t seen_keys(const struct maps *m, int64_t n) { return m->window ? min_i64(n, m->window) : n; }
 static int64_t tokens(const struct maps *m, int64_t b) { return m->in->length ? m->in->length[b] : m->in->T; }
 
-static struct side side_of(const struct tensor *const tensor[2], const int64_t heads[2])
+static struct side side_of(const struct tensor *const tensor[2], const int64_t heads[2], double scale)
 {
     const struct tensor *b = tensor[1] ? tensor[1] : tensor[0];
-    return (struct side){tensor[0]->data, b->data, heads[0], heads[1], tensor_columns(tensor[0]) / heads[0]};
+    const int64_t E = tensor_columns(tensor[0]) / heads[0];
+    return (struct side){tensor[0]->data, b->data, heads[0], heads[1], E, scale > 0 ? (float)scale : 1.0f / sqrtf((float)E)};
 }
 
 struct scratch { // of one thread
@@ -151,8 +156,7 @@ static int64_t key_offset(const struct maps *m, const struct side *s, int64_t b,
 
 static void pack_keys(const struct maps *m, const struct side *s, int64_t b, int64_t h, float *packed)
 {
-    const float scale = 1.0f / sqrtf((float)s->E);
-    gemm_pack(TRANSPOSED, tokens(m, b), s->E, scale, s->b + key_offset(m, s, b, h), s->groups * s->E, packed);
+    gemm_pack(TRANSPOSED, tokens(m, b), s->E, s->scale, s->b + key_offset(m, s, b, h), s->groups * s->E, packed);
 }
 
 static double tile_loss(const struct maps *m, const struct scratch *s, int64_t b, int64_t h, int64_t t0)
@@ -165,14 +169,15 @@ static double tile_loss(const struct maps *m, const struct scratch *s, int64_t b
     gemm_packed(PLAIN, rows, keys, other->E, other_a, other_stride, s->teacher_b, other->E, 0, s->zt, keys);
     double loss = 0;
     for (int64_t r = 0; r < rows; r++) {
-        const int64_t seen = m->causal ? t0 + r + 1 : keys;
-        loss += m->row(s->zs + r * keys, s->zt + r * keys, seen, &m->normal);
+        const int64_t seen = m->causal ? t0 + r + 1 : keys, from = seen - seen_keys(m, seen);
+        loss += m->row(s->zs + r * keys + from, s->zt + r * keys + from, seen - from, &m->normal);
+        memset(s->zs + r * keys, 0, (size_t)from * sizeof(float));
         memset(s->zs + r * keys + seen, 0, (size_t)(keys - seen) * sizeof(float));
     }
     if (m->da)
         gemm_packed(PLAIN, rows, own->E, keys, s->zs, keys, s->student_rows, n, 1, m->da + (a - own->a), stride);
     if (m->db) {
-        gemm_pack(PLAIN, own->E, rows, 1.0f / sqrtf((float)own->E), a, stride, s->student_a);
+        gemm_pack(PLAIN, own->E, rows, own->scale, a, stride, s->student_a);
         gemm_packed(TRANSPOSED, keys, own->E, rows, s->zs, keys, s->student_a, rows, 1, m->db + key_offset(m, own, b, h), key_stride);
     }
     return loss;
@@ -186,7 +191,7 @@ static double group_loss(const struct maps *m, const struct scratch *s, int64_t 
     for (int64_t h = group * heads; h < (group + 1) * heads; h++) {
         if (h == group * heads) { // the heads of a group share their keys
             pack_keys(m, own, b, h, s->student_b);
-            gemm_pack(PLAIN, own->E, n, 1.0f / sqrtf((float)own->E), own->b + key_offset(m, own, b, h), own->groups * own->E, s->student_rows);
+            gemm_pack(PLAIN, own->E, n, own->scale, own->b + key_offset(m, own, b, h), own->groups * own->E, s->student_rows);
         }
         pack_keys(m, &m->teacher, b, h, s->teacher_b);
         for (int64_t t0 = 0; t0 < n; t0 += TILE)
@@ -197,16 +202,17 @@ static double group_loss(const struct maps *m, const struct scratch *s, int64_t 
 
 static double maps_loss(struct arena *arena, const struct feature_input *in, int causal, double k, float *const gradient[2], row_function *row)
 {
-    struct maps m = {.in = in, .causal = causal, .row = row, .da = gradient[0], .db = in->student[1] ? gradient[1] : gradient[0]};
-    m.student = side_of((const struct tensor *const *)in->student, in->student_heads);
-    m.teacher = side_of(in->teacher, in->teacher_heads);
+    struct maps m = {.in = in, .causal = causal, .window = causal ? in->window : 0, .row = row, .da = gradient[0],
+                     .db = in->student[1] ? gradient[1] : gradient[0]};
+    m.student = side_of((const struct tensor *const *)in->student, in->student_heads, in->student_scale);
+    m.teacher = side_of(in->teacher, in->teacher_heads, in->teacher_scale);
     if (m.student.heads != m.teacher.heads)
         BUG("attention maps of %ld and %ld heads", (long)m.student.heads, (long)m.teacher.heads);
     double rows = 0, entries = 0;
     for (int64_t b = 0; b < in->B; b++) {
-        const double n = (double)tokens(&m, b);
+        const double n = (double)tokens(&m, b), w = (double)seen_keys(&m, tokens(&m, b));
         rows += n;
-        entries += causal ? n * (n + 1) / 2 : n * n;
+        entries += causal ? w * (w + 1) / 2 + (n - w) * w : n * n;
     }
     m.normal = (struct normal){1 / (rows * (double)m.student.heads), 1 / (entries * (double)m.student.heads), k};
     const int64_t tasks = in->B * m.student.groups, slots = min_i64(tasks, threads_count()), size = scratch_floats(&m);

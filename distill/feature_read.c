@@ -64,6 +64,20 @@ static int64_t width_of(const struct feature_loss *loss, const struct config *c,
 
 static int64_t common_divisor(int64_t a, int64_t b) { return b ? common_divisor(b, a % b) : a; }
 
+// Losses on maps make the scores again, with their factor and window, and without a soft cap.
+static int check_rules(int64_t s, int64_t t, const char *where, const struct config *student, const struct config *teacher, struct error *err)
+{
+    const int64_t own = config_slides(student, s) ? student->window : 0, other = config_slides(teacher, t) ? teacher->window : 0;
+    if (student->attention_cap > 0 || teacher->attention_cap > 0)
+        return error_set(err, "%s: a %s model bends its attention's scores by a soft cap, which losses on maps do not know; take relations between "
+                         "queries, keys or values", where, student->attention_cap > 0 ? student->model_type : teacher->model_type);
+    if (own != other)
+        return error_set(err, "%s: student layer %lld has a window of %lld keys, teacher layer %lld one of %lld (0: none); expected the same, with "
+                         "another map, or relations between queries, keys or values", where, (long long)s, (long long)own, (long long)t,
+                         (long long)other);
+    return 0;
+}
+
 // Heads of one pair of layers, for losses that read q, k and v.
 static int check_heads(struct feature *f, int64_t pair, const char *where, const struct config *student, const struct config *teacher,
                        struct error *err)
@@ -78,7 +92,7 @@ static int check_heads(struct feature *f, int64_t pair, const char *where, const
         return error_set(err, "%s: student layer %lld has %lld heads, teacher layer %lld %lld; expected as many (relations between queries, keys or "
                          "values compare any numbers of heads)", where, (long long)s, (long long)own, (long long)t, (long long)other);
     if (f->loss->reads == READS_ATTENTION)
-        return 0;
+        return check_rules(s, t, where, student, teacher, err);
     const int64_t common = common_divisor(own_width / student->head_dim, other_width / teacher->head_dim);
     f->relation_heads = common_divisor(f->relation_heads, common);
     return 0;

@@ -3,6 +3,7 @@
 // The layouts are llama.cpp's; the search for scales is our own.
 //
 // To add a format: its grid, `pack` for the sub-blocks of one block, and a row in `searched` with its encoder.
+#include <float.h>
 #include <pthread.h>
 #include <string.h>
 
@@ -197,12 +198,13 @@ static void put_weights(struct search_batch *b, const float *importance, float i
             b->w[i][l] = importance[l * b->values + i] * inverse + 1e-6f;
 }
 
+// A mean too small for its inverse to be a float says nothing, as 0 does.
 static float inverse_mean(const float *importance, int64_t n)
 {
     double sum = 0;
     for (int64_t i = 0; importance && i < n; i++)
         sum += (double)importance[i];
-    return sum > 0 ? (float)((double)n / sum) : 0;
+    return sum > (double)n * (double)FLT_MIN ? (float)((double)n / sum) : 0;
 }
 
 static void encode_row(const struct searched *f, const float *from, const float *importance, int64_t n, uint8_t *to)

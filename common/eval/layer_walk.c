@@ -24,12 +24,11 @@ static int64_t walk_text_batches(const struct walk_text *t)
 
 int64_t walk_text_tokens(const struct walk_text *t) { return walk_text_batches(t) * t->batch * t->seq_len; }
 
-// The hidden states before the first layer. With learned positions they are what the model shows on its way through that layer.
+// The hidden states before the first layer: what the model shows on its way through that layer, so that its positions, types and factors are
+// in them.
 static const float *embed(struct layer_walk *w, const int32_t *ids)
 {
     struct model *m = w->m;
-    if (!model_positions(&m->config))
-        return op_embed(&w->tape, model_weight(m, m->arch->embed, -1), ids, w->rows)->data;
     struct tensor **seen = arena_zalloc(&w->tape.arena, (size_t)(m->config.n_layer + 1) * sizeof *seen);
     struct taps taps = {.want = TAP_HIDDEN, .hidden = seen};
     const struct forward f = {.ids = ids, .B = w->text.batch, .T = w->text.seq_len, .last = 1, .taps = &taps};

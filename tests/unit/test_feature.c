@@ -195,6 +195,68 @@ Test(feature, a_student_that_is_its_teacher_loses_nothing)
     golden_close(&g);
 }
 
+// A score of head h, as attention makes it.
+static double score_of(const struct tensor *q, const struct tensor *k, const int64_t heads[2], double scale, int64_t h, int64_t row, int64_t key)
+{
+    const int64_t E = tensor_columns(q) / heads[0], group = h / (heads[0] / heads[1]);
+    double sum = 0;
+    for (int64_t e = 0; e < E; e++)
+        sum += (double)q->data[row * heads[0] * E + h * E + e] * (double)k->data[key * heads[1] * E + group * E + e];
+    return scale * sum;
+}
+
+static double naive_attention_kl(const struct feature_input *in)
+{
+    double total = 0, rows = 0;
+    for (int64_t b = 0; b < in->B; b++)
+        for (int64_t t = 0; t < in->length[b]; t++, rows++)
+            for (int64_t h = 0; h < in->student_heads[0]; h++) {
+                const int64_t from = in->window && t + 1 > in->window ? t + 1 - in->window : 0, at = b * in->T;
+                double s[MOST_ROWS], z[MOST_ROWS], sum_s = 0, sum_z = 0;
+                for (int64_t j = from; j <= t; j++) {
+                    s[j] = score_of(in->student[0], in->student[1], in->student_heads, in->student_scale, h, at + t, at + j);
+                    z[j] = score_of(in->teacher[0], in->teacher[1], in->teacher_heads, in->teacher_scale, h, at + t, at + j);
+                    sum_s += exp(s[j]);
+                    sum_z += exp(z[j]);
+                }
+                for (int64_t j = from; j <= t; j++)
+                    total += exp(z[j]) / sum_z * (z[j] - log(sum_z) - s[j] + log(sum_s));
+            }
+    return total / rows / (double)in->student_heads[0];
+}
+
+// Gemma's and Granite's factor of the scores, Mistral's windows: the maps are those that attention made, not others.
+Test(feature, maps_have_the_models_own_factor_and_window)
+{
+    gemm_init();
+    struct golden g = golden_open("features.txt");
+    for (int64_t window = 0; window < 8; window += 7) {
+        struct feature_case c;
+        case_init(&c, &g, "attention_kl.tiles");
+        c.in.causal = 1;
+        c.in.student_scale = 0.25;
+        c.in.teacher_scale = 0.5;
+        c.in.window = window;
+        const double expected = naive_attention_kl(&c.in);
+        run(&c, 1);
+        cr_expect(fabs(c.value - expected) < LOSS_TOLERANCE * expected, "window %ld: %.9g, naively %.9g", (long)window, c.value, expected);
+        const struct gradcheck check = {build, &c, c.input, c.n_input, PRECISION_F32, 1.0 / 256, 3, 0, 3};
+        struct gradcheck_result r;
+        gradcheck_run(&check, &r);
+        cr_expect(r.worst <= 2e-3, "window %ld: finite differences at %s give %.7g, the tape %.7g", (long)window, r.where, r.expected, r.found);
+        c.loss = loss_named("attention_mse");
+        for (int k = 0; k < 2; k++) {
+            c.in.teacher[k] = c.in.student[k];
+            c.in.teacher_heads[k] = c.in.student_heads[k];
+        }
+        c.in.teacher_scale = c.in.student_scale;
+        run(&c, 1);
+        cr_expect(c.value < 1e-12, "window %ld: a student that is its teacher loses %g", (long)window, c.value);
+        case_release(&c);
+    }
+    golden_close(&g);
+}
+
 // ---- what a recipe says ------------------------------------------------------------------------------------------------
 
 static struct json *parsed(const char *text)
@@ -284,6 +346,31 @@ Test(feature, lists)
     expect_features("[{\"loss\": \"value_relation\", \"relation_heads\": 3}]", 0, "3 do not divide the widths 16");
     expect_features("[{\"loss\": \"value_relation\", \"tokens\": \"first\"}]", 0, "takes all tokens");
     expect_features("[{\"loss\": \"cka\", \"relation_heads\": 2}]", 0, "is for relations");
+}
+
+static void expect_rules(double cap, int64_t window, const char *says)
+{
+    struct layer_shape own[2], other[2];
+    struct config student = shape(own, 2, 4), teacher = shape(other, 2, 4);
+    struct distill_options o = {.features = parsed("[{\"loss\": \"attention_mse\"}]")};
+    struct features f;
+    struct error err = {""};
+    student.attention_cap = teacher.attention_cap = cap;
+    student.window = 16;
+    teacher.window = window;
+    student.sliding[0] = teacher.sliding[0] = 2;
+    const int status = features_read(&f, &o, &student, &teacher, &err);
+    cr_expect(says ? status < 0 && strstr(err.text, says) : status == 0, "%s, wanted %s", err.text, says ? says : "no error");
+    if (status == 0)
+        features_release(&f);
+    json_free(o.features);
+}
+
+Test(feature, maps_of_other_rules_are_refused)
+{
+    expect_rules(0, 16, NULL);
+    expect_rules(50, 16, "a llama model bends its attention's scores by a soft cap");
+    expect_rules(0, 32, "student layer 1 has a window of 16 keys, teacher layer 1 one of 32");
 }
 
 Test(feature, weights)

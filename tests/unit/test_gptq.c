@@ -297,7 +297,7 @@ static void see(void *context, enum layer_input kind, const struct tensor *x)
     moments_add(context, x);
 }
 
-Test(calibrate, gram_matrices_of_the_walk)
+static void check_walk(double embed_scale)
 {
     struct model *m = tiny_model(2, 32, 5);
     struct dataset d = tiny_data(2000);
@@ -305,6 +305,7 @@ Test(calibrate, gram_matrices_of_the_walk)
     struct layer_walk w;
     struct moments s;
     double square[40] = {0};
+    m->config.embed_scale = embed_scale;
     layer_walk_begin(&w, m, &t);
     layer_walk_advance(&w, 0);
     moments_init(&s, 40, 1);
@@ -321,6 +322,12 @@ Test(calibrate, gram_matrices_of_the_walk)
     layer_walk_end(&w);
     dataset_release(&d);
     model_free(m);
+}
+
+Test(calibrate, gram_matrices_of_the_walk)
+{
+    check_walk(0);
+    check_walk(12); // MiniCPM's and Granite's factor of the embeddings
 }
 
 static void refused(const char *folder, const void *bytes, size_t n, const char *pattern)
