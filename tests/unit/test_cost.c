@@ -78,7 +78,7 @@ static void check_step(int checkpoint, const char *list, int several) {
     struct tensor *reference = model_forward(teacher, &teacher_tape, &read),
                   *x = model_forward(student, &tape, &learn);
     const struct forward also = {.ids = ids, .B = BATCH, .T = SEQ_LEN, .checkpoint = 1};
-    const struct head_teacher further = {several ? model_forward(second, &second_tape, &also)->data : NULL, model_head(second), NULL, 0.3};
+    const struct head_teacher further = {several ? model_forward(second, &second_tape, &also)->data : NULL, model_head(second), NULL, 0.3, 0};
     const struct head_spec spec = {.targets = targets,
                                    .teacher_x = reference->data,
                                    .teacher_w = model_head(teacher),
@@ -89,7 +89,7 @@ static void check_step(int checkpoint, const char *list, int several) {
                                    .weight = 1};
     struct tensor *loss = op_head_loss(&tape, x, model_head(student), &spec, NULL);
     if (list) {
-        const struct feature_batch b = {&read, &student_shown, &teacher_shown, &student->config, &teacher->config, 1};
+        const struct feature_batch b = {&read, &student_shown, &teacher_shown, &student->config, &teacher->config, 1, 0};
         double value[LOSS_TERMS];
         struct tensor *sum = features_loss(&features, &tape, &b, 1, 0, value);
         loss = op_sum(&tape, loss, sum);
