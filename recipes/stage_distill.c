@@ -21,6 +21,10 @@ static const char *teacher_path(const struct stage *s) {
     return ((const struct distill_options *)s->options)->teacher;
 }
 
+static int files(const struct stage *s, stage_file *add, void *context, struct error *err) {
+    return add(context, ((const struct distill_options *)s->options)->shape, 1, err);
+}
+
 static int validate(struct recipe *r, int index, const char *where, struct error *err) {
     struct distill_options *o = r->stage[index].options;
     if (o->inherit && !o->shape)
@@ -179,6 +183,7 @@ const struct stage_type stage_distill = {.name = "distill",
                                          .takes_examples = 1,
                                          .takes_words = 1,
                                          .teacher = teacher_path,
+                                         .files = files,
                                          .validate = validate,
                                          .forecast = forecast,
                                          .run = run};
