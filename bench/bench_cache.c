@@ -54,7 +54,7 @@ static void take_turn(struct contest *c, enum way way, int turn) {
     const double before = cpu_seconds();
     const int status = way == LABELS   ? trainer_run(&t, &result, &err)
                        : way == CACHED ? distill_run_cached(&t, &c->cache, &o, &result, &err)
-                                       : distill_run(&t, c->teacher, &o, &result, &err);
+                                       : distill_run(&t, &c->teacher, 1, &o, &result, &err);
     if (status < 0)
         BUG("bench: %s", err.text);
     c->wall[way][turn] = result.seconds / STEPS;

@@ -210,7 +210,7 @@ static void run_steps(const struct bench_shape *s, enum precision precision, str
                         .title = "bench",
                         .held_out = between_steps,
                         .held_out_context = w};
-    if (distill_run(&t, teacher, &o, &result, &err) < 0)
+    if (distill_run(&t, &teacher, 1, &o, &result, &err) < 0)
         BUG("bench: %s", err.text);
     gemm_trace(NULL, NULL);
     options_release(distill_option_table, &o);

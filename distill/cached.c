@@ -60,6 +60,9 @@ int distill_check_cached(const struct distill_options *o, const char *where, str
     if (o->hidden > 0 || o->features || o->divergence)
         return error_set(err, "%s: \"%s\" needs more of the teacher than its likeliest answers, and a teacher cache holds those alone; leave one of "
                          "them out", where, o->divergence ? "divergence" : o->features ? "features" : "hidden");
+    if (o->teacher.count > 1)
+        return error_set(err, "%s: \"teacher\" names %zu models, and a teacher cache holds the answers of one; leave one of the two out", where,
+                         o->teacher.count);
     if (o->temperature_rule != TEMPERATURE_CONSTANT)
         return error_set(err, "%s: \"temperature_rule\" changes the temperature, and a teacher cache is made at one; expected \"constant\"",
                          where);
@@ -88,7 +91,7 @@ int distill_run_cached(struct trainer *t, const struct teacher_cache *cache, con
                        .top = top_rows_new(o->train.batch * t->seq_len, cache->shape.k),
                        .steps = train_steps(&o->train, t->seq_len)};
     char identity[HASH_TEXT];
-    distill_identify(t, o, NULL, cache->key, identity);
+    distill_identify(t, o, NULL, 0, cache->key, identity);
     trainer.loss = cached_loss;
     trainer.context = &c;
     trainer.identity = identity;

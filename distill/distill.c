@@ -7,6 +7,8 @@
 //
 // where other divergences (common/tensor/divergence.h) may stand beside KL or instead of it.
 //
+// Several teachers speak as one: the mean of their probabilities at T, weighted (op_head_mean.c).
+//
 // The teacher runs on a tape of its own that records nothing, on the same micro-batch; its final hidden states go
 // straight into the fused output head, so neither model's logits are ever held whole.
 #include "distill/distill.h"
@@ -23,8 +25,10 @@
 #define AT(member) offsetof(struct distill_options, member)
 
 const struct option distill_option_table[] = {
-    {"teacher", OPTION_STRING, AT(teacher), NULL, 0, 0, NULL, "MODEL",
-     "directory or .gguf file; by default the recipe's model before pruning"},
+    {"teacher", OPTION_LIST, AT(teacher), NULL, 0, 0, NULL, "MODEL",
+     "directory or .gguf file, or several; by default the recipe's model before pruning"},
+    {"teacher_weights", OPTION_JSON, AT(teacher_weights), NULL, 0, 0, NULL, "[R,...]",
+     "of several teachers: the share of each in the mean of their answers; by default all the same"},
     {"shape", OPTION_STRING, AT(shape), NULL, 0, 0, NULL, "DIR",
      "the student begins with fresh random weights of this folder's shape, and the stage's input is the teacher"},
     {"inherit", OPTION_BOOL, AT(inherit), "false", 0, 0, NULL, NULL,
@@ -49,23 +53,51 @@ const struct option distill_option_table[] = {
     TRAIN_OPTION_ROWS(struct distill_options, train.),
     {0}};
 
-struct distillation { // lifetime: one run
-    struct model *student, *teacher;
-    const struct distill_options *options;
-    int64_t steps;
-    struct tape teacher_tape;
-    struct answers answers;
-    struct features features;
-    struct shown student_shown, teacher_shown; // here, because with checkpoint the backward pass shows again
+struct teacher { // one of several, or the only one; lifetime: one run
+    struct model *model;
+    double weight;
+    struct tape tape;
+    struct shown shown; // here, because with checkpoint the backward pass shows again
+    struct tensor *x;   // its final hidden states of the micro-batch
 };
 
-int distill_check(const struct distill_options *o, const struct config *student, const struct config *teacher,
-                  struct error *err)
+struct distillation { // lifetime: one run
+    struct model *student;
+    struct teacher teacher[TEACHERS_MOST];
+    int n_teacher;
+    const struct distill_options *options;
+    int64_t steps;
+    struct answers answers;
+    struct features features;
+    struct shown student_shown; // here, as above
+};
+
+int teacher_weights_read(double weight[TEACHERS_MOST], const struct distill_options *o, int n, struct error *err)
+{
+    static const char where[] = "distill.teacher_weights";
+    const struct json *v = json_first(o->teacher_weights);
+    double sum = 0;
+    if (n > TEACHERS_MOST)
+        return error_set(err, "distill.teacher: %d models, expected at most %d", n, TEACHERS_MOST);
+    if (o->teacher_weights && (json_kind(o->teacher_weights) != JSON_ARRAY || json_count(o->teacher_weights) != n))
+        return error_set(err, "%s: expected a list of %d numbers, one for each teacher", where, n);
+    for (int i = 0; i < n; i++, v = v ? json_next(v) : NULL) {
+        weight[i] = v ? json_number(v) : 1;
+        if ((v && json_kind(v) != JSON_NUMBER) || !(weight[i] > 0) || !isfinite(weight[i]))
+            return error_set(err, "%s[%d]: expected a number above 0; leave a teacher out that is not to count", where, i);
+        sum += weight[i];
+    }
+    for (int i = 0; i < n; i++)
+        weight[i] /= sum;
+    return 0;
+}
+
+// A student and one of its teachers.
+static int check_pair(const struct distill_options *o, const struct config *student, const struct config *teacher, struct error *err)
 {
     if (student->head != teacher->head || student->n_label != teacher->n_label)
         return error_set(err, "distill: the teacher's head (architectures in config.json) is another than the student's, or has other classes "
                          "(%lld, the student %lld); expected the same", (long long)teacher->n_label, (long long)student->n_label);
-    TRY(train_check(&o->train, "distill", err));
     if (student->vocab != teacher->vocab)
         return error_set(
             err,
@@ -79,25 +111,54 @@ int distill_check(const struct distill_options *o, const struct config *student,
     if (!(own && others) && (o->hidden > 0 || o->features))
         return error_set(err, "distill.%s: a %s model has no blocks whose states could be compared; leave it out, a student can learn from the logits",
                          o->features ? "features" : "hidden", own ? teacher->model_type : student->model_type);
+    return 0;
+}
+
+// What several teachers cannot do together.
+static int check_several(const struct distill_options *o, const struct config *student, struct error *err)
+{
+    struct answers answers;
+    TRY(answers_read(&answers, o->divergence, err));
+    if (student->head == HEAD_SPANS)
+        return error_set(err, "distill.teacher: answers as spans are learned from one teacher; name one");
+    for (int d = 0; d < DIVERGENCES; d++)
+        if (d != DIVERGENCE_MSE && answers_has(&answers, d) && answers_has(&answers, DIVERGENCE_MSE))
+            return error_set(err, "distill.divergence: of several teachers \"mse\" takes the mean of the logits and \"%s\" that of the "
+                             "probabilities; expected one of them", divergence_names[d]);
+    return 0;
+}
+
+int distill_check(const struct distill_options *o, const struct config *student, const struct config *const *teacher, int n,
+                  struct error *err)
+{
+    double weight[TEACHERS_MOST];
+    TRY(teacher_weights_read(weight, o, n, err));
+    for (int i = 0; i < n; i++)
+        if (check_pair(o, student, teacher[i], err) < 0)
+            return n > 1 ? error_prefix(err, "teacher %d (from 0)", i) : -1;
+    if (n > 1)
+        TRY(check_several(o, student, err));
+    TRY(train_check(&o->train, "distill", err));
     if (student->head == HEAD_SPANS && o->divergence)
         return error_set(err, "distill.divergence: answers as spans are learned by KL alone; leave it out");
     struct answers answers;
     struct features features;
     TRY(answers_read(&answers, o->divergence, err));
-    TRY(features_read(&features, o, student, teacher, err));
+    TRY(features_read(&features, o, student, teacher, n, err));
     features_release(&features);
     return 0;
 }
 
-int64_t distill_feature_bytes(const struct distill_options *o, const struct config *student, const struct config *teacher, int64_t rows,
-                              unsigned *shows)
+int64_t distill_feature_bytes(const struct distill_options *o, const struct config *student, const struct config *const *teacher, int n,
+                              int64_t rows, unsigned *shows)
 {
     struct features features;
     struct error err;
-    if (features_read(&features, o, student, teacher, &err) < 0)
+    if (features_read(&features, o, student, teacher, n, &err) < 0)
         BUG("distill_feature_bytes: %s", err.text);
     const int64_t bytes = features_bytes(&features, student, teacher, rows);
-    *shows = features_want(&features);
+    for (int i = 0; i < n; i++)
+        shows[i] = features_want(&features, i);
     features_release(&features);
     return bytes;
 }
@@ -152,14 +213,18 @@ static struct tensor *add_features(struct distillation *d, struct tape *tape, co
 {
     const struct features *f = &d->features;
     const double share = share_done(d, step);
-    const struct feature_batch batch = {.forward = forward,
-                                        .student = &d->student_shown,
-                                  .teacher = &d->teacher_shown,
-                                        .student_config = &d->student->config,
-                                  .teacher_config = &d->teacher->config,
-                                        .causal = !d->student->arch->reads_both_ways};
     double *value = arena_alloc(&tape->arena, (size_t)f->n * sizeof *value);
-    struct tensor *sum = features_loss(f, tape, &batch, weight, share, value);
+    for (int k = 0; k < d->n_teacher; k++) {
+        const struct feature_batch batch = {.forward = forward,
+                                            .student = &d->student_shown,
+                                            .teacher = &d->teacher[k].shown,
+                                            .student_config = &d->student->config,
+                                            .teacher_config = &d->teacher[k].model->config,
+                                            .causal = !d->student->arch->reads_both_ways,
+                                            .which = k};
+        struct tensor *sum = features_loss(f, tape, &batch, weight, share, value);
+        loss = sum ? op_sum(tape, loss, sum) : loss;
+    }
     for (int i = 0; i < f->n; i++) {
         parts->loss += loss_weight_at(&f->item[i].weight, share) * value[i];
         if (i == 0 && d->options->hidden > 0)
@@ -167,7 +232,21 @@ static struct tensor *add_features(struct distillation *d, struct tape *tape, co
         else
             parts->term[parts->n_term++] = (struct loss_term){f->item[i].name, value[i]};
     }
-    return sum ? op_sum(tape, loss, sum) : loss;
+    return loss;
+}
+
+static void teachers_forward(struct distillation *d, const struct forward *forward)
+{
+    for (int i = 0; i < d->n_teacher; i++) {
+        struct teacher *t = &d->teacher[i];
+        struct forward f = *forward;
+        f.taps = t->shown.taps.want ? &t->shown.taps : NULL;
+        f.dropout = NULL;
+        // Drops a layer's inner values, where nobody asks for them; nothing records there.
+        f.checkpoint = !(t->shown.taps.want & TAP_QKV);
+        tape_reset(&t->tape); // here, not after the step: the backward pass still reads the teacher's values
+        t->x = model_forward(t->model, &t->tape, &f);
+    }
 }
 
 static struct tensor *distill_loss(void *context, struct tape *tape, const struct forward *forward,
@@ -175,22 +254,25 @@ static struct tensor *distill_loss(void *context, struct tape *tape, const struc
 {
     struct distillation *d = context;
     const int shows = d->features.n > 0;
-    struct forward teacher_forward = *forward, student_forward = *forward;
+    struct forward student_forward = *forward;
     student_forward.taps = shows ? &d->student_shown.taps : NULL;
-    teacher_forward.taps = shows ? &d->teacher_shown.taps : NULL;
-    teacher_forward.dropout = NULL;
-    // Drops a layer's inner values, where nobody asks for them; nothing records there.
-    teacher_forward.checkpoint = !(d->teacher_shown.taps.want & TAP_QKV);
-
-    tape_reset(&d->teacher_tape); // here, not below: the backward pass still reads the teacher's values
-    struct tensor *reference = model_forward(d->teacher, &d->teacher_tape, &teacher_forward);
+    teachers_forward(d, forward);
     struct tensor *x = model_forward(d->student, tape, &student_forward);
+    struct head_teacher further[TEACHERS_MOST];
+    for (int i = 1; i < d->n_teacher; i++) {
+        const struct teacher *t = &d->teacher[i];
+        further[i - 1] = (struct head_teacher){t->x->data, model_head(t->model), model_head_bias(t->model), t->weight, t->model->config.logit_cap};
+    }
+    struct model *first = d->teacher[0].model;
     struct head_spec spec = {.targets = targets,
-                             .teacher_x = reference->data,
-                             .teacher_w = model_head(d->teacher),
+                             .teacher_x = d->teacher[0].x->data,
+                             .teacher_w = model_head(first),
                              .bias = model_head_bias(d->student),
-                             .teacher_bias = model_head_bias(d->teacher),
-                             .teacher_cap = d->teacher->config.logit_cap,
+                             .teacher_bias = model_head_bias(first),
+                             .teacher_cap = first->config.logit_cap,
+                             .further = further,
+                             .n_further = d->n_teacher - 1,
+                             .mean_logits = answers_has(&d->answers, DIVERGENCE_MSE),
                              .alpha = distill_alpha(d->options, d->steps, step),
                              .temperature = temperature_at(d, step),
                              .weight = weight};
@@ -199,7 +281,7 @@ static struct tensor *distill_loss(void *context, struct tape *tape, const struc
 }
 
 // Paths are no inputs, what lies there is.
-void distill_identify(const struct trainer *t, const struct distill_options *o, const struct model *teacher, const char *instead,
+void distill_identify(const struct trainer *t, const struct distill_options *o, struct model *const *teacher, int n, const char *instead,
                       char out[HASH_TEXT])
 {
     struct hasher *h = hasher_new();
@@ -212,29 +294,53 @@ void distill_identify(const struct trainer *t, const struct distill_options *o, 
     hasher_add_text(h, t->identity ? t->identity : "");
     if (instead)
         hasher_add_text(h, instead);
-    if (teacher && teacher->data)
-        hasher_add(h, teacher->data, (size_t)teacher->n_element * sizeof *teacher->data);
+    for (int i = 0; i < n; i++)
+        if (teacher[i]->data)
+            hasher_add(h, teacher[i]->data, (size_t)teacher[i]->n_element * sizeof *teacher[i]->data);
     hasher_end(h, out);
     free(text);
     json_free(options);
 }
 
-int distill_run(struct trainer *t, struct model *teacher, const struct distill_options *o, struct train_result *r,
+static void teachers_init(struct distillation *d, struct model *const *model, const double *weight, enum precision precision)
+{
+    unsigned all = 0;
+    for (int i = 0; i < d->n_teacher; i++) {
+        struct teacher *t = &d->teacher[i];
+        *t = (struct teacher){.model = model[i], .weight = weight[i]};
+        const unsigned want = features_want(&d->features, i);
+        all |= want;
+        shown_init(&t->shown, &model[i]->config, want);
+        tape_init(&t->tape, precision);
+    }
+    shown_init(&d->student_shown, &d->student->config, all);
+}
+
+static void teachers_release(struct distillation *d)
+{
+    for (int i = 0; i < d->n_teacher; i++) {
+        tape_release(&d->teacher[i].tape);
+        shown_release(&d->teacher[i].shown);
+    }
+    shown_release(&d->student_shown);
+}
+
+int distill_run(struct trainer *t, struct model *const *teacher, int n, const struct distill_options *o, struct train_result *r,
                 struct error *err)
 {
-    const struct config *student_config = &t->model->config, *teacher_config = &teacher->config;
-    TRY(distill_check(o, student_config, teacher_config, err));
-    struct distillation d = {
-        .student = t->model, .teacher = teacher, .options = o, .steps = train_steps(&o->train, t->seq_len)};
+    const struct config *student_config = &t->model->config, *teacher_config[TEACHERS_MOST];
+    double weight[TEACHERS_MOST];
+    TRY(teacher_weights_read(weight, o, n, err));
+    for (int i = 0; i < n; i++)
+        teacher_config[i] = &teacher[i]->config;
+    TRY(distill_check(o, student_config, teacher_config, n, err));
+    struct distillation d = {.student = t->model, .n_teacher = n, .options = o, .steps = train_steps(&o->train, t->seq_len)};
     TRY(answers_read(&d.answers, o->divergence, err));
-    TRY(features_read(&d.features, o, student_config, teacher_config, err));
+    TRY(features_read(&d.features, o, student_config, teacher_config, n, err));
     features_initialise(&d.features, t->seed);
-    const unsigned want = features_want(&d.features);
-    shown_init(&d.student_shown, student_config, want);
-    shown_init(&d.teacher_shown, teacher_config, want);
-    tape_init(&d.teacher_tape, t->precision);
+    teachers_init(&d, teacher, weight, t->precision);
     char identity[HASH_TEXT];
-    distill_identify(t, o, teacher, NULL, identity);
+    distill_identify(t, o, teacher, n, NULL, identity);
     struct trainer trainer = *t;
     trainer.options = o->train;
     trainer.loss = distill_loss;
@@ -242,9 +348,7 @@ int distill_run(struct trainer *t, struct model *teacher, const struct distill_o
     trainer.identity = identity;
     trainer.beside = d.features.projections;
     int status = trainer_run(&trainer, r, err);
-    tape_release(&d.teacher_tape);
-    shown_release(&d.student_shown);
-    shown_release(&d.teacher_shown);
+    teachers_release(&d);
     features_release(&d.features);
     return status;
 }

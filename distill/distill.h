@@ -12,7 +12,8 @@ enum temperature_rule { TEMPERATURE_CONSTANT, TEMPERATURE_FALLING, TEMPERATURE_R
 enum target_order { TARGETS_MIXED, TARGETS_HARD_FIRST };
 
 struct distill_options { // rows in distill_option_table (which also holds train_option_table's rows through `train`)
-    char *teacher;       // NULL: the recipe's model before pruning
+    struct option_list teacher; // none: the recipe's model before pruning
+    struct json *teacher_weights; // of several (teacher_weights_read); NULL: all the same
     char *shape;         // the student is a fresh model of this folder's shape; NULL: the stage's input
     int inherit;         // that fresh model begins with the teacher's weights where they fit
     double alpha, temperature;
@@ -30,15 +31,17 @@ struct distill_options { // rows in distill_option_table (which also holds train
 };
 extern const struct option distill_option_table[];
 
-// Checks that the two fit (vocabulary; what the losses on features read; the layer maps).
-int distill_check(const struct distill_options *o, const struct config *student, const struct config *teacher,
+#define TEACHERS_MOST 8
+
+// Checks that they fit (vocabulary; what the losses on features read; the layer maps); teacher [n].
+int distill_check(const struct distill_options *o, const struct config *student, const struct config *const *teacher, int n,
                   struct error *err);
-// Bytes that the losses on features take in a step of `rows` tokens; *shows: enum tap bits of what both models' forward passes keep for them.
-// For options that distill_check found fine.
-int64_t distill_feature_bytes(const struct distill_options *o, const struct config *student, const struct config *teacher, int64_t rows,
-                              unsigned *shows);
+// Bytes that the losses on features take in a step of `rows` tokens; shows [n]: enum tap bits of what the student's and each teacher's forward
+// pass keep for them. For options that distill_check found fine.
+int64_t distill_feature_bytes(const struct distill_options *o, const struct config *student, const struct config *const *teacher, int n,
+                              int64_t rows, unsigned *shows);
 // Fills the trainer's loss and context and runs it. Everything else in t is the caller's.
-int distill_run(struct trainer *t, struct model *teacher, const struct distill_options *o, struct train_result *r,
+int distill_run(struct trainer *t, struct model *const *teacher, int n, const struct distill_options *o, struct train_result *r,
                 struct error *err);
 
 // The same from a cache of the teacher's answers, without the teacher. It must hold the windows of this run.
@@ -52,9 +55,11 @@ unsigned char *distill_wanted_windows(const struct trainer *t, const struct trai
 // ---- for the schemes ----
 
 double distill_alpha(const struct distill_options *o, int64_t steps, int64_t step); // the weight of the soft targets at a step
-// The identity of a run's snapshots: what the trainer cannot see, that is t's own identity, these options, and the teacher (or, where it is
-// NULL, what stands for it).
-void distill_identify(const struct trainer *t, const struct distill_options *o, const struct model *teacher, const char *instead,
+// The identity of a run's snapshots: what the trainer cannot see, that is t's own identity, these options, and the n teachers (or, where there
+// are none, what stands for them).
+void distill_identify(const struct trainer *t, const struct distill_options *o, struct model *const *teacher, int n, const char *instead,
                       char out[HASH_TEXT]);
+// The weights of n teachers, each above 0, brought to a sum of 1.
+int teacher_weights_read(double weight[TEACHERS_MOST], const struct distill_options *o, int n, struct error *err);
 
 #endif

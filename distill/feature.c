@@ -27,11 +27,12 @@ const struct feature_loss feature_loss_table[] = {
 
 static int reads_qkv(const struct feature_loss *loss) { return loss->reads >= READS_ATTENTION; }
 
-unsigned features_want(const struct features *f)
+unsigned features_want(const struct features *f, int teacher)
 {
     unsigned want = 0;
     for (int i = 0; i < f->n; i++)
-        want |= reads_qkv(f->item[i].loss) ? TAP_QKV : TAP_HIDDEN;
+        if (f->item[i].teacher == teacher)
+            want |= reads_qkv(f->item[i].loss) ? TAP_QKV : TAP_HIDDEN;
     return want;
 }
 
@@ -156,6 +157,8 @@ struct tensor *features_loss(const struct features *f, struct tape *tape, const 
     struct tensor *sum = NULL;
     for (int i = 0; i < f->n; i++) {
         const struct feature *item = &f->item[i];
+        if (item->teacher != b->which)
+            continue;
         const double factor = weight * loss_weight_at(&item->weight, share) / (double)item->n_pair;
         struct feature_input in = {.B = b->forward->B, .T = b->forward->T, .length = b->forward->length, .causal = b->causal};
         value[i] = 0;

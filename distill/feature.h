@@ -71,6 +71,7 @@ struct feature { // one entry of the recipe's list; lifetime: one run
     const struct feature_loss *loss;
     char name[48];                   // in run.jsonl
     struct loss_weight weight;
+    int teacher;                     // which one of several it looks at
     int64_t n_pair;
     int64_t *student_layer, *teacher_layer; // [n_pair]; of the embedding: one pair, not read
     int first;                       // only each sequence's first token
@@ -84,15 +85,16 @@ struct features {
     struct model *projections;  // parameters alone; NULL: none
 };
 
-// Reads options->features and the shorthand options->hidden (loss hidden_mse). Fills nothing that is to be released on failure.
-int features_read(struct features *f, const struct distill_options *o, const struct config *student, const struct config *teacher,
-                  struct error *err);
+// Reads options->features and the shorthand options->hidden (loss hidden_mse); teacher [n_teacher]. Fills nothing that is to be released on
+// failure.
+int features_read(struct features *f, const struct distill_options *o, const struct config *student, const struct config *const *teacher,
+                  int n_teacher, struct error *err);
 void features_release(struct features *f);
 void features_initialise(struct features *f, uint64_t seed); // the projections' values
-// enum tap bits that the forward passes must show.
-unsigned features_want(const struct features *f);
+// enum tap bits that the forward pass of a teacher must show; the student's must show those of all.
+unsigned features_want(const struct features *f, int teacher);
 // What a step of `rows` tokens keeps for them until its backward pass, and the projections with their gradients and moments.
-int64_t features_bytes(const struct features *f, const struct config *student, const struct config *teacher, int64_t rows);
+int64_t features_bytes(const struct features *f, const struct config *student, const struct config *const *teacher, int64_t rows);
 
 // What the forward passes showed: arrays of taps, and room for them.
 struct shown {
@@ -102,13 +104,15 @@ struct shown {
 void shown_init(struct shown *s, const struct config *c, unsigned want);
 void shown_release(struct shown *s);
 
-struct feature_batch { // a micro-batch, as both models saw it
+struct feature_batch { // a micro-batch, as the student and one teacher saw it
     const struct forward *forward;
     const struct shown *student, *teacher;
     const struct config *student_config, *teacher_config;
     int causal;
+    int which; // of several teachers
 };
-// The sum of all losses, each the mean over its pairs of layers times its weight at this share of the run times `weight`; value[n]: the means.
+// The sum of the losses that look at this teacher, each the mean over its pairs of layers times its weight at this share of the run times
+// `weight`; value[n]: the means, of these losses alone. NULL: there is nothing to add.
 struct tensor *features_loss(const struct features *f, struct tape *tape, const struct feature_batch *b, double weight, double share,
                              double *value);
 

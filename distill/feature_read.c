@@ -16,7 +16,7 @@ struct entry { // of the list, as it is written
     char *loss;
     struct json *weight, *map;
     int tokens;
-    int64_t relation_heads, samples;
+    int64_t relation_heads, samples, teacher;
 };
 
 #define AT(member) offsetof(struct entry, member)
@@ -26,6 +26,7 @@ static const struct option entry_table[] = {
     {"map", OPTION_JSON, AT(map), NULL, 0, 0, NULL, "MAP", LAYER_MAPS ", or pairs"},
     {"tokens", OPTION_CHOICE, AT(tokens), "all", 0, 0, "all|first", NULL, "which tokens of a sequence are samples"},
     {"relation_heads", OPTION_INT, AT(relation_heads), "0", 0, 65536, NULL, "N", "0: what the heads of both have in common"},
+    {"teacher", OPTION_INT, AT(teacher), "0", 0, TEACHERS_MOST - 1, NULL, "N", "which one of several, from 0"},
     {"samples", OPTION_INT, AT(samples), "-1", -1, 1e6, NULL, "N", "most samples of a group; 0: all; -1: the loss's own"},
     {0}};
 #undef AT
@@ -166,27 +167,37 @@ static void name_item(struct features *f, int i)
         snprintf(f->item[i].name, sizeof f->item[i].name, "%s_%d", f->item[i].loss->name, same);
 }
 
+static int projects(const struct feature *f, const struct config *student, const struct config *const *teacher)
+{
+    return f->loss->projects && student->hidden != teacher[f->teacher]->hidden;
+}
+
 // A projection for every entry that needs one: W [teacher's width, student's width], as TinyBERT's W_h (Jiao et al. 2020, equation 8), one
 // for all layers of an entry.
-static void make_projections(struct features *f, const struct config *student, const struct config *teacher)
+static void make_projections(struct features *f, const struct config *student, const struct config *const *teacher)
 {
-    const int64_t size = student->hidden * teacher->hidden;
     int n = 0;
+    int64_t sum = 0, at = 0;
     for (int i = 0; i < f->n; i++)
-        n += f->item[i].loss->projects && student->hidden != teacher->hidden;
+        if (projects(&f->item[i], student, teacher)) {
+            sum += student->hidden * teacher[f->item[i].teacher]->hidden;
+            n++;
+        }
     if (!n)
         return;
     struct model *m = f->projections = xcalloc(1, sizeof *m, "projections");
     m->parameter = xcalloc((size_t)n, sizeof *m->parameter, "projections");
-    m->n_element = n * size;
+    m->n_element = sum;
     m->data = xcalloc((size_t)m->n_element, sizeof *m->data, "projections");
     for (int i = 0; i < f->n; i++) {
         struct parameter *p = &m->parameter[m->n_parameter];
-        if (!f->item[i].loss->projects)
+        if (!projects(&f->item[i], student, teacher))
             continue;
-        *p = (struct parameter){.layer = -1, .offset = m->n_parameter * size, .n_stored = size, .decay = 1};
+        const int64_t width = teacher[f->item[i].teacher]->hidden, size = student->hidden * width;
+        *p = (struct parameter){.layer = -1, .offset = at, .n_stored = size, .decay = 1};
+        at += size;
         snprintf(p->name, sizeof p->name, "projection.%s", f->item[i].name);
-        p->t = (struct tensor){.name = p->name, .n_dim = 2, .dim = {teacher->hidden, student->hidden, 1}, .data = m->data + p->offset};
+        p->t = (struct tensor){.name = p->name, .n_dim = 2, .dim = {width, student->hidden, 1}, .data = m->data + p->offset};
         f->item[i].projection = &p->t;
         m->n_parameter++;
     }
@@ -214,13 +225,24 @@ static int check_layer_map(const struct distill_options *o, const struct config 
     return status;
 }
 
-static int read_list(struct features *f, const struct distill_options *o, const struct config *student, const struct config *teacher,
-                     struct error *err)
+static int read_one_of(struct features *f, const struct entry *e, const char *where, const struct distill_options *o,
+                       const struct config *student, const struct config *const *teacher, int n_teacher, struct error *err)
+{
+    if (e->teacher >= n_teacher)
+        return error_set(err, "%s.teacher: found %lld, expected %s%d: the teachers are numbered from 0", where, (long long)e->teacher,
+                         n_teacher > 1 ? "at most " : "", n_teacher - 1);
+    struct feature *item = &f->item[f->n++];
+    item->teacher = (int)e->teacher;
+    return read_entry(item, e, where, o, student, teacher[e->teacher], err);
+}
+
+static int read_list(struct features *f, const struct distill_options *o, const struct config *student, const struct config *const *teacher,
+                     int n_teacher, struct error *err)
 {
     if (o->hidden > 0) {
         char name[] = "hidden_mse";
         const struct entry entry = {.loss = name, .samples = -1};
-        TRY(read_entry(&f->item[f->n++], &entry, "distill.hidden", o, student, teacher, err));
+        TRY(read_one_of(f, &entry, "distill.hidden", o, student, teacher, n_teacher, err));
         f->item[0].weight.from = f->item[0].weight.to = o->hidden;
     }
     const struct json *v = json_first(o->features);
@@ -230,15 +252,15 @@ static int read_list(struct features *f, const struct distill_options *o, const 
         snprintf(where, sizeof where, "distill.features[%lld]", (long long)i);
         options_init(entry_table, &e);
         int status = options_read_json(entry_table, &e, v, where, err);
-        status = status < 0 ? status : read_entry(&f->item[f->n++], &e, where, o, student, teacher, err);
+        status = status < 0 ? status : read_one_of(f, &e, where, o, student, teacher, n_teacher, err);
         options_release(entry_table, &e);
         TRY(status);
     }
     return 0;
 }
 
-int features_read(struct features *f, const struct distill_options *o, const struct config *student, const struct config *teacher,
-                  struct error *err)
+int features_read(struct features *f, const struct distill_options *o, const struct config *student, const struct config *const *teacher,
+                  int n_teacher, struct error *err)
 {
     const int64_t n = json_count(o->features) + (o->hidden > 0);
     *f = (struct features){0};
@@ -246,15 +268,15 @@ int features_read(struct features *f, const struct distill_options *o, const str
         return error_set(err, "distill.features: expected a list of {\"loss\": ..., \"weight\": ..., \"map\": ...}");
     if (n > FEATURES_MOST)
         return error_set(err, "distill.features: %lld losses, expected at most %d", (long long)n, (int)FEATURES_MOST);
-    for (int k = 0; n && k < 2; k++) {
-        const struct config *c = k ? teacher : student;
+    for (int k = -1; n && k < n_teacher; k++) {
+        const struct config *c = k >= 0 ? teacher[k] : student;
         if (!model_is_language(c) || !model_has_blocks(c))
             return error_set(err, "distill.features: the %s is a %s model, without layers of hidden states of tokens; leave them out, answers are "
-                             "what can be taught", k ? "teacher" : "student", c->model_type);
+                             "what can be taught", k >= 0 ? "teacher" : "student", c->model_type);
     }
-    TRY(check_layer_map(o, student, teacher, err));
+    TRY(check_layer_map(o, student, teacher[0], err));
     f->item = xcalloc((size_t)(n > 0 ? n : 1), sizeof *f->item, "losses on features");
-    if (read_list(f, o, student, teacher, err) < 0) {
+    if (read_list(f, o, student, teacher, n_teacher, err) < 0) {
         features_release(f);
         return -1;
     }
@@ -264,13 +286,13 @@ int features_read(struct features *f, const struct distill_options *o, const str
     return 0;
 }
 
-int64_t features_bytes(const struct features *f, const struct config *student, const struct config *teacher, int64_t rows)
+int64_t features_bytes(const struct features *f, const struct config *student, const struct config *const *teacher, int64_t rows)
 {
     int64_t floats = f->projections ? 4 * f->projections->n_element : 0; // weights, gradients, two moments
     for (int i = 0; i < f->n; i++) {
         const struct feature *item = &f->item[i];
         for (int64_t pair = 0; pair < item->n_pair; pair++) {
-            const struct config *c = item->projection ? teacher : student;
+            const struct config *c = item->projection ? teacher[item->teacher] : student;
             int64_t width = width_of(item->loss, c, item->projection ? item->teacher_layer[pair] : item->student_layer[pair]);
             if (item->loss->reads == READS_ATTENTION)
                 width += student->layer[item->student_layer[pair]].n_kv_head * student->head_dim;

@@ -19,15 +19,17 @@
 #include "recipes/rows.h"
 #include "recipes/runner.h"
 
-static int hash_teacher(const struct recipe *r, const struct stage *stage, struct hasher *h, struct error *err) {
-    const char *teacher = stage->type->teacher ? stage->type->teacher(stage) : NULL;
-    if (!teacher)
-        return 0;
-    char *path = recipe_path(r, teacher), text[HASH_TEXT];
-    int result = model_hash(path, 0, text, err);
-    free(path);
-    hasher_add_text(h, result == 0 ? text : "");
-    return result < 0 ? error_prefix(err, "the teacher") : 0;
+static int hash_teachers(const struct recipe *r, const struct stage *stage, struct hasher *h, struct error *err) {
+    const char *teacher;
+    for (size_t i = 0; stage->type->teacher && (teacher = stage->type->teacher(stage, i)); i++) {
+        char *path = recipe_path(r, teacher), text[HASH_TEXT];
+        int result = model_hash(path, 0, text, err);
+        free(path);
+        hasher_add_text(h, result == 0 ? text : "");
+        if (result < 0)
+            return error_prefix(err, "the teacher");
+    }
+    return 0;
 }
 
 struct file_hashing { // lifetime: one call of stage_hash
@@ -67,7 +69,7 @@ static int stage_hash(const struct run *run, const struct recipe *r, int index, 
     hasher_add_text(h, text_hash);
     hasher_add_text(h, run->inputs->eval.hash);
     hasher_add(h, numbers, sizeof numbers);
-    int result = hash_teacher(r, stage, h, err);
+    int result = hash_teachers(r, stage, h, err);
     struct file_hashing files = {r, h};
     if (result == 0 && stage->type->files)
         result = stage->type->files(stage, hash_stage_file, &files, err);

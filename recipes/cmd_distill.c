@@ -4,7 +4,7 @@
 
 static int run(struct call *call, struct error *err) {
     const struct distill_options *o = call->options;
-    if (!o->teacher) {
+    if (!o->teacher.count) {
         error_set(err, "--teacher is missing: the model to learn from");
         return EXIT_USAGE;
     }

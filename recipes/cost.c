@@ -31,20 +31,21 @@ static struct activations activations(const struct config *c) {
     return a;
 }
 
-static int64_t head_floats(const struct config *c, int64_t rows, int has_teacher) {
-    return head_chunk_rows(rows, c->vocab) * c->vocab * ((has_teacher ? 2 : 1) + (c->logit_cap > 0)) +
-           (has_teacher ? threads_count() * c->vocab : 0);
+// teachers: of several, two hold their logits at a time.
+static int64_t head_floats(const struct config *c, int64_t rows, int teachers) {
+    return head_chunk_rows(rows, c->vocab) * c->vocab * (1 + min_i64(teachers, 2) + (c->logit_cap > 0)) +
+           (teachers ? threads_count() * c->vocab : 0);
 }
 
 // Of the student's step alone, without the weights.
-static int64_t step_floats(const struct config *c, const struct train_options *o, int64_t rows, int has_teacher) {
+static int64_t step_floats(const struct config *c, const struct train_options *o, int64_t rows, int teachers) {
     struct activations a = activations(c);
     int64_t forward = rows * (a.layers + 3 * c->hidden), backward = rows * a.gradients;
     if (o->checkpoint) {
         forward = rows * (c->n_layer + 3) * c->hidden;
         backward = rows * (2 * c->hidden + a.largest + a.gradients);
     }
-    return forward + max_i64(backward, head_floats(c, rows, has_teacher));
+    return forward + max_i64(backward, head_floats(c, rows, teachers));
 }
 
 #define STEP_ARRAYS 9 // times that a step reads or writes an array as large as the weights: optimizer, norm, clearing
@@ -67,6 +68,15 @@ struct step_cost step_cost(const struct config *student, const struct config *te
     cost.memory =
         cost.activations + 4 * parameters * (o->keep_best ? 5 : 4); // weights, gradients, two moments, best weights
     return cost;
+}
+
+void step_cost_add_teacher(struct step_cost *cost, const struct config *student, const struct config *teacher, const struct train_options *o,
+                           int64_t seq_len) {
+    const int64_t rows = o->batch * seq_len;
+    const int64_t more = 4 * (rows * (3 * teacher->hidden + activations(teacher).largest) + step_floats(student, o, rows, 2) - step_floats(student, o, rows, 1));
+    cost->flops += (double)(rows * o->accumulate) * model_flops_per_token(teacher, seq_len);
+    cost->activations += more;
+    cost->memory += more;
 }
 
 int64_t shown_memory(const struct config *teacher, int64_t rows, unsigned shows) {

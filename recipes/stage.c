@@ -35,6 +35,9 @@ int forecast_check_images(const struct forecast *f, const struct train_options *
                          "%s: stages[%d]: \"dropout\", \"dropout_input\", \"jitter\" and \"drop_class\" are for classifiers of "
                          "images; this is a language model",
                          f->recipe->where, f->index);
+    if (!model_is_causal(c) && (o->hide_tokens > 0 || o->replace_tokens > 0))
+        return error_set(err, "%s: stages[%d]: \"hide_tokens\" and \"replace_tokens\" change the text that a language model reads; this is a %s model; "
+                         "leave them out", f->recipe->where, f->index, c->model_type);
     if (c->head != HEAD_CLASSES && (o->mask_words > 0 || o->ngrams > 0))
         return error_set(err, "%s: stages[%d]: \"mask_words\" and \"ngrams\" change the texts of a classifier; this is a %s model without classes of "
                          "texts", f->recipe->where, f->index, c->model_type);

@@ -80,7 +80,7 @@ struct stage_type {
     int needs_blocks;   // works on attention and feed-forward blocks
     int takes_words;    // learns masked words, too
     int (*needs_text)(const struct stage *s);                    // training text; NULL: no
-    const char *(*teacher)(const struct stage *s);               // a second model's path, or NULL; NULL: never
+    const char *(*teacher)(const struct stage *s, size_t i);     // the path of a further model, NULL behind the last; NULL: never
     // Other files and folders that options name and that decide the result: calls add for each. NULL: none.
     int (*files)(const struct stage *s, stage_file *add, void *context, struct error *err);
     // Checks what one option row cannot; fills defaults that depend on other stages. NULL: nothing. where: for
@@ -161,6 +161,9 @@ struct step_cost {
     int64_t memory;      // these, the student's weights, their gradients and moments; not the teacher's weights
 };
 struct step_cost step_cost(const struct config *student, const struct config *teacher, const struct train_options *o,
+                           int64_t seq_len);
+// The same with a teacher beside one that was counted; not its weights.
+void step_cost_add_teacher(struct step_cost *cost, const struct config *student, const struct config *teacher, const struct train_options *o,
                            int64_t seq_len);
 // Bytes by which a teacher's activations grow when `rows` tokens' taps (enum tap) are to stay.
 int64_t shown_memory(const struct config *teacher, int64_t rows, unsigned shows);

@@ -17,13 +17,16 @@ static int needs_text(const struct stage *s) {
     return 1;
 }
 
-static const char *teacher_path(const struct stage *s) {
-    return ((const struct distill_options *)s->options)->teacher;
+static const char *teacher_path(const struct stage *s, size_t i) {
+    const struct option_list *teacher = &((const struct distill_options *)s->options)->teacher;
+    return i < teacher->count ? teacher->item[i] : NULL;
 }
 
 static int files(const struct stage *s, stage_file *add, void *context, struct error *err) {
     return add(context, ((const struct distill_options *)s->options)->shape, 1, err);
 }
+
+static int has_teachers(const struct distill_options *o) { return o->teacher.count > 0; }
 
 static int validate(struct recipe *r, int index, const char *where, struct error *err) {
     struct distill_options *o = r->stage[index].options;
@@ -31,20 +34,49 @@ static int validate(struct recipe *r, int index, const char *where, struct error
         return error_set(err, "%s: \"inherit\" is for a student of another shape; give \"shape\", the folder of its config.json", where);
     o->train.keep_zeros |= stage_after_sparsify(r, index);
     TRY(distill_check_cached(o, where, err));
+    if (o->teacher.count > TEACHERS_MOST)
+        return error_set(err, "%s: \"teacher\" names %zu models, expected at most %d", where, o->teacher.count, TEACHERS_MOST);
     return stage_check_training(r, &o->train, where, err);
 }
 
-// The teacher's shape: the named one's, or the parent's.
-static int teacher_shape(const struct forecast *f, const char *named, struct config *c, struct error *err) {
-    if (!named) {
-        const struct distill_options *o = f->recipe->stage[f->index].options;
-        config_copy(c, o->shape ? &f->in : f->parent);
-        return 0;
+struct shapes { // of the teachers; owned
+    struct config config[TEACHERS_MOST];
+    const struct config *teacher[TEACHERS_MOST];
+    int n;
+};
+
+static void shapes_release(struct shapes *s) {
+    for (int i = 0; i < s->n; i++)
+        config_release(&s->config[i]);
+}
+
+// The named ones', or the parent's. Released by the caller, also on failure.
+static int teacher_shapes(const struct forecast *f, const struct distill_options *o, struct shapes *s, struct error *err) {
+    *s = (struct shapes){0};
+    for (size_t i = 0; i < o->teacher.count; i++) {
+        char *path = recipe_path(f->recipe, o->teacher.item[i]);
+        int result = shape_read(&s->config[i], path, err);
+        free(path);
+        TRY(result);
+        s->teacher[s->n] = &s->config[s->n];
+        s->n++;
     }
-    char *path = recipe_path(f->recipe, named);
-    int result = shape_read(c, path, err);
-    free(path);
-    return result;
+    if (!s->n) {
+        config_copy(&s->config[0], o->shape ? &f->in : f->parent);
+        s->teacher[0] = &s->config[0];
+        s->n = 1;
+    }
+    return 0;
+}
+
+static int check_positions(const struct forecast *f, const struct shapes *s, struct error *err) {
+    for (int i = 0; i < s->n; i++) {
+        const long most = (long)model_positions(s->teacher[i]);
+        if (most && f->recipe->data.seq_len > most)
+            return error_set(err, "%s: stages[%d].distill: data.seq_len is %ld, and the teacher has learned positions for %ld", f->recipe->where,
+                             f->index, (long)f->recipe->data.seq_len, most);
+    }
+    return 0;
 }
 
 // Answers from a file: they take room where they are to be made; where they are there, no teacher runs. Returns whether one does.
@@ -63,42 +95,52 @@ static int forecast_answers(struct forecast *f, const struct distill_options *o,
     return 0;
 }
 
-static int forecast(struct forecast *f, struct error *err) {
-    const struct distill_options *o = f->recipe->stage[f->index].options;
-    struct config teacher = {0};
-    TRY(forecast_fresh(f, o->shape, err));
-    TRY(forecast_check_images(f, &o->train, err));
-    TRY(teacher_shape(f, o->teacher, &teacher, err));
-    int result = distill_check(o, &f->out, &teacher, err);
-    if (result < 0)
-        error_prefix(err, "%s: stages[%d].distill", f->recipe->where, f->index);
-    if (model_positions(&teacher) && f->recipe->data.seq_len > model_positions(&teacher)) {
-        const long most = (long)model_positions(&teacher);
-        config_release(&teacher);
-        return error_set(err, "%s: stages[%d].distill: data.seq_len is %ld, and the teacher has learned positions for %ld", f->recipe->where,
-                         f->index, (long)f->recipe->data.seq_len, most);
+static void forecast_cost(struct forecast *f, const struct distill_options *o, const struct shapes *s, int has_teacher) {
+    const int64_t seq_len = f->recipe->data.seq_len, steps = train_steps(&o->train, seq_len), rows = o->train.batch * seq_len;
+    unsigned shows[TEACHERS_MOST];
+    struct step_cost cost = step_cost(&f->out, has_teacher ? s->teacher[0] : NULL, &o->train, seq_len);
+    int64_t weights = 0, shown = distill_feature_bytes(o, &f->out, s->teacher, s->n, rows, shows);
+    for (int i = 0; i < s->n; i++) {
+        if (i)
+            step_cost_add_teacher(&cost, &f->out, s->teacher[i], &o->train, seq_len);
+        weights += 4 * config_parameters(s->teacher[i]);
+        shown += shown_memory(s->teacher[i], rows, shows[i]);
     }
-    int64_t seq_len = f->recipe->data.seq_len, steps = train_steps(&o->train, seq_len);
-    int has_teacher;
-    f->disk = 4 * config_parameters(&f->out);
-    if (result == 0)
-        result = forecast_answers(f, o, steps * o->train.batch * o->train.accumulate * seq_len, &has_teacher, err);
-    struct step_cost cost = step_cost(&f->out, result == 0 && has_teacher ? &teacher : NULL, &o->train, seq_len);
     f->flops = cost.flops * (double)steps;
     f->bytes = cost.bytes * (double)steps;
-    f->memory = cost.memory + (o->teacher || o->shape ? 4 * config_parameters(&teacher) : 0);
-    if (result == 0) {
-        unsigned shows;
-        f->memory += distill_feature_bytes(o, &f->out, &teacher, o->train.batch * seq_len, &shows);
-        f->memory += shown_memory(&teacher, o->train.batch * seq_len, shows);
-    }
-    f->uses_parent = !o->teacher && !o->shape;
+    f->memory = cost.memory + (has_teachers(o) || o->shape ? weights : 0) + shown;
+}
+
+static int forecast_teaching(struct forecast *f, const struct distill_options *o, const struct shapes *s, struct error *err) {
+    const int64_t seq_len = f->recipe->data.seq_len, steps = train_steps(&o->train, seq_len);
+    const int64_t tokens = steps * o->train.batch * o->train.accumulate * seq_len;
+    int has_teacher;
+    if (distill_check(o, &f->out, s->teacher, s->n, err) < 0)
+        return error_prefix(err, "%s: stages[%d].distill", f->recipe->where, f->index);
+    TRY(check_positions(f, s, err));
+    f->disk = 4 * config_parameters(&f->out);
+    TRY(forecast_answers(f, o, tokens, &has_teacher, err));
+    forecast_cost(f, o, s, has_teacher);
+    f->uses_parent = !has_teachers(o) && !o->shape;
     f->scratch = snapshot_scratch(&f->out, &o->train);
-    snprintf(f->what, sizeof f->what, "learn from %s%s on %ld tokens in %ld steps",
-             o->teacher ? o->teacher : o->shape ? "the stage's input" : "the parent",
-             o->teacher_cache ? "'s answers on disk" : "", (long)(steps * o->train.batch * o->train.accumulate * seq_len),
-             (long)steps);
-    config_release(&teacher);
+    int n = snprintf(f->what, sizeof f->what, "learn from %s", has_teachers(o) ? o->teacher.item[0] : o->shape ? "the stage's input" : "the parent");
+    for (size_t i = 1; i < o->teacher.count && n < (int)sizeof f->what; i++)
+        n += snprintf(f->what + n, sizeof f->what - (size_t)n, "%s%s", i + 1 < o->teacher.count ? ", " : " and ", o->teacher.item[i]);
+    if (n < (int)sizeof f->what)
+        snprintf(f->what + n, sizeof f->what - (size_t)n, "%s on %ld tokens in %ld steps", o->teacher_cache ? "'s answers on disk" : "", (long)tokens,
+                 (long)steps);
+    return 0;
+}
+
+static int forecast(struct forecast *f, struct error *err) {
+    const struct distill_options *o = f->recipe->stage[f->index].options;
+    struct shapes shapes;
+    TRY(forecast_fresh(f, o->shape, err));
+    TRY(forecast_check_images(f, &o->train, err));
+    int result = teacher_shapes(f, o, &shapes, err);
+    if (result == 0)
+        result = forecast_teaching(f, o, &shapes, err);
+    shapes_release(&shapes);
     return result;
 }
 
@@ -106,30 +148,51 @@ struct teaching { // lifetime: one training
     struct stage_run *stage;
     const struct distill_options *options;
     const struct config *student;
-    struct opened other; // the teacher, where it is not the parent
-    struct model *teacher;
+    struct opened other[TEACHERS_MOST]; // the teachers, where it is not the parent
+    struct model *teacher[TEACHERS_MOST];
+    int n;
 };
 
-// The teacher with its weights, once it is needed; NULL: it cannot be had.
-static struct model *open_teacher(void *context, struct error *err) {
-    struct teaching *t = context;
+// A model that the recipe names, or the stage's input.
+static int open_other(struct teaching *t, const char *named, struct error *err) {
+    char *path = named ? recipe_path(t->stage->recipe, named) : xstrdup(t->stage->input);
+    int status = opened_any(&t->other[t->n], path, err);
+    free(path);
+    if (status < 0)
+        return error_prefix(err, "the teacher");
+    t->teacher[t->n] = t->other[t->n].model;
+    t->n++;
+    return 0;
+}
+
+static int check_teachers(const struct teaching *t, struct error *err) {
+    const struct config *config[TEACHERS_MOST];
+    for (int i = 0; i < t->n; i++)
+        config[i] = &t->teacher[i]->config;
+    return distill_check(t->options, t->student, config, t->n, err);
+}
+
+// The teachers with their weights, once they are needed.
+static int open_teachers(struct teaching *t, struct error *err) {
     const struct distill_options *o = t->options;
     const struct stage_run *s = t->stage;
-    if (t->teacher)
-        return t->teacher;
-    if (o->teacher || o->shape) {
-        char *path = o->teacher ? recipe_path(s->recipe, o->teacher) : xstrdup(s->input);
-        if (opened_any(&t->other, path, err) < 0)
-            error_prefix(err, "the teacher");
-        else
-            t->teacher = t->other.model;
-        free(path);
-    } else if (s->run->parent_is_shape) {
-        error_set(err, "%s: the recipe's model has no weights to learn from; name a \"teacher\"", s->recipe->where);
-    } else {
-        t->teacher = run_parent(s->run, err);
-    }
-    return t->teacher && distill_check(o, t->student, &t->teacher->config, err) == 0 ? t->teacher : NULL;
+    if (t->n)
+        return 0;
+    for (size_t i = 0; i < o->teacher.count; i++)
+        TRY(open_other(t, o->teacher.item[i], err));
+    if (!t->n && o->shape)
+        TRY(open_other(t, NULL, err));
+    if (!t->n && s->run->parent_is_shape)
+        return error_set(err, "%s: the recipe's model has no weights to learn from; name a \"teacher\"", s->recipe->where);
+    if (!t->n && (t->teacher[0] = run_parent(s->run, err)))
+        t->n = 1;
+    return t->n ? check_teachers(t, err) : -1;
+}
+
+// For the cache, of one teacher. NULL: it cannot be had.
+static struct model *open_teacher(void *context, struct error *err) {
+    struct teaching *t = context;
+    return open_teachers(t, err) < 0 ? NULL : t->teacher[0];
 }
 
 static int learn_from_cache(struct teaching *t, struct trainer *trainer, struct train_result *result, struct error *err) {
@@ -146,14 +209,15 @@ int stage_distill_model(struct stage_run *s, const struct distill_options *o, st
     struct teaching t = {.stage = s, .options = o, .student = &student->config};
     struct trainer trainer;
     struct held_out held_out;
-    int status = (o->inherit || !o->teacher_cache) && !open_teacher(&t, err) ? -1 : 0;
+    int status = o->inherit || !o->teacher_cache ? open_teachers(&t, err) : 0;
     if (status == 0 && o->inherit)
         log_info("%s: the student begins with %ld of its %ld weights from the teacher", title,
-                 (long)model_inherit(student, t.teacher), (long)student->n_element);
+                 (long)model_inherit(student, t.teacher[0]), (long)student->n_element);
     stage_trainer(s, &trainer, student, &o->train, title, folder, &held_out);
     if (status == 0)
-        status = o->teacher_cache ? learn_from_cache(&t, &trainer, result, err) : distill_run(&trainer, t.teacher, o, result, err);
-    opened_release(&t.other);
+        status = o->teacher_cache ? learn_from_cache(&t, &trainer, result, err) : distill_run(&trainer, t.teacher, t.n, o, result, err);
+    for (int i = 0; i < TEACHERS_MOST; i++)
+        opened_release(&t.other[i]);
     return status;
 }
 

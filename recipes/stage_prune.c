@@ -21,8 +21,13 @@ static int needs_text(const struct stage *s) {
     return prune_needs_text(o) || o->recover;
 }
 
-static const char *teacher_path(const struct stage *s) {
-    return json_string(json_get(((const struct prune_options *)s->options)->recover, "teacher"));
+static const char *teacher_path(const struct stage *s, size_t i) {
+    const struct json *v = json_get(((const struct prune_options *)s->options)->recover, "teacher");
+    if (json_kind(v) != JSON_ARRAY)
+        return i == 0 ? json_string(v) : NULL;
+    for (v = json_first(v); v && i > 0; i--)
+        v = json_next(v);
+    return json_string(v);
 }
 
 static int read_recover(const struct recipe *r, const struct prune_options *o, const char *where,
@@ -228,7 +233,7 @@ static int forecast(struct forecast *f, struct error *err) {
         f->flops += step.flops * (double)(train_steps(&recover.train, seq_len) * (o->steps - 1));
         f->bytes += step.bytes * (double)(train_steps(&recover.train, seq_len) * (o->steps - 1));
         f->memory = step.memory > f->memory ? step.memory : f->memory;
-        f->uses_parent |= !recover.teacher;
+        f->uses_parent |= !recover.teacher.count;
         f->scratch = snapshot_scratch(&f->in, &recover.train);
         f->disk += 4 * config_parameters(&f->in) * (o->steps - 1);
         options_release(distill_option_table, &recover);

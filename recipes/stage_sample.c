@@ -28,7 +28,9 @@ static const struct option table[] = {
     {.name = NULL}};
 #undef ROW
 
-static const char *teacher_path(const struct stage *s) { return ((const struct sample_stage_options *)s->options)->teacher; }
+static const char *teacher_path(const struct stage *s, size_t i) {
+    return i == 0 ? ((const struct sample_stage_options *)s->options)->teacher : NULL;
+}
 
 static struct sample_plan make_plan(const struct recipe *r, const struct sample_stage_options *o, const struct tokenizer *t) {
     const int64_t length = o->length ? o->length : r->data.seq_len;

@@ -24,11 +24,11 @@ static void hash_tokenizer(const struct tokenizer *t, char out[HASH_TEXT]) {
 }
 
 static int hash_teacher(const struct stage_run *s, const struct distill_options *o, char out[HASH_TEXT], struct error *err) {
-    if (!o->teacher && !o->shape) {
+    if (!o->teacher.count && !o->shape) {
         memcpy(out, s->run->parent_hash, HASH_TEXT);
         return 0;
     }
-    char *path = o->teacher ? recipe_path(s->recipe, o->teacher) : xstrdup(s->input);
+    char *path = o->teacher.count ? recipe_path(s->recipe, o->teacher.item[0]) : xstrdup(s->input);
     int status = model_hash(path, 0, out, err);
     free(path);
     return status < 0 ? error_prefix(err, "the teacher") : 0;

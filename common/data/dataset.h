@@ -56,4 +56,8 @@ void dataset_read_window(const struct dataset *d, int64_t seq_len, int64_t w, in
 void dataset_batch(const struct dataset *d, int64_t seq_len, uint64_t seed, int64_t first, int64_t B, int32_t *inputs,
                    int32_t *targets);
 
+// Noise for inputs [n] of batch number `index` (noise.c): each token becomes `hidden` with probability `hide`, or one drawn from the data with
+// probability `replace`. Targets are not touched. A pure function of (seed, index) and the inputs.
+void dataset_noise(const struct dataset *d, double hide, double replace, int32_t hidden, uint64_t seed, uint64_t index, int32_t *inputs, int64_t n);
+
 #endif

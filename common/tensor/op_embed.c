@@ -25,7 +25,7 @@ static void embed_backward(struct tape *tape, struct node *node)
     for (int64_t c = 0; c < D; c += COLUMN_BLOCK) {
         const int64_t end = min_i64(D, c + COLUMN_BLOCK);
         for (int64_t n = 0; n < N; n++)
-            for (int64_t i = c; i < end; i++)
+            for (int64_t i = c; i < (ids[n] == NO_TOKEN ? c : end); i++)
                 grad[ids[n] * D + i] += dy[n * D + i];
     }
     if (hooked)
@@ -38,9 +38,11 @@ struct tensor *op_embed(struct tape *tape, struct tensor *table, const int32_t *
     const int64_t V = table->dim[0], D = table->dim[1];
     struct tensor *y = tape_tensor(tape, "embedding", 2, N, D, 1);
     for (int64_t n = 0; n < N; n++) {
-        if (ids[n] < 0 || ids[n] >= V)
+        if (ids[n] < NO_TOKEN || ids[n] >= V)
             BUG("op_embed: id %d at row %ld, table %s[%ld,%ld]", (int)ids[n], (long)n, table->name, (long)V, (long)D);
-        if (table->hook)
+        if (ids[n] == NO_TOKEN)
+            memset(y->data + n * D, 0, (size_t)D * sizeof(float));
+        else if (table->hook)
             table->hook->rows(table->hook->context, table, ids[n], 1, y->data + n * D);
         else
             memcpy(y->data + n * D, table->data + ids[n] * D, (size_t)D * sizeof(float));

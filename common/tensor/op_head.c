@@ -135,8 +135,11 @@ struct head {
     struct tensor *x, *w;
     const struct head_spec *spec;
     const float *w_values, *teacher_values;
-    int64_t N, D, V, Dt, rows, count;
+    int64_t N, D, V, rows, count;
     float *zs, *zt, *soft; // chunk logits [rows, V]; soft: one row a thread
+    float *other;          // chunk logits of a teacher beside the first; NULL: there is none
+    const float **further_values; // [n_further]
+    double first_weight;   // of the first teacher
     float *kept;           // two rows a thread, where there are divergences beside KL; else NULL
     float *dx;
     struct row_loss *loss; // [N]
@@ -218,21 +221,46 @@ static struct row_loss head_row(const struct head *h, int32_t target, float *zs,
     return loss;
 }
 
+// A teacher's logits of the chunk's rows.
+static void teacher_logits(const struct head *h, int64_t first, int64_t n, const struct head_teacher *t, const float *values, float *z)
+{
+    const int64_t Dt = t->w->dim[1];
+    gemm(h->tape->precision, PLAIN, TRANSPOSED, n, h->V, Dt, t->x + first * Dt, Dt, values, Dt, 0, z, h->V);
+    add_bias(z, n, h->V, t->bias);
+    cap_logits(z, n, h->V, t->cap);
+}
+
+// What all teachers say together (op_head_mean.c) into zt; one alone as it is.
+static void teachers_chunk(const struct head *h, int64_t first, int64_t n)
+{
+    const struct head_spec *spec = h->spec;
+    const int64_t V = h->V;
+    for (int i = 0; i <= spec->n_further; i++) {
+        const struct head_teacher one = {spec->teacher_x, spec->teacher_w, spec->teacher_bias, h->first_weight, spec->teacher_cap};
+        const struct head_teacher *t = i ? &spec->further[i - 1] : &one;
+        float *z = i ? h->other : h->zt;
+        teacher_logits(h, first, n, t, i ? h->further_values[i - 1] : h->teacher_values, z);
+#pragma omp parallel for schedule(dynamic, 8) if (spec->n_further > 0)
+        for (int64_t r = 0; r < (spec->n_further ? n : 0); r++) {
+            mean_weigh_row(z + r * V, h->soft + thread_number() * V, V, spec->temperature, t->weight, spec->mean_logits);
+            if (i)
+                mean_add_row(h->zt + r * V, z + r * V, V, spec->mean_logits);
+            if (i == spec->n_further)
+                mean_end_row(h->zt + r * V, V, spec->temperature, spec->mean_logits);
+        }
+    }
+}
+
 static void head_chunk(const struct head *h, int64_t first)
 {
     const int64_t n = min_i64(h->rows, h->N - first), V = h->V;
     const double k = h->gradient ? h->spec->weight / (double)h->count : 0;
     const enum precision precision = h->tape->precision;
     gemm(precision, PLAIN, TRANSPOSED, n, V, h->D, h->x->data + first * h->D, h->D, h->w_values, h->D, 0, h->zs, V);
-    if (h->zt)
-        gemm(precision, PLAIN, TRANSPOSED, n, V, h->Dt, h->spec->teacher_x + first * h->Dt, h->Dt, h->teacher_values, h->Dt, 0,
-             h->zt, V);
     add_bias(h->zs, n, V, h->spec->bias);
     if (h->zt)
-        add_bias(h->zt, n, V, h->spec->teacher_bias);
+        teachers_chunk(h, first, n);
     cap_logits(h->zs, n, V, h->spec->cap);
-    if (h->zt)
-        cap_logits(h->zt, n, V, h->spec->teacher_cap);
     if (h->slope)
         keep_slopes(h, n);
 #pragma omp parallel for schedule(dynamic, 8)
@@ -292,6 +320,23 @@ static struct head_result head_sum(const struct head *h)
     return sum;
 }
 
+static void find_further(struct head *h)
+{
+    struct arena *arena = &h->tape->arena;
+    const struct head_spec *spec = h->spec;
+    h->first_weight = 1;
+    if (!spec->n_further)
+        return;
+    h->other = arena_alloc(arena, (size_t)(h->rows * h->V) * sizeof(float));
+    h->further_values = arena_alloc(arena, (size_t)spec->n_further * sizeof *h->further_values);
+    for (int i = 0; i < spec->n_further; i++) {
+        if (spec->further[i].w->dim[0] != h->V)
+            BUG("op_head_loss: a teacher's vocabulary %ld, expected %ld", (long)spec->further[i].w->dim[0], (long)h->V);
+        h->further_values[i] = weight_values(h->tape, spec->further[i].w);
+        h->first_weight -= spec->further[i].weight;
+    }
+}
+
 struct tensor *op_head_loss(struct tape *tape, struct tensor *x, struct tensor *w, const struct head_spec *spec,
                             struct head_result *result)
 {
@@ -312,9 +357,9 @@ struct tensor *op_head_loss(struct tape *tape, struct tensor *x, struct tensor *
     const size_t mark = arena_mark(arena);
     h.w_values = weight_values(tape, w);
     if (spec->teacher_x) {
-        h.Dt = spec->teacher_w->dim[1];
         h.teacher_values = weight_values(tape, spec->teacher_w);
         h.zt = arena_alloc(arena, (size_t)(h.rows * h.V) * sizeof(float));
+        find_further(&h);
         for (int d = DIVERGENCE_KL + 1; d < DIVERGENCES && !h.kept; d++)
             if (divergence_weight(spec, d) > 0)
                 h.kept = arena_alloc(arena, (size_t)(2 * threads_count() * h.V) * sizeof(float));

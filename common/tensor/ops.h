@@ -12,7 +12,8 @@
 #include "common/tensor/divergence.h"
 #include "common/tensor/tape.h"
 
-// y[N,D] = table[ids[n]]. table [V,D]. Honours table->hook.
+// y[N,D] = table[ids[n]]; of id NO_TOKEN zeros. table [V,D]. Honours table->hook.
+#define NO_TOKEN (-1)
 struct tensor *op_embed(struct tape *tape, struct tensor *table, const int32_t *ids, int64_t N);
 
 // y[N,O] = x[N,I] w[O,I]^T + bias[O] (bias NULL: none). Honours w->hook.
@@ -119,6 +120,16 @@ struct head_top {      // of N rows, at one temperature
     float *log_p;      // [N, k]
     float *log_tail;   // [N] -INFINITY: there is nothing else (k is V)
 };
+// Several teachers speak as one (You et al. 2017, section 3.1; Fukuda et al. 2017): the mean of their probabilities at the temperature,
+//   p_t = sum_i weight_i softmax(z_i / temperature),  weights summing to 1,
+// stands in all divergences. With mean_logits it is the mean of their logits, z_t = sum_i weight_i z_i, which mse is made from (Ba and
+// Caruana 2014, section 3.3).
+struct head_teacher {
+    const float *x;         // [N, Dt]
+    const struct tensor *w; // [V, Dt]
+    const struct tensor *bias;
+    double weight, cap; // cap: of its logits; 0: none
+};
 struct head_spec {
     const int32_t *targets;          // [N]
     const float *teacher_x;          // [N, Dt] or NULL
@@ -127,6 +138,8 @@ struct head_spec {
     struct tensor *bias; // [V] or NULL
     const struct tensor *teacher_bias;
     double cap, teacher_cap; // of the logits (op_softcap); 0: none
+    const struct head_teacher *further; // [n_further] teachers beside that one, whose weight is 1 less theirs
+    int n_further, mean_logits;
     const double *divergence; // [DIVERGENCES] weights in soft; NULL: KL alone, with 1
     double beta;              // of Jensen-Shannon
     const struct head_top *top; // of a teacher whose logits are not there (teacher_x NULL); NULL: none

@@ -37,6 +37,9 @@ int train_check(const struct train_options *o, const char *where, struct error *
     if ((o->steps > 0) == (o->tokens > 0))
         return error_set(err, "%s: found %s, expected one of \"steps\" and \"tokens\"", where,
                          o->steps > 0 ? "both \"steps\" and \"tokens\"" : "neither \"steps\" nor \"tokens\"");
+    if (o->hide_tokens + o->replace_tokens >= 1)
+        return error_set(err, "%s: \"hide_tokens\" %g and \"replace_tokens\" %g leave nothing of the text; expected a sum below 1", where,
+                         o->hide_tokens, o->replace_tokens);
     if ((o->keep_best || o->patience) && !o->eval_every)
         return error_set(err, "%s.%s: held-out evaluations are off; give \"eval_every\" as well", where,
                          o->keep_best ? "keep_best" : "patience");
@@ -248,6 +251,8 @@ static struct loss_parts add_gradient(struct run *r, int64_t index, double weigh
         images_batch(t->images, t->seed, o->jitter, index * o->batch, o->batch, r->x.data, r->targets);
     } else {
         dataset_batch(t->data, t->seq_len, t->seed, index * o->batch, o->batch, r->inputs, r->targets);
+        if (o->hide_tokens > 0 || o->replace_tokens > 0)
+            dataset_noise(t->data, o->hide_tokens, o->replace_tokens, NO_TOKEN, t->seed, (uint64_t)index, r->inputs, o->batch * t->seq_len);
     }
     r->trainer->first_window = index * o->batch;
     struct tensor *loss = t->loss(t->context, &r->tape, &forward, targets, weight, r->state.step, &parts);

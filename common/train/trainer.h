@@ -33,6 +33,7 @@ struct train_options {         // one option table row each: train_option_table
     double dropout_input, dropout; // of the inputs (images, a bilstm's embeddings) and of hidden units (classifiers only)
     double mask_share;             // masked words: how many a step hides
     double mask_words, ngrams;     // of texts for classifiers: examples_augment
+    double hide_tokens, replace_tokens; // of a language model's inputs: dataset_noise
     int64_t jitter;                // pixels that an image is moved by, at most
     int64_t drop_class;            // of images that are left out; -1: none. The caller leaves them out
 };
@@ -92,6 +93,10 @@ extern const struct option train_option_table[]; // rows for struct train_option
      "classifiers of texts: share of the words that a step hides"},                                                  \
     {"ngrams", OPTION_DOUBLE, offsetof(S, prefix ngrams), "0", 0, 1, NULL, "R",                                      \
      "classifiers of texts: share of which a step sees one to five words in a row alone"},                          \
+    {"hide_tokens", OPTION_DOUBLE, offsetof(S, prefix hide_tokens), "0", 0, 0.99, NULL, "R",                         \
+     "language models: share of the input tokens that a step hides (their embeddings are zero)"},                    \
+    {"replace_tokens", OPTION_DOUBLE, offsetof(S, prefix replace_tokens), "0", 0, 0.99, NULL, "R",                   \
+     "language models: share of the input tokens that a step replaces by others of the data"},                       \
     {"jitter", OPTION_INT, offsetof(S, prefix jitter), "0", 0, 64, NULL, "N",                                        \
      "images: pixels by which each is moved at random, at most"},                                                    \
     {"drop_class", OPTION_INT, offsetof(S, prefix drop_class), "-1", -1, 1e6, NULL, "N",                             \

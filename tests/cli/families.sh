@@ -41,7 +41,7 @@ for name in qwen3 windows gemma2 minicpm granite; do
     run export m.d -o copy.d --dtype f32
     cmp -s <(data_of m.d) <(data_of copy.d) || fail "$name: the exported tensors differ"
     agrees "$name, exported" copy.d
-    run prune m.d -o taylor.d --heads 0.5 --ffn 0.5 --score taylor --align 32 --data text.txt --seq-len 32 --calibration-tokens 128
+    run prune m.d -o taylor.d --heads 0.5 --ffn 0.5 --score taylor --align 32 --data text.txt --seq-len 32 --calibration-tokens 128 --no-guards # made-up weights: no score means much
     agrees "$name, half of heads and channels" taylor.d
     "$PDQ" inspect taylor.d | grep -q '2 query and 1 key/value heads of 16, FFN 64' || fail "$name: pruned shape"
     for seed in 1 2 3 4 5 6; do # until a layer within has gone, so that Gemma's windows no longer take turns

@@ -44,7 +44,7 @@ done
     'stages=[{"distill": {"shape": "'"$recipes"'/spans-half", "alpha": 0.9, "temperature": 2, "steps": 600, "batch": 16, "learning_rate": 5e-3, "weight_decay": 0.01, "beta2": 0.99}}]' \
     > out.txt 2> err.txt || fail "distilling: $(tail -1 err.txt)"
 grep -Eq '^distilled .* [5-9][0-9]\.[0-9]+$' out.txt || fail "the student learned too little: $(cat out.txt)"
-"$PDQ" prune one/01-train -o pruned --heads 0.5 --ffn 0.5 --score taylor --align 8 --data made/train.json --seq-len 32 --calibration-tokens 4096 --log warn 2> err.txt ||
+"$PDQ" prune one/01-train -o pruned --heads 0.5 --ffn 0.5 --score taylor --align 8 --data made/train.json --seq-len 32 --calibration-tokens 4096 --log warn > out.txt 2> err.txt ||
     fail "prune: $(cat err.txt)"
 "$PDQ" eval pruned --data made/test.json --against one/01-train > out.txt 2> err.txt && grep -q '^exact match  .*interval' out.txt &&
     grep -q 'McNemar p.*F1 [-+].*interval' out.txt || fail "against the parent: $(cat out.txt err.txt)"
@@ -63,7 +63,7 @@ refused 1 'line 1: its question has 60 tokens, and sequences of 32 leave no room
 echo '{"data": 5}' > bad.json
 refused 1 "no list \"data\" in it; expected SQuAD's file" eval_bad bad.json
 echo '{"data": [{"paragraphs": [{"context": "one fox", "qas": [{"id": "q7", "question": "which"}]}]}]}' > bad.json
-refused 1 'question 1 (id q7): "answers" is missing' eval_bad bad.json
+refused 1 'question 1 .id q7.: "answers" is missing' eval_bad bad.json
 refused 1 'expected a name that ends in .json' eval_bad made/vocab.txt
 refused 1 'no head for classes' "$PDQ" eval one/01-train --task classification --data made/test.json
 refused 1 'one/01-train has positions for 64 tokens' "$PDQ" eval one/01-train --seq-len 65 --data made/test.json

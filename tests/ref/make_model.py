@@ -42,7 +42,7 @@ def main():
     keys = {key: json.loads(value) for key, value in (word.split("=", 1) for word in sys.argv[3:])}
     made = tokenizer()
     make_golden.make_model(name, folder, **{"hidden_size": 32, "head_dim": 16, "intermediate_size": 128, "bos_token_id": 0,
-                           "eos_token_id": 1, "vocab_size": len(made["model"]["vocab"]), **keys})
+                           "max_position_embeddings": 256, "eos_token_id": 1, "vocab_size": len(made["model"]["vocab"]), **keys})
     with open(os.path.join(folder, "tokenizer.json"), "w", encoding="utf-8") as file:
         json.dump(made, file, ensure_ascii=False)
 

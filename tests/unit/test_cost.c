@@ -52,10 +52,12 @@ static void fill(void) {
 }
 
 // list: the recipe's losses on features; NULL: none.
-static void check_step(int checkpoint, const char *list) {
-    struct model *student = make_model(&small), *teacher = make_model(&large);
-    struct tape tape, teacher_tape;
+// several: a second teacher beside the first, for the mean of their answers.
+static void check_step(int checkpoint, const char *list, int several) {
+    struct model *student = make_model(&small), *teacher = make_model(&large), *second = make_model(&small);
+    struct tape tape, teacher_tape, second_tape;
     fill();
+    tape_init(&second_tape, PRECISION_F32);
     tape_init(&tape, PRECISION_F32);
     tape_init(&teacher_tape, PRECISION_F32);
     tape.recording = 1;
@@ -66,52 +68,63 @@ static void check_step(int checkpoint, const char *list) {
     struct features features;
     struct shown student_shown, teacher_shown;
     unsigned shows;
-    const int64_t more = distill_feature_bytes(&options, &student->config, &teacher->config, ROWS, &shows);
-    cr_assert_eq(features_read(&features, &options, &student->config, &teacher->config, &err), 0, "%s", err.text);
+    const struct config *const teachers[] = {&teacher->config};
+    const int64_t more = distill_feature_bytes(&options, &student->config, teachers, 1, ROWS, &shows);
+    cr_assert_eq(features_read(&features, &options, &student->config, teachers, 1, &err), 0, "%s", err.text);
     shown_init(&student_shown, &student->config, shows);
     shown_init(&teacher_shown, &teacher->config, shows);
     const struct forward read = {.ids = ids, .B = BATCH, .T = SEQ_LEN, .checkpoint = !(shows & TAP_QKV), .taps = &teacher_shown.taps};
     const struct forward learn = {.ids = ids, .B = BATCH, .T = SEQ_LEN, .checkpoint = checkpoint, .taps = shows ? &student_shown.taps : NULL};
     struct tensor *reference = model_forward(teacher, &teacher_tape, &read),
                   *x = model_forward(student, &tape, &learn);
+    const struct forward also = {.ids = ids, .B = BATCH, .T = SEQ_LEN, .checkpoint = 1};
+    const struct head_teacher further = {several ? model_forward(second, &second_tape, &also)->data : NULL, model_head(second), NULL, 0.3, 0};
     const struct head_spec spec = {.targets = targets,
                                    .teacher_x = reference->data,
                                    .teacher_w = model_head(teacher),
+                                   .further = &further,
+                                   .n_further = several,
                                    .alpha = 0.5,
                                    .temperature = 2,
                                    .weight = 1};
     struct tensor *loss = op_head_loss(&tape, x, model_head(student), &spec, NULL);
     if (list) {
-        const struct feature_batch b = {&read, &student_shown, &teacher_shown, &student->config, &teacher->config, 1};
+        const struct feature_batch b = {&read, &student_shown, &teacher_shown, &student->config, &teacher->config, 1, 0};
         double value[LOSS_TERMS];
         struct tensor *sum = features_loss(&features, &tape, &b, 1, 0, value);
         loss = op_sum(&tape, loss, sum);
     }
     tape_backward(&tape, loss);
     const struct train_options o = {.batch = BATCH, .accumulate = 1, .checkpoint = checkpoint};
-    const struct step_cost cost = step_cost(&student->config, &teacher->config, &o, SEQ_LEN);
+    struct step_cost cost = step_cost(&student->config, &teacher->config, &o, SEQ_LEN);
+    if (several)
+        step_cost_add_teacher(&cost, &student->config, &second->config, &o, SEQ_LEN);
     const int64_t kept = cost.activations + more + shown_memory(&teacher->config, ROWS, shows);
     if (!list)
         check_near("FLOPs", cost.flops, gemm_counted().flops);
-    check_near("activations", (double)kept, (double)(tape.arena.peak + teacher_tape.arena.peak));
+    check_near("activations", (double)kept, (double)(tape.arena.peak + teacher_tape.arena.peak + second_tape.arena.peak));
     shown_release(&student_shown);
     shown_release(&teacher_shown);
     features_release(&features);
     json_free(options.features);
     tape_release(&tape);
     tape_release(&teacher_tape);
+    tape_release(&second_tape);
     model_free(student);
     model_free(teacher);
+    model_free(second);
 }
 
-Test(cost, distillation_step) { check_step(0, NULL); }
+Test(cost, distillation_step) { check_step(0, NULL, 0); }
 
-Test(cost, distillation_step_with_checkpoints) { check_step(1, NULL); }
+Test(cost, distillation_step_with_checkpoints) { check_step(1, NULL, 0); }
+
+Test(cost, distillation_step_of_two_teachers) { check_step(0, NULL, 1); }
 
 Test(cost, losses_on_features) {
-    check_step(0, "[{\"loss\": \"hidden_mse\"}, {\"loss\": \"fsp\"}]");
-    check_step(1, "[{\"loss\": \"hidden_mse\"}, {\"loss\": \"fsp\"}]");
-    check_step(0, "[{\"loss\": \"value_relation\", \"map\": \"uniform\"}, {\"loss\": \"query_relation\"}]");
+    check_step(0, "[{\"loss\": \"hidden_mse\"}, {\"loss\": \"fsp\"}]", 0);
+    check_step(1, "[{\"loss\": \"hidden_mse\"}, {\"loss\": \"fsp\"}]", 0);
+    check_step(0, "[{\"loss\": \"value_relation\", \"map\": \"uniform\"}, {\"loss\": \"query_relation\"}]", 0);
 }
 
 Test(cost, scores) {

@@ -46,7 +46,7 @@ static void run(struct job *job)
 {
     struct train_result result;
     struct error err;
-    cr_assert_eq(distill_run(&job->trainer, job->teacher, &job->options, &result, &err), 0, "%s", err.text);
+    cr_assert_eq(distill_run(&job->trainer, &job->teacher, 1, &job->options, &result, &err), 0, "%s", err.text);
 }
 
 // One number of the line of `step` (from 1).
@@ -160,10 +160,51 @@ Test(distill, rules)
     }
 }
 
+// Which bits come out of so many teachers, the first ones of a, b, a.
+static void run_several(struct job *job, int n, const char *weights)
+{
+    struct error err;
+    struct train_result result;
+    struct model *other = tiny_model(2, 48, 9), *const teacher[] = {job->teacher, other, job->teacher};
+    json_free(job->options.teacher_weights);
+    job->options.teacher_weights = weights ? json_parse(weights, strlen(weights), "test", 0, &err) : NULL;
+    cr_assert_eq(distill_run(&job->trainer, teacher, n, &job->options, &result, &err), 0, "%s", err.text);
+    model_free(other);
+}
+
+// Two teachers of different widths and layers, answers and features of each; and the same in three, where one is there twice.
+Test(distill, several_teachers)
+{
+    static const char features[] = "[{\"loss\": \"hidden_mse\"}, {\"loss\": \"hidden_mse\", \"teacher\": 1}, {\"loss\": \"value_relation\", "
+                                   "\"teacher\": 1, \"weight\": 0.5}]";
+    struct job job[4];
+    struct error err;
+    for (int i = 0; i < 4; i++) {
+        threads_set(1 + i % 2);
+        job_init(&job[i]);
+        job[i].options.alpha = 0.6;
+        job[i].options.features = i < 2 ? json_parse(features, strlen(features), "test", 0, &err) : NULL;
+        run_several(&job[i], i == 3 ? 3 : 2, i == 3 ? "[1, 2, 1]" : i == 2 ? NULL : "[3, 1]");
+    }
+    cr_assert_arr_eq(job[0].student->data, job[1].student->data, (size_t)job[0].student->n_element * sizeof(float));
+    const double loss = 0.6 * 4 * logged(&job[0], 3, "kl") + 0.4 * logged(&job[0], 3, "ce") + logged(&job[0], 3, "hidden_mse") +
+                        logged(&job[0], 3, "hidden_mse_2") + 0.5 * logged(&job[0], 3, "value_relation");
+    cr_assert_gt(logged(&job[0], 3, "hidden_mse_2"), 0);
+    cr_assert_float_eq(logged(&job[0], 3, "loss"), loss, 1e-6 * loss);
+    cr_assert_float_eq(logged(&job[2], 1, "kl"), logged(&job[3], 1, "kl"), 1e-6);
+    for (int i = 0; i < 4; i++)
+        job_release(&job[i]);
+}
+
+static int check(const struct job *job, struct error *err)
+{
+    return distill_check(&job->options, &job->student->config, (const struct config *[]){&job->teacher->config}, 1, err);
+}
+
 static void refused(struct job *job, const char *says)
 {
     struct error err;
-    cr_assert_eq(distill_check(&job->options, &job->student->config, &job->teacher->config, &err), -1);
+    cr_assert_eq(check(job, &err), -1);
     cr_assert_not_null(strstr(err.text, says), "%s", err.text);
 }
 
@@ -180,7 +221,7 @@ Test(distill, refuses_what_does_not_fit)
     struct error err;
     job_init(&job);
     set_map(&job, "[[0, 0], [1, 2]]");
-    cr_assert_eq(distill_check(&job.options, &job.student->config, &job.teacher->config, &err), 0, "%s", err.text);
+    cr_assert_eq(check(&job, &err), 0, "%s", err.text);
     set_map(&job, "[[0, 3]]");
     refused(&job, "teacher layer from 0 to 2");
     set_map(&job, "[[2, 0]]");
@@ -195,6 +236,13 @@ Test(distill, refuses_what_does_not_fit)
     job.teacher->config.vocab = 300;
     refused(&job, "300 entries");
     job.teacher->config.vocab = TINY_VOCAB;
+    job.options.teacher_weights = json_parse("[0]", 3, "test", 0, &err);
+    refused(&job, "teacher_weights[0]: expected a number above 0");
+    json_free(job.options.teacher_weights);
+    job.options.teacher_weights = json_parse("[1, 1]", 6, "test", 0, &err);
+    refused(&job, "teacher_weights: expected a list of 1 numbers, one for each teacher");
+    json_free(job.options.teacher_weights);
+    job.options.teacher_weights = NULL;
     job.options.train.steps = 0;
     refused(&job, "steps");
     job_release(&job);

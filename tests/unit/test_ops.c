@@ -1192,7 +1192,7 @@ static void naive_log_softmax(const double *z, int64_t V, double temperature, do
 }
 
 struct head_scratch {
-    double *z, *z_teacher, *logp, *log_student, *log_teacher, *teacher_w, *teacher_row;
+    double *z, *z_teacher, *logp, *log_student, *log_teacher;
 };
 
 static void head_scratch_init(struct head_scratch *s, const struct op_case *c) {
@@ -1202,8 +1202,6 @@ static void head_scratch_init(struct head_scratch *s, const struct op_case *c) {
     s->logp = zeros(V);
     s->log_student = zeros(V);
     s->log_teacher = zeros(V);
-    s->teacher_w = c->head.teacher_w ? to_double(c->head.teacher_w->data, tensor_count(c->head.teacher_w)) : NULL;
-    s->teacher_row = c->head.teacher_w ? zeros(c->head.teacher_w->dim[1]) : NULL;
 }
 
 static void head_scratch_drop(struct head_scratch *s) {
@@ -1212,8 +1210,35 @@ static void head_scratch_drop(struct head_scratch *s) {
     free(s->logp);
     free(s->log_student);
     free(s->log_teacher);
-    free(s->teacher_w);
-    free(s->teacher_row);
+}
+
+// What all teachers say about row n: the mean of their probabilities and of their logits, into s.
+static void naive_teachers(const struct op_case *c, int64_t n, struct head_scratch *s) {
+    const struct head_spec *h = &c->head;
+    const int64_t V = c->in[1]->dim[0];
+    struct head_teacher first = {h->teacher_x, h->teacher_w, NULL, 1, h->teacher_cap};
+    double *p = zeros(V), *z = zeros(V);
+    for (int i = 0; i < h->n_further; i++)
+        first.weight -= h->further[i].weight;
+    for (int i = 0; i <= h->n_further; i++) {
+        const struct head_teacher *t = i ? &h->further[i - 1] : &first;
+        double *w = to_double(t->w->data, tensor_count(t->w)), *row = to_double(t->x + n * t->w->dim[1], t->w->dim[1]);
+        naive_logits(row, w, t->w, t->cap, s->z_teacher);
+        naive_log_softmax(s->z_teacher, V, h->temperature, s->log_teacher);
+        for (int64_t v = 0; v < V; v++) {
+            p[v] += t->weight * exp(s->log_teacher[v]);
+            z[v] += t->weight * s->z_teacher[v];
+        }
+        free(w);
+        free(row);
+    }
+    memcpy(s->z_teacher, z, (size_t)V * sizeof *z);
+    if (h->mean_logits)
+        naive_log_softmax(z, V, h->temperature, s->log_teacher);
+    for (int64_t v = 0; v < V && !h->mean_logits; v++)
+        s->log_teacher[v] = log(p[v]);
+    free(p);
+    free(z);
 }
 
 // CE and KL of row n; leaves the log probabilities in s.
@@ -1221,12 +1246,8 @@ static void naive_row(const struct op_case *c, double *const *x, int64_t n, stru
                       double *kl) {
     int64_t V = c->in[1]->dim[0], D = c->in[1]->dim[1];
     const struct tensor *teacher = c->head.teacher_w;
-    if (teacher) {
-        for (int64_t d = 0; d < teacher->dim[1]; d++)
-            s->teacher_row[d] = (double)c->head.teacher_x[n * teacher->dim[1] + d];
-        naive_logits(s->teacher_row, s->teacher_w, teacher, c->head.teacher_cap, s->z_teacher);
-        naive_log_softmax(s->z_teacher, V, c->head.temperature, s->log_teacher);
-    }
+    if (teacher)
+        naive_teachers(c, n, s);
     naive_logits(x[0] + n * D, x[1], c->in[1], c->head.cap, s->z);
     naive_log_softmax(s->z, V, 1, s->logp);
     *ce = -s->logp[c->head.targets[n]];
@@ -1339,7 +1360,31 @@ struct head_shape {
     double alpha, temperature, weight;
     int masked, hooked;
     double cap, teacher_cap;
+    int further; // teachers beside that one
 };
+
+#define FURTHER_MOST 3
+
+// Teachers of other widths and weights; released by drop_further.
+static void make_further(const struct head_shape *s, struct op_case *c, struct head_teacher further[FURTHER_MOST]) {
+    static const char *const names[FURTHER_MOST] = {"second", "third", "fourth"};
+    for (int i = 0; i < s->further; i++) {
+        const int64_t D = s->teacher_D + 3 * i - 2;
+        struct tensor *x = tensor_make(names[i], s->N, D, 1), *w = tensor_make(names[i], s->V, D, 0.7);
+        further[i] = (struct head_teacher){x->data, w, NULL, 0.2 + 0.05 * i, 0};
+        free(x->grad);
+        free(x);
+    }
+    c->head.further = further;
+    c->head.n_further = s->further;
+}
+
+static void drop_further(const struct head_shape *s, struct head_teacher further[FURTHER_MOST]) {
+    for (int i = 0; i < s->further; i++) {
+        free((float *)further[i].x);
+        tensor_drop((struct tensor *)further[i].w);
+    }
+}
 
 // divergence [DIVERGENCES]: weights; NULL: KL alone.
 static void check_soft_head(const struct head_shape *s, const double *divergence, double beta, int differences) {
@@ -1360,6 +1405,7 @@ static void check_soft_head(const struct head_shape *s, const double *divergence
     struct weight_hook hook = {.context = c.in[1]->data, .rows = hook_rows, .backward = hook_backward};
     struct tensor *teacher_x = NULL, *teacher_w = NULL;
     struct weight_hook teacher_hook;
+    struct head_teacher further[FURTHER_MOST];
     if (s->hooked)
         c.in[1]->hook = &hook;
     c.head = (struct head_spec){.targets = targets, .alpha = s->alpha, .temperature = s->temperature, .weight = s->weight,
@@ -1372,6 +1418,8 @@ static void check_soft_head(const struct head_shape *s, const double *divergence
             teacher_w->hook = &teacher_hook;
         c.head.teacher_x = teacher_x->data;
         c.head.teacher_w = teacher_w;
+        make_further(s, &c, further);
+        c.head.mean_logits = divergence && divergence[DIVERGENCE_MSE] > 0;
     }
     c.n_out = 1;
     double *x[2] = {to_double(c.in[0]->data, s->N * s->D), to_double(c.in[1]->data, s->V * s->D)};
@@ -1397,6 +1445,7 @@ static void check_soft_head(const struct head_shape *s, const double *divergence
     if (teacher_x) {
         tensor_drop(teacher_x);
         tensor_drop(teacher_w);
+        drop_further(s, further);
     }
     free(targets);
 }
@@ -1408,20 +1457,33 @@ Test(ops, head_loss) {
     for (int a = 0; a < 3; a++)
         for (int t = 0; t < 3; t++)
             for (int masked = 0; masked < 2; masked++) {
-                struct head_shape s = {13, 12, 29, 20, alphas[a], temperatures[t], 1, masked, 0, 0, 0};
+                struct head_shape s = {13, 12, 29, 20, alphas[a], temperatures[t], 1, masked, 0, 0, 0, 0};
                 check_head(&s, 1);
             }
-    struct head_shape plain[] = {{1, 4, 2, 0, 0, 1, 1, 0, 0, 0, 0},
-                                 {13, 12, 29, 0, 0.7, 2, 0.25, 1, 0, 0, 0},
-                                 {40, 8, 257, 8, 0.7, 2, 0.5, 1, 0, 0, 0},
-                                 {13, 12, 29, 20, 0.7, 2, 1, 1, 1, 0, 0},
-                                 {30, 16, 64, 0, 0, 1, 1, 0, 1, 0, 0},
-                                 {13, 12, 29, 0, 0, 1, 1, 1, 0, 1.5, 0},
-                                 {13, 12, 29, 20, 0.7, 2, 1, 1, 1, 1.5, 0},
-                                 {13, 12, 29, 20, 1, 3, 0.5, 0, 0, 0, 1.2},
-                                 {40, 8, 257, 8, 0.7, 2, 0.5, 1, 0, 2, 1.2}};
+    struct head_shape plain[] = {{1, 4, 2, 0, 0, 1, 1, 0, 0, 0, 0, 0},
+                                 {13, 12, 29, 0, 0.7, 2, 0.25, 1, 0, 0, 0, 0},
+                                 {40, 8, 257, 8, 0.7, 2, 0.5, 1, 0, 0, 0, 0},
+                                 {13, 12, 29, 20, 0.7, 2, 1, 1, 1, 0, 0, 0},
+                                 {30, 16, 64, 0, 0, 1, 1, 0, 1, 0, 0, 0},
+                                 {13, 12, 29, 0, 0, 1, 1, 1, 0, 1.5, 0, 0},
+                                 {13, 12, 29, 20, 0.7, 2, 1, 1, 1, 1.5, 0, 0},
+                                 {13, 12, 29, 20, 1, 3, 0.5, 0, 0, 0, 1.2, 0},
+                                 {40, 8, 257, 8, 0.7, 2, 0.5, 1, 0, 2, 1.2, 0}};
     for (size_t i = 0; i < sizeof plain / sizeof plain[0]; i++)
         check_head(&plain[i], 1);
+}
+
+// Two and four teachers at once: the mean of their probabilities in every divergence, of their logits in mse.
+Test(ops, head_of_several_teachers) {
+    for (int d = 0; d < DIVERGENCES; d++)
+        for (int further = 1; further <= FURTHER_MOST; further += 2) {
+            double weight[DIVERGENCES] = {0};
+            weight[d] = 1;
+            const struct head_shape s = {7, 6, 29, 10, 0.6, 1, 0.5, 1, 0, 0, 0, further}, warm = {9, 8, 777, 8, 1, 3, 1, 0, 1, 0, 0, further};
+            check_soft_head(&s, weight, 0.3, d != DIVERGENCE_TV);
+            if (d != DIVERGENCE_TV) // whose gradient jumps where two probabilities meet: of so many some meet within bf16's rounding
+                check_soft_head(&warm, weight, 0.5, 0);
+        }
 }
 
 // Each divergence alone, and all at once. Total variation has corners, which a step as long as f32 needs crosses: its gradient is
@@ -1433,8 +1495,8 @@ Test(ops, head_divergences) {
             double weight[DIVERGENCES];
             for (int k = 0; k < DIVERGENCES; k++)
                 weight[k] = d == DIVERGENCES ? 0.3 + 0.1 * k : d == k;
-            const struct head_shape s = {7, 6, 29, 10, t ? 1 : 0.6, temperatures[t], 0.5, 1, t, 0, 0},
-                                    wide = {9, 8, 777, 8, 0.7, temperatures[t], 1, 0, 0, 0, 0};
+            const struct head_shape s = {7, 6, 29, 10, t ? 1 : 0.6, temperatures[t], 0.5, 1, t, 0, 0, 0},
+                                    wide = {9, 8, 777, 8, 0.7, temperatures[t], 1, 0, 0, 0, 0, 0};
             check_soft_head(&s, weight, betas[t], d < DIVERGENCE_TV || d == DIVERGENCE_MSE);
             check_soft_head(&wide, weight, betas[t], 0);
         }
@@ -1447,7 +1509,7 @@ Test(ops, head_loss_in_chunks) {
         int64_t V = vocabularies[i], chunk = head_chunk_rows(1 << 20, V), N = chunk + chunk / 2 + 3;
         cr_assert(chunk > 0 && head_chunk_rows(N, V) < N, "the case does not cross a chunk: %ld rows, chunks of %ld",
                   (long)N, (long)head_chunk_rows(N, V));
-        struct head_shape s = {N, 4, V, i == 0 ? 6 : 0, 0.7, 2, 1, 1, 0, i == 0 ? 2 : 0, 0};
+        struct head_shape s = {N, 4, V, i == 0 ? 6 : 0, 0.7, 2, 1, 1, 0, i == 0 ? 2 : 0, 0, 0};
         check_head(&s, 0);
     }
 }

@@ -65,7 +65,8 @@ Test(recipe, paths_of_overrides_start_at_the_current_folder) {
     cr_assert_str_eq(r.model, other);
     cr_assert_eq(r.model[0], '/');
     cr_assert_str_eq(r.data.eval.item[0], eval);
-    cr_assert_str_neq(r.stage[1].type->teacher(&r.stage[1]), "t");
+    cr_assert_str_neq(r.stage[1].type->teacher(&r.stage[1], 0), "t");
+    cr_assert_null(r.stage[1].type->teacher(&r.stage[1], 1));
     free(other);
     free(eval);
     recipe_release(&r);

@@ -317,7 +317,7 @@ static struct model *trained(const struct job *j, int from_cache, int threads, d
         cr_assert_eq(distill_run_cached(&t, &c, &o, &r, &err), 0, "%s", err.text);
         teacher_cache_close(&c);
     } else {
-        cr_assert_eq(distill_run(&t, j->teacher, &o, &r, &err), 0, "%s", err.text);
+        cr_assert_eq(distill_run(&t, &j->teacher, 1, &o, &r, &err), 0, "%s", err.text);
     }
     *last = r.last_loss;
     options_release(distill_option_table, &o);

@@ -205,7 +205,7 @@ Test(training_golden, distillation_run) {
     t.options = o.train;
     struct train_result r;
     struct error err;
-    cr_assert_eq(distill_run(&t, f.teacher, &o, &r, &err), 0, "%s", err.text);
+    cr_assert_eq(distill_run(&t, &f.teacher, 1, &o, &r, &err), 0, "%s", err.text);
     double loss[STEPS], norm[STEPS];
     read_curve(folder, "loss", loss);
     read_curve(folder, "norm", norm);
