@@ -1,7 +1,7 @@
 // chain.c: the stages of one recipe, one after the other, and the rows that measure what they made.
 //
 // A stage's hash covers everything that decides its result: version, type, options, the model it starts from (by the
-// hash of the stage that made it, or of the parent's files), teacher, texts, seed, precision. DONE with that hash:
+// hash of the stage that made it, or of the parent's files), teacher, other files that options name, texts, seed, precision. DONE with that hash:
 // skipped. A folder without DONE but begun with that hash: gone on with. Anything else in its place is removed and
 // made again.
 #include <fcntl.h>
@@ -32,6 +32,24 @@ static int hash_teachers(const struct recipe *r, const struct stage *stage, stru
     return 0;
 }
 
+struct file_hashing { // lifetime: one call of stage_hash
+    const struct recipe *recipe;
+    struct hasher *hasher;
+};
+
+static int hash_stage_file(void *context, const char *name, int shape_only, struct error *err) {
+    const struct file_hashing *f = context;
+    char text[HASH_TEXT];
+    if (!name)
+        return 0;
+    char *path = recipe_path(f->recipe, name);
+    const int status = model_hash(path, shape_only, text, err);
+    free(path);
+    if (status == 0)
+        hasher_add_text(f->hasher, text);
+    return status;
+}
+
 static int stage_hash(const struct run *run, const struct recipe *r, int index, const char *input_hash, const char *text_hash,
                       char out[HASH_TEXT], struct error *err) {
     const struct stage *stage = &r->stage[index];
@@ -52,6 +70,9 @@ static int stage_hash(const struct run *run, const struct recipe *r, int index, 
     hasher_add_text(h, run->inputs->eval.hash);
     hasher_add(h, numbers, sizeof numbers);
     int result = hash_teachers(r, stage, h, err);
+    struct file_hashing files = {r, h};
+    if (result == 0 && stage->type->files)
+        result = stage->type->files(stage, hash_stage_file, &files, err);
     hasher_end(h, out);
     free(text);
     json_free(options);

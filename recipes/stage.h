@@ -68,6 +68,7 @@ int forecast_check_images(const struct forecast *f, const struct train_options *
 // A stage that begins with fresh weights of another folder's shape (NULL: it does not) leaves a model of that shape.
 int forecast_fresh(struct forecast *f, const char *shape, struct error *err);
 
+typedef int stage_file(void *context, const char *path, int shape_only, struct error *err); // path NULL: not given
 struct stage_type {
     const char *name;
     const struct option *table;
@@ -80,6 +81,8 @@ struct stage_type {
     int takes_words;    // learns masked words, too
     int (*needs_text)(const struct stage *s);                    // training text; NULL: no
     const char *(*teacher)(const struct stage *s, size_t i);     // the path of a further model, NULL behind the last; NULL: never
+    // Other files and folders that options name and that decide the result: calls add for each. NULL: none.
+    int (*files)(const struct stage *s, stage_file *add, void *context, struct error *err);
     // Checks what one option row cannot; fills defaults that depend on other stages. NULL: nothing. where: for
     // messages.
     int (*validate)(struct recipe *r, int index, const char *where, struct error *err);

@@ -22,6 +22,10 @@ static const char *teacher_path(const struct stage *s, size_t i) {
     return i < teacher->count ? teacher->item[i] : NULL;
 }
 
+static int files(const struct stage *s, stage_file *add, void *context, struct error *err) {
+    return add(context, ((const struct distill_options *)s->options)->shape, 1, err);
+}
+
 static int has_teachers(const struct distill_options *o) { return o->teacher.count > 0; }
 
 static int validate(struct recipe *r, int index, const char *where, struct error *err) {
@@ -243,6 +247,7 @@ const struct stage_type stage_distill = {.name = "distill",
                                          .takes_examples = 1,
                                          .takes_words = 1,
                                          .teacher = teacher_path,
+                                         .files = files,
                                          .validate = validate,
                                          .forecast = forecast,
                                          .run = run};

@@ -79,6 +79,15 @@ int forecast_gguf(struct forecast *f, const struct gguf_export_options *options,
     return result;
 }
 
+static int files(const struct stage *s, stage_file *add, void *context, struct error *err) {
+    const struct quantize_options *o = s->options;
+    TRY(add(context, o->imatrix, 0, err));
+    TRY(add(context, o->plan, 0, err));
+    for (size_t i = 0; i < o->calibration.count; i++)
+        TRY(add(context, o->calibration.item[i], 0, err));
+    return 0;
+}
+
 static int forecast(struct forecast *f, struct error *err) {
     struct gguf_export_options options = export_options(f->recipe->stage[f->index].options);
     f->flops = 60 * (double)config_parameters(&f->in); // the encoders' searches, about
@@ -112,6 +121,7 @@ const struct stage_type stage_quantize = {.name = "quantize",
                                           .size = sizeof(struct quantize_options),
                                           .keeps_model = 1,
                                           .needs_text = quantize_method_needs_text,
+                                          .files = files,
                                           .validate = validate,
                                           .forecast = forecast,
                                           .run = run};

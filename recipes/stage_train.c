@@ -26,6 +26,10 @@ static int needs_text(const struct stage *s) {
     return 1;
 }
 
+static int files(const struct stage *s, stage_file *add, void *context, struct error *err) {
+    return add(context, ((const struct train_stage_options *)s->options)->shape, 1, err);
+}
+
 static int validate(struct recipe *r, int index, const char *where, struct error *err) {
     struct train_stage_options *o = r->stage[index].options;
     if (o->inherit && !o->shape)
@@ -92,6 +96,7 @@ const struct stage_type stage_train = {.name = "train",
                                        .takes_images = 1,
                                        .takes_examples = 1,
                                        .takes_words = 1,
+                                       .files = files,
                                        .validate = validate,
                                        .forecast = forecast,
                                        .run = run};

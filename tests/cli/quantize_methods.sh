@@ -66,6 +66,16 @@ echo '{"tensors": {"blk.0.attn_q.weight": "Q9"}}' > bad.json
 refused 1 'found type "Q9"' "$PDQ" quantize m -o x.gguf --plan bad.json
 refused 2 'one of --target-bits and --target-bytes' "$PDQ" bits m --data text.txt -o x.json
 
+# a plan that was edited is another input: a run that is there is not taken for done
+echo '{"name": "r", "model": "m", "data": {"eval": "held.txt", "seq_len": 32, "eval_tokens": 600}, "stages": [{"quantize": {"type": "Q4_K", "plan": "own.json"}}]}' > r.json
+quiet "$PDQ" run r.json -o r
+quiet "$PDQ" run r.json -o r
+grep -q 'done before' err.txt || fail "the same run again: $(cat err.txt)"
+before=$(cksum r/*/*.gguf)
+echo '{"tensors": {"blk.0.attn_q.weight": "Q2_K"}}' > own.json
+quiet "$PDQ" run r.json -o r
+[ "$before" != "$(cksum r/*/*.gguf)" ] || fail "an edited plan left the file as it was"
+
 # weights that are no numbers, with and without a method
 python3 - << 'END' || fail "cannot break a model"
 import glob, json, struct
