@@ -38,7 +38,7 @@ edited e 'c["model_type"] = "mamba"'; bad 'mamba' e
 edited e 'c["hidden_act"] = "relu"'; bad 'relu' e
 edited e 'c["num_attention_heads"] = 3'; bad 'num_attention_heads|num_key_value_heads' e
 edited e 'c["intermediate_size"] = 96'; bad 'mlp\.(gate|up|down)_proj.*' e
-edited e 'c["sliding_window"] = 64; c["model_type"] = "mistral"'; bad 'sliding_window' e
+edited e 'c["sliding_window"] = "wide"; c["model_type"] = "mistral"'; bad 'sliding_window' e
 edited e 'length = 1 << 60'; bad 'model.safetensors.*header' e
 edited e 'h = b"{not json"'; bad 'model.safetensors' e
 edited e "h['$up']['data_offsets'][1] += 1 << 40"; bad "$up" e

@@ -78,8 +78,8 @@ sed -i 's/\[MASK\]/[OTHER]/' unmasked/vocab.txt
 blocks='works on attention and feed-forward blocks; a bilstm model has none'
 refused 1 "$blocks" "$PDQ" prune alone/01-train -o bad --ffn 0.5 --score l2
 refused 1 "$blocks" "$PDQ" sparsify alone/01-train -o bad --sparsity 0.5 --score magnitude
-refused 1 'GGUF: a bilstm model is not written yet' "$PDQ" quantize alone/01-train -o bad.gguf
-refused 1 'GGUF: a bilstm model is not written yet' "$PDQ" export alone/01-train -o bad.gguf
+refused 1 'GGUF: a bilstm model has no place there' "$PDQ" quantize alone/01-train -o bad.gguf
+refused 1 'GGUF: a bilstm model has no place there' "$PDQ" export alone/01-train -o bad.gguf
 refused 1 'a model that reads both ways .model_type bilstm.' "$PDQ" generate alone/01-train --prompt good
 states='a bilstm model has no blocks whose states could be compared'
 refused 1 "distill.hidden: $states" "$PDQ" run distill.json -o bad --set distill.hidden=1
