@@ -179,9 +179,11 @@ static int add_lacking(struct making *m, const unsigned char *wanted, struct err
         window[n++] = w;
         if (n < BATCH && done + n < total)
             continue;
-        if (interrupted() && fflush(m->writer.stream) == 0)
+        if (interrupted()) { // what a full disk keeps back is asked for again
+            fflush(m->writer.stream);
             return error_set(err, "%s: interrupted after %lld of %lld windows; run the same command again to go on", m->writer.path,
                              (long long)done, (long long)total);
+        }
         TRY(add_batch(m, window, n, err));
         done += n;
         n = 0;

@@ -70,7 +70,7 @@ void bit_plan_solve(struct bit_plan *p, int64_t bytes)
     const double spare = (double)(bytes - smallest_bytes(p)), unit = spare > UNITS ? spare / UNITS : 1;
     const int64_t n = (int64_t)(spare / unit) + 1 + (unit > 1 ? p->n_tensor : 0);
     double *best = xcalloc((size_t)n, sizeof *best, "bit plan"), *next = xcalloc((size_t)n, sizeof *next, "bit plan");
-    signed char *choice = xmalloc((size_t)(p->n_tensor * n), "bit plan");
+    signed char *choice = xcalloc((size_t)(p->n_tensor * n), 1, "bit plan"); // the smallest type, where a loss is no number
     for (int64_t i = 0; i < p->n_tensor; i++)
         spend(&p->tensor[i], unit, n, best, next, choice + i * n);
     int64_t u = n;

@@ -17,9 +17,11 @@ static int draw_batches(struct file_writer *w, struct model *m, const struct sam
     for (int64_t first = whole * p->batch; first < p->documents; first += p->batch) {
         const int64_t n = p->documents - first < p->batch ? p->documents - first : p->batch;
         sample_batch(m, p, first, n, ids);
-        if (interrupted() && fflush(w->stream) == 0)
+        if (interrupted()) { // what a full disk keeps back is drawn again
+            fflush(w->stream);
             return error_set(err, "sample: interrupted after %ld of %ld documents; run the same command again to go on", (long)first,
                              (long)p->documents);
+        }
         TRY(file_writer_put(w, ids, (size_t)(n * bytes), err));
         progress_update(&progress, (first + n) * p->length, "%s", "");
     }
@@ -48,6 +50,10 @@ int sampled_read(struct text_input *to, const char *path, const struct tokenizer
     *to = (struct text_input){.sampled = 1, .data = {.token = xmalloc((n + 1) * sizeof *to->data.token, "sampled tokens"), .n_token = (int64_t)n}};
     memcpy(to->data.token, map.data, n * sizeof *to->data.token);
     file_unmap(&map);
+    if (dataset_check(&to->data, tokenizer_size(t), path, err) < 0) {
+        dataset_release(&to->data);
+        return error_prefix(err, "damaged; remove the stage's folder to draw again");
+    }
     free(tokenizer_decode(t, to->data.token, n, &len));
     to->data.text_bytes = (int64_t)len;
     return 0;

@@ -29,7 +29,7 @@ const struct option stage_quantize_table[] = {
     {ROW("plan", OPTION_STRING, plan), NULL, 0, 0, NULL, "PLAN.json", "types of single matrices, from pdq bits; what it does not name gets --type's"},
     {ROW("damping", OPTION_DOUBLE, damping), "0.01", 1e-9, 10, NULL, "F", "gptq: share of the mean square that is added to all"},
     {ROW("act_order", OPTION_BOOL, act_order), "true", 0, 0, NULL, NULL,
-     "gptq: blocks with large inputs first, and large columns first within a block"},
+     "gptq: in what order: blocks with large inputs first, and large columns first within a block; else as they stand"},
     {.name = NULL}};
 #undef ROW
 

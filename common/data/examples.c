@@ -391,3 +391,16 @@ int64_t *examples_by_length(const struct examples *e)
     free(all);
     return order;
 }
+
+#define TOKENS_AT_ONCE 2048
+
+int64_t examples_at_once(const struct examples *e, const int64_t *order, int64_t at)
+{
+    int64_t B = 1;
+    for (; B < EXAMPLES_AT_ONCE && at + B < e->n; B++) { // sorted: the last is the longest
+        const int64_t last = order[at + B];
+        if ((B + 1) * (e->start[last + 1] - e->start[last]) > TOKENS_AT_ONCE)
+            break;
+    }
+    return B;
+}

@@ -70,6 +70,9 @@ void examples_mask(const struct examples *e, double share, uint64_t seed, uint64
 void examples_augment(const struct examples *e, double mask, double ngram, uint64_t seed, uint64_t index, struct example_batch *b);
 // What a model learns from a batch: the examples' spans, or their labels.
 static inline const int32_t *example_targets(const struct examples *e, const struct example_batch *b) { return e->span ? b->span : b->label; }
+// How many examples of such an order to run at once, from number `at` on: about 2,048 tokens with the padding, at most EXAMPLES_AT_ONCE.
+#define EXAMPLES_AT_ONCE 256
+int64_t examples_at_once(const struct examples *e, const int64_t *order, int64_t at);
 // The examples' numbers, shortest first: batches in this order have little padding. The caller frees.
 int64_t *examples_by_length(const struct examples *e);
 

@@ -7,9 +7,6 @@
 
 #include "common/base/error.h"
 
-#define BATCH_TOKENS 2048 // that go through the model at once, about
-#define BATCH_MOST 256    // sequences
-
 static void summarise(struct class_result *r, const struct examples *e)
 {
     const int64_t K = r->classes;
@@ -48,16 +45,12 @@ void evaluate_classes(struct class_result *r, struct model *m, const struct exam
     int64_t *order = examples_by_length(e);
     struct example_batch batch;
     struct tape tape;
-    double nll[BATCH_MOST];
-    int32_t top[BATCH_MOST];
-    example_batch_init(&batch, BATCH_MOST, e->longest);
+    double nll[EXAMPLES_AT_ONCE];
+    int32_t top[EXAMPLES_AT_ONCE];
+    example_batch_init(&batch, EXAMPLES_AT_ONCE, e->longest);
     tape_init(&tape, precision);
     for (int64_t at = 0, B; at < e->n; at += B) {
-        for (B = 1; B < BATCH_MOST && at + B < e->n; B++) { // sorted: the last is the longest
-            const int64_t last = order[at + B];
-            if ((B + 1) * (e->start[last + 1] - e->start[last]) > BATCH_TOKENS)
-                break;
-        }
+        B = examples_at_once(e, order, at);
         examples_pick(e, order + at, B, &batch);
         const struct forward f = {
             .ids = batch.ids, .B = batch.B, .T = batch.T, .length = batch.length, .types = batch.types, .checkpoint = 1};

@@ -10,8 +10,6 @@
 #include "common/base/error.h"
 #include "common/eval/span_score.h"
 
-#define BATCH_TOKENS 4096 // that go through the model at once, about
-#define BATCH_MOST 64     // sequences
 #define MOST_TOKENS 30    // of an answer, as in BERT's code
 
 struct found { // in one window, or in all of a question's
@@ -41,14 +39,10 @@ static void run_windows(struct found *found, struct model *m, const struct examp
     int64_t *order = examples_by_length(e);
     struct example_batch batch;
     struct tape tape;
-    example_batch_init(&batch, BATCH_MOST, e->longest);
+    example_batch_init(&batch, EXAMPLES_AT_ONCE, e->longest);
     tape_init(&tape, precision);
     for (int64_t at = 0, B; at < e->n; at += B) {
-        for (B = 1; B < BATCH_MOST && at + B < e->n; B++) { // sorted: the last is the longest
-            const int64_t last = order[at + B];
-            if ((B + 1) * (e->start[last + 1] - e->start[last]) > BATCH_TOKENS)
-                break;
-        }
+        B = examples_at_once(e, order, at);
         examples_pick(e, order + at, B, &batch);
         const struct forward f = {.ids = batch.ids, .B = batch.B, .T = batch.T, .length = batch.length, .types = batch.types, .checkpoint = 1};
         struct tensor *x = model_forward(m, &tape, &f);
