@@ -26,6 +26,12 @@ for file in 01-sample/tokens 01-sample/text.jsonl 03-distill/model.safetensors 0
     cmp alone/$file killed/$file || fail "$file differs"
 done
 absent killed/01-sample/tokens.part
+# a damaged file of tokens is one message, not an index past the embedding
+cp -r alone damaged
+rm -rf damaged/02-prune damaged/03-distill
+printf '\377\377\377\177' | dd of=damaged/01-sample/tokens bs=4 seek=7 conv=notrunc status=none
+"$PDQ" run r.json -o damaged > /dev/null 2> err.txt
+[ $? = 1 ] && grep -q "damaged; remove the stage's folder to draw again.*token 7 " err.txt || fail "damaged tokens: $(cat err.txt)"
 # other text, another model; text of a file and drawn text in one run
 "$PDQ" run r.json -o other --set seed=2 > /dev/null 2> err.txt || fail "seed 2: $(cat err.txt)"
 cmp -s alone/01-sample/tokens other/01-sample/tokens && fail "seed 2 draws the same"
