@@ -11,6 +11,7 @@
 #include "recipes/stage.h"
 
 #define ANSWER_BYTES 3 // of an entry of a teacher cache, about
+#define DRAW_BYTES 1   // of a possible draw there, about
 
 static int needs_text(const struct stage *s) {
     (void)s;
@@ -90,7 +91,7 @@ static int forecast_answers(struct forecast *f, const struct distill_options *o,
     char *path = answers_file(f->recipe, o);
     *has_teacher = !path || !file_exists(path);
     if (*has_teacher)
-        f->disk += tokens * o->top_k * ANSWER_BYTES;
+        f->disk += tokens * (o->top_k * ANSWER_BYTES + o->tail_draws * DRAW_BYTES);
     free(path);
     return 0;
 }
