@@ -38,7 +38,8 @@ static struct tensor *cached_loss(void *context, struct tape *tape, const struct
     struct cached *c = context;
     struct model *student = c->trainer->model;
     const double T = c->options->temperature, alpha = distill_alpha(c->options, c->steps, step);
-    read_batch(c);
+    if (!forward->again)
+        read_batch(c);
     struct tensor *x = model_forward(student, tape, forward);
     const struct head_spec spec = {.targets = targets,
                                    .top = &c->top,
