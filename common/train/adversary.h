@@ -4,7 +4,8 @@
 //   r = epsilon g / ||g||,    loss(s) + loss(s + r) is what the step makes smaller
 //
 // The norm is that of the whole sequence. Embeddings are taken as they are, not normalised as the paper's recurrent models have them: every
-// architecture here normalises them, or what it adds to them, itself.
+// architecture here normalises them, or what it adds to them, itself. So epsilon is a length in the embeddings' own units: rows of a BERT's
+// are about 1.4 long, those of fresh weights sqrt(width) / 50.
 #ifndef PDQ_ADVERSARY_H
 #define PDQ_ADVERSARY_H
 

@@ -17,13 +17,13 @@ JSON
 
 text='"data": {"train": "text.txt", "eval": "text.txt", "seq_len": 32, "eval_tokens": 200}'
 table='"data": {"train": ["table.tsv"], "eval": ["table.tsv"], "seq_len": 24, "validation": 10}'
-all='"ema": 0.9, "fgm": 0.1'
+all='"ema": 0.9, "fgm": 0.01' # fresh embeddings are that small
 cat > causal.json <<JSON
 {"model": "m", $text, "stages": [{"prune": {"ffn": 0.5, "score": "magnitude"}}, {"distill": {"steps": 6, "batch": 2, $all, "freeze": ["*embed*"], "rates": {"*norm*": 0.1}}},
  {"train": {"steps": 6, "batch": 2, $all, "lora": {"rank": 2}}}]}
 JSON
 cat > encoder.json <<JSON
-{"model": "bert", $table, "stages": [{"train": {"init": true, "steps": 40, "batch": 8, "learning_rate": 3e-3, $all, "freeze": "*position*", "eval_every": 20, "keep_best": true}}]}
+{"model": "bert", $table, "stages": [{"train": {"init": true, "steps": 40, "batch": 8, "learning_rate": 1e-2, $all, "freeze": "*position*", "eval_every": 20, "keep_best": true}}]}
 JSON
 cat > taught.json <<JSON
 {"model": "encoder-1/01-train", $table, "stages": [{"prune": {"ffn": 0.5, "score": "magnitude"}},
