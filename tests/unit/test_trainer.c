@@ -384,6 +384,31 @@ Test(trainer, accumulation_is_a_larger_batch)
     job_release(&job[1]);
 }
 
+// The same of one step's gradient, to the rounding of sums in another order; also of moved embeddings, which are moved sequence by sequence.
+Test(trainer, accumulated_gradients_are_those_of_a_larger_batch)
+{
+    static const char *const options[] = {"{}", "{\"fgm\": 0.3}"};
+    for (size_t k = 0; k < sizeof options / sizeof *options; k++) {
+        struct job job[2];
+        double largest = 0, worst = 0;
+        for (int i = 0; i < 2; i++) {
+            job_init(&job[i], NULL);
+            set_options(&job[i], options[k]);
+            job[i].trainer.options.batch = i ? 1 : 4;
+            job[i].trainer.seq_len = 21;
+            model_want_gradients(job[i].model);
+            trainer_gradient(&job[i].trainer, 0, i ? 4 : 1);
+        }
+        for (int64_t e = 0; e < job[0].model->n_element; e++) {
+            largest = fmax(largest, fabs((double)job[0].model->grad[e]));
+            worst = fmax(worst, fabs((double)job[0].model->grad[e] - (double)job[1].model->grad[e]));
+        }
+        cr_expect(worst < (k ? 1e-5 : 2e-6) * largest, "%s: %g of %g", options[k], worst, largest); // the move itself is rounded, too
+        job_release(&job[0]);
+        job_release(&job[1]);
+    }
+}
+
 Test(trainer, refuses)
 {
     struct job job;
