@@ -43,7 +43,8 @@ static struct tensor *cached_loss(void *context, struct tape *tape, const struct
     const double T = c->options->temperature, alpha = distill_alpha(c->options, c->steps, step);
     double divergence[DIVERGENCES];
     answers_at(&c->answers, distill_share_done(c->steps, step), divergence);
-    read_batch(c, targets);
+    if (!forward->again)
+        read_batch(c, targets);
     struct tensor *x = model_forward(student, tape, forward);
     const struct head_spec spec = {.targets = targets,
                                    .top = &c->top,

@@ -244,6 +244,7 @@ static void teachers_forward(struct distillation *d, const struct forward *forwa
         struct forward f = *forward;
         f.taps = t->shown.taps.want ? &t->shown.taps : NULL;
         f.dropout = NULL;
+        f.shift = NULL; // the student's input alone is moved
         // Drops a layer's inner values, where nobody asks for them; nothing records there.
         f.checkpoint = !(t->shown.taps.want & TAP_QKV);
         tape_reset(&t->tape); // here, not after the step: the backward pass still reads the teacher's values
@@ -258,7 +259,8 @@ static struct tensor *distill_loss(void *context, struct tape *tape, const struc
     const int shows = d->features.n > 0;
     struct forward student_forward = *forward;
     student_forward.taps = shows ? &d->student_shown.taps : NULL;
-    teachers_forward(d, forward);
+    if (!forward->again) // what the teachers said is still there
+        teachers_forward(d, forward);
     struct tensor *x = model_forward(d->student, tape, &student_forward);
     struct head_teacher further[TEACHERS_MOST];
     for (int i = 1; i < d->n_teacher; i++) {
