@@ -50,6 +50,7 @@ const struct option distill_option_table[] = {
     {"layer_map", OPTION_JSON, AT(layer_map), NULL, 0, 0, NULL, "MAP",
      "which student layer follows which teacher layer: " LAYER_MAPS ", or [[S,T],...] from 0"},
     {"features", OPTION_JSON, AT(features), NULL, 0, 0, NULL, "[{...},...]", "losses on features"},
+    FAKE_QUANT_ROWS(struct distill_options, fake.),
     TRAIN_OPTION_ROWS(struct distill_options, train.),
     {0}};
 

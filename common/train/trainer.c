@@ -325,6 +325,8 @@ static int train_step(struct run *r, struct error *err)
     const struct train_options *o = &t->options;
     double started = timer_now();
     struct loss_parts parts;
+    if (t->refresh)
+        TRY(t->refresh(t->refresh_context, err));
     accumulate_gradients(r, &parts);
     if (t->remask)
         t->remask(t->remask_context, r->state.step, t->model, r->is_zero, r->optimizer.m, r->optimizer.v);
@@ -367,6 +369,8 @@ static int evaluate_held_out(struct run *r, struct error *err)
         return 0;
     double loss;
     char note[HELD_OUT_NOTE] = "";
+    if (t->refresh)
+        TRY(t->refresh(t->refresh_context, err));
     if (t->held_out(t->held_out_context, s->best_held_out, &loss, note, err) < 0)
         return interrupted() ? 0 : -1;
     if (!isfinite(loss))
