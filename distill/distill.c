@@ -347,7 +347,9 @@ int distill_run(struct trainer *t, struct model *const *teacher, int n, const st
     trainer.loss = distill_loss;
     trainer.context = &d;
     trainer.identity = identity;
-    trainer.beside = d.features.projections;
+    if (d.features.projections && t->beside)
+        BUG("distill_run: projections beside other parameters");
+    trainer.beside = t->beside ? t->beside : d.features.projections;
     int status = trainer_run(&trainer, r, err);
     teachers_release(&d);
     features_release(&d.features);

@@ -8,15 +8,21 @@
 #include <string.h>
 
 #include "quant/block_codes.h"
+#include "quant/blocks_grid.h"
+#include "quant/blocks_simd.h"
 #include "quant/gguf_rows.h"
 #include "quant/overlay.h"
 
 #define BLOCK_BYTES_MAX 512
+#define SCALE_ARRAYS 5 // of learned scales: at first; logarithms, their gradients and two moments
 
 struct fake_weight { // of one parameter
     struct weight_hook hook; // its context is this struct
     float *value;            // [rows, columns] what the file would hold; NULL: no hook
     unsigned char *clipped;  // [rows, columns] 1: beyond the levels; NULL: a format of floats, which has none
+    const struct grid_format *grid; // of learned scales; NULL: the encoder chooses them
+    float *start;            // [rows, columns / 32] the learned ones at first
+    struct parameter *log;   // [rows, columns / 32] logarithms of what they were multiplied by since
 };
 
 // The two ends of what each value of a block can be.
@@ -86,13 +92,42 @@ static void backward(void *context, const struct tensor *w, int64_t row0, int64_
         gradient[i] = clipped[i] ? 0.0f : gradient[i];
 }
 
+// The same, and before that the gradient of the scales' logarithms. Rows of different threads have different scales.
+static void backward_learned(void *context, const struct tensor *w, int64_t row0, int64_t n, float *gradient)
+{
+    const struct fake_weight *f = context;
+    const int64_t columns = tensor_columns(w), first = row0 * columns;
+    for (int64_t at = first; at < first + n * columns; at += GRID_ELEMENTS) {
+        double sum = 0;
+        for (int64_t i = at; i < at + GRID_ELEMENTS; i++) // d times (code - w / d), or times the end's code
+            sum += (double)gradient[i - first] * (double)(f->clipped[i] ? f->value[i] : f->value[i] - w->data[i]);
+        f->log->t.grad[at / GRID_ELEMENTS] += (float)sum;
+    }
+    backward(context, w, row0, n, gradient);
+}
+
 // Does the file hold the tensor otherwise than as f32 values of the model?
 static int is_rounded(const struct gguf_plan_tensor *t)
 {
     return t->written && t->n_dim == 2 && strcmp(t->format->name, "F32") != 0;
 }
 
-int64_t fake_quant_bytes(const struct gguf_plan *plan)
+// Can scales of the tensor's blocks be learned? (Its columns must be the model's own, or blocks would not be the model's.)
+static const struct grid_format *grid_of(const struct gguf_plan_tensor *t)
+{
+    const struct parameter *p = t->source[0];
+    return is_rounded(t) && p && tensor_columns(&p->t) == t->dim[1] ? grid_format_find(t->format->name) : NULL;
+}
+
+int fake_quant_can_learn(const struct gguf_plan *plan)
+{
+    for (int64_t i = 0; i < plan->n_tensor; i++)
+        if (grid_of(&plan->tensor[i]))
+            return 1;
+    return 0;
+}
+
+int64_t fake_quant_bytes(const struct gguf_plan *plan, int learned)
 {
     int64_t bytes = 0, largest = 0;
     for (int64_t i = 0; i < plan->n_tensor; i++)
@@ -100,6 +135,8 @@ int64_t fake_quant_bytes(const struct gguf_plan *plan)
             const struct parameter *p = plan->tensor[i].source[k];
             const int64_t n = p ? tensor_count(&p->t) : 0;
             bytes += n * (int64_t)(sizeof(float) + sizeof(unsigned char));
+            if (learned && grid_of(&plan->tensor[i]))
+                bytes += n / GRID_ELEMENTS * SCALE_ARRAYS * (int64_t)sizeof(float);
             largest = n > largest ? n : largest;
         }
     return bytes + largest * (int64_t)sizeof(float); // a gradient before it goes through
@@ -136,6 +173,47 @@ int fake_quant_plan(struct gguf_plan *plan, const struct model *m, const struct 
     return -1;
 }
 
+// The scales that the encoder chooses for the weights at the start.
+static void learn_scales(struct fake_weight *f, const struct parameter *source, const struct gguf_plan_tensor *t, struct parameter *log)
+{
+    const int64_t n = tensor_count(&source->t), C = tensor_columns(&source->t), blocks = C / GRID_ELEMENTS;
+    f->grid = grid_of(t);
+    f->start = xmalloc((size_t)(n / GRID_ELEMENTS) * sizeof *f->start, "scales");
+    f->log = log;
+    f->hook.backward = backward_learned;
+    uint8_t *row = xmalloc((size_t)block_row_bytes(t->format, C), "blocks of a row");
+    for (int64_t r = 0; r < n / C; r++) {
+        t->format->encode(source->t.data + r * C, NULL, C, row);
+        for (int64_t b = 0; b < blocks; b++)
+            f->start[r * blocks + b] = load_f16(row + b * t->format->bytes);
+    }
+    free(row);
+}
+
+// One parameter for each matrix of learned scales, of as many elements as that has blocks.
+static void make_scales(struct fake_quant *q)
+{
+    struct model *m = q->scales = xcalloc(1, sizeof *m, "scales");
+    m->parameter = xcalloc((size_t)q->model->n_parameter, sizeof *m->parameter, "scales");
+    for (const struct gguf_plan_tensor *t = q->plan.tensor; t < q->plan.tensor + q->plan.n_tensor; t++)
+        for (int k = 0; grid_of(t) && k < t->n_part; k++) {
+            const struct parameter *source = t->source[k];
+            struct fake_weight *f = source ? &q->weight[source - q->master->parameter] : NULL;
+            if (!f || f->grid)
+                continue;
+            struct parameter *p = &m->parameter[m->n_parameter++];
+            const int64_t columns = tensor_columns(&source->t) / GRID_ELEMENTS;
+            *p = (struct parameter){.layer = -1, .offset = m->n_element, .n_stored = tensor_rows(&source->t) * columns};
+            snprintf(p->name, sizeof p->name, "scales.%.80s", source->name);
+            p->t = (struct tensor){.name = p->name, .n_dim = 2, .dim = {tensor_rows(&source->t), columns, 1}};
+            m->n_element += p->n_stored;
+            learn_scales(f, source, t, p);
+        }
+    m->data = xcalloc((size_t)m->n_element, sizeof *m->data, "scales");
+    for (int i = 0; i < m->n_parameter; i++)
+        m->parameter[i].t.data = m->data + m->parameter[i].offset;
+}
+
 static void attach(struct fake_quant *q, const struct parameter *source, const struct block_format *format)
 {
     struct block_coder coder;
@@ -153,7 +231,7 @@ static void attach(struct fake_quant *q, const struct parameter *source, const s
     q->model->parameter[i].t.hook = &f->hook;
 }
 
-int fake_quant_begin(struct fake_quant *q, struct model *m, const struct gguf_export_options *o, struct error *err)
+int fake_quant_begin(struct fake_quant *q, struct model *m, const struct gguf_export_options *o, int learned, struct error *err)
 {
     *q = (struct fake_quant){.model = m, .master = overlay_new(m)};
     if (fake_quant_plan(&q->plan, q->master, o, err) < 0) {
@@ -166,6 +244,8 @@ int fake_quant_begin(struct fake_quant *q, struct model *m, const struct gguf_ex
         for (int k = 0; is_rounded(&q->plan.tensor[i]) && k < q->plan.tensor[i].n_part; k++)
             if (q->plan.tensor[i].source[k])
                 attach(q, q->plan.tensor[i].source[k], q->plan.tensor[i].format);
+    if (learned)
+        make_scales(q);
     return 0;
 }
 
@@ -184,6 +264,20 @@ static struct row_scratch row_scratch(const struct gguf_rows *r)
     return s;
 }
 
+// Row `own` of a parameter with learned scales.
+static void round_learned(struct fake_weight *f, const float *row, int64_t own, int64_t C)
+{
+    const float low = (float)f->grid->low, high = (float)f->grid->high;
+    for (int64_t b = own * C / GRID_ELEMENTS; b < (own + 1) * C / GRID_ELEMENTS; b++) {
+        const float d = round_f16(f->start[b] * expf(f->log->t.data[b]));
+        for (int64_t i = b * GRID_ELEMENTS; i < (b + 1) * GRID_ELEMENTS; i++) {
+            const float v = d != 0 ? row[i - own * C] / d : 0, q = fminf(fmaxf(rintf(v), low), high) + 0.0f; // no code is -0
+            f->value[i] = q * d;
+            f->clipped[i] = v < low - 0.5f || v > high + 0.5f;
+        }
+    }
+}
+
 // Row d of the file, from the master weight to what its parameter's hook shows.
 static void round_row(struct fake_quant *q, const struct gguf_rows *r, const struct range_ends *ends, int64_t d, struct row_scratch *s,
                       struct gguf_bad_value *bad)
@@ -193,10 +287,14 @@ static void round_row(struct fake_quant *q, const struct gguf_rows *r, const str
     const struct parameter *p = gguf_rows_source(r, d, &own);
     if (!p)
         return;
-    const struct fake_weight *f = &q->weight[p - q->master->parameter];
+    struct fake_weight *f = &q->weight[p - q->master->parameter];
     gguf_rows_read(r, d, s->row, s->own);
     if (!gguf_rows_check(r, d, s->row, bad))
         return;
+    if (f->grid) {
+        round_learned(f, s->row, own, C);
+        return;
+    }
     r->tensor->format->encode(s->row, NULL, C, s->blocks);
     r->tensor->format->decode(s->blocks, s->decoded, C);
     gguf_rows_to_own(r, s->decoded, f->value + own * D);
@@ -238,6 +336,19 @@ int fake_quant_refresh(void *fake_quant, struct error *err)
     return 0;
 }
 
+int fake_quant_settle(struct fake_quant *q, struct error *err)
+{
+    if (!q->scales)
+        return 0;
+    TRY(fake_quant_refresh(q, err));
+    for (int i = 0; i < q->model->n_parameter; i++) {
+        const struct tensor *t = &q->model->parameter[i].t;
+        if (q->weight[i].grid)
+            memcpy(t->data, q->weight[i].value, (size_t)tensor_count(t) * sizeof *t->data);
+    }
+    return 0;
+}
+
 void fake_quant_end(struct fake_quant *q)
 {
     if (!q->model)
@@ -247,7 +358,9 @@ void fake_quant_end(struct fake_quant *q)
             q->model->parameter[i].t.hook = NULL;
         free(q->weight[i].value);
         free(q->weight[i].clipped);
+        free(q->weight[i].start);
     }
+    model_free(q->scales);
     free(q->weight);
     gguf_plan_release(&q->plan);
     model_free(q->master);

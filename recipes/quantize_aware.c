@@ -13,9 +13,14 @@ static struct gguf_export_options export_options(const struct fake_quant_options
     return (struct gguf_export_options){.type = o->quantize, .pure = o->quantize_pure};
 }
 
-int quantize_aware_check(struct fake_quant_options *o, const char *where, struct error *err) {
+int quantize_aware_check(struct fake_quant_options *o, const struct train_options *train, const char *where, struct error *err) {
     if (!o->quantize)
-        return o->quantize_pure ? error_set(err, "%s: \"quantize_pure\" says how to round and \"quantize\" is not given; give the type", where) : 0;
+        return o->quantize_pure || o->quantize_scales != SCALES_ENCODER
+                   ? error_set(err, "%s: \"%s\" says how to round and \"quantize\" is not given; give the type", where,
+                               o->quantize_pure ? "quantize_pure" : "quantize_scales")
+                   : 0;
+    if (o->quantize_scales == SCALES_LEARNED && train->keep_best)
+        return error_set(err, "%s: \"keep_best\" keeps weights and no scales, which are learned here; leave one of them out", where);
     TRY(stage_check_gguf_type(&o->quantize, "quantize", where, err));
     if (strcmp(o->quantize, "F32") == 0)
         return error_set(err, "%s: \"quantize\": F32 leaves the weights as they are; leave it out", where);
@@ -39,11 +44,17 @@ int quantize_aware_forecast(struct forecast *f, const struct fake_quant_options 
     if (!is_fresh)
         TRY(check_input(f, err));
     struct model *shape = model_new(&f->out, 0);
-    const int rc = fake_quant_plan(&plan, shape, &options, err);
+    int rc = fake_quant_plan(&plan, shape, &options, err);
+    const int learned = o->quantize_scales == SCALES_LEARNED;
+    if (rc == 0 && learned && !fake_quant_can_learn(&plan)) {
+        rc = error_set(err, "\"quantize_scales\": learned scales need blocks with one scale (Q8_0, Q5_0, Q4_0), and %s has none; leave it out, then the "
+                       "encoder chooses them", o->quantize);
+        gguf_plan_release(&plan);
+    }
     if (rc == 0) {
         const size_t used = strlen(f->what);
-        snprintf(f->what + used, sizeof f->what - used, ", with the weights as %s", o->quantize);
-        f->memory += fake_quant_bytes(&plan);
+        snprintf(f->what + used, sizeof f->what - used, ", with the weights as %s%s", o->quantize, learned ? " of learned scales" : "");
+        f->memory += fake_quant_bytes(&plan, learned);
         f->flops += (double)steps * ENCODE_FLOPS * (double)config_parameters(&f->out);
         gguf_plan_release(&plan);
     } else {
@@ -60,7 +71,8 @@ int quantize_aware_begin(struct fake_quant *q, struct trainer *t, const struct f
         return 0;
     if (!t->model->data)
         return error_set(err, "%s: the model's weights are quantized; train the unquantized model", t->title);
-    TRY(fake_quant_begin(q, t->model, &options, err));
+    TRY(fake_quant_begin(q, t->model, &options, o->quantize_scales == SCALES_LEARNED, err));
+    t->beside = q->scales;
     t->refresh = fake_quant_refresh;
     t->refresh_context = q;
     return 0;

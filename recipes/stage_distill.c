@@ -34,7 +34,10 @@ static int validate(struct recipe *r, int index, const char *where, struct error
     if (o->inherit && !o->shape)
         return error_set(err, "%s: \"inherit\" is for a student of another shape; give \"shape\", the folder of its config.json", where);
     o->train.keep_zeros |= stage_after_sparsify(r, index);
-    TRY(quantize_aware_check(&o->fake, where, err));
+    TRY(quantize_aware_check(&o->fake, &o->train, where, err));
+    if (o->fake.quantize_scales == SCALES_LEARNED && (o->features || o->hidden > 0))
+        return error_set(err, "%s: \"quantize_scales\": learned scales do not go with losses on features, which may learn projections; leave one of "
+                         "them out", where);
     TRY(distill_check_cached(o, where, err));
     if (o->teacher.count > TEACHERS_MOST)
         return error_set(err, "%s: \"teacher\" names %zu models, expected at most %d", where, o->teacher.count, TEACHERS_MOST);
@@ -221,6 +224,8 @@ int stage_distill_model(struct stage_run *s, const struct distill_options *o, st
         status = quantize_aware_begin(&rounding, &trainer, &o->fake, err);
     if (status == 0)
         status = o->teacher_cache ? learn_from_cache(&t, &trainer, result, err) : distill_run(&trainer, t.teacher, t.n, o, result, err);
+    if (status == 0)
+        status = fake_quant_settle(&rounding, err);
     fake_quant_end(&rounding);
     for (int i = 0; i < TEACHERS_MOST; i++)
         opened_release(&t.other[i]);

@@ -38,7 +38,7 @@ static int validate(struct recipe *r, int index, const char *where, struct error
     if (o->inherit && !o->shape)
         return error_set(err, "%s: \"inherit\" is for a model of another shape; give \"shape\", the folder of its config.json", where);
     o->train.keep_zeros |= stage_after_sparsify(r, index);
-    TRY(quantize_aware_check(&o->fake, where, err));
+    TRY(quantize_aware_check(&o->fake, &o->train, where, err));
     return stage_check_training(r, &o->train, where, err);
 }
 
@@ -82,7 +82,8 @@ static int run(struct stage_run *s, struct error *err) {
     stage_trainer(s, &trainer, in.model, &o->train, "train", s->folder, &held_out);
     trainer.loss = train_cross_entropy;
     trainer.context = in.model;
-    if (quantize_aware_begin(&rounding, &trainer, &o->fake, err) < 0 || trainer_run(&trainer, &result, err) < 0)
+    if (quantize_aware_begin(&rounding, &trainer, &o->fake, err) < 0 || trainer_run(&trainer, &result, err) < 0 ||
+        fake_quant_settle(&rounding, err) < 0)
         goto out;
     fake_quant_end(&rounding); // what is saved are the weights behind it
     if (stage_save(s, in.model, s->folder, DTYPE_F32, 0, err) < 0)

@@ -10,7 +10,9 @@
 struct fake_quant_options {
     char *quantize; // a type or mix, as `quantize` names them; NULL: weights as they are
     int quantize_pure;
+    int quantize_scales; // enum quantize_scales
 };
+enum quantize_scales { SCALES_ENCODER, SCALES_LEARNED };
 
 // The rows, for a struct S that holds a fake_quant_options as member `prefix` ("fake." with its dot).
 // clang-format off
@@ -18,7 +20,9 @@ struct fake_quant_options {
     {"quantize", OPTION_STRING, offsetof(S, prefix quantize), NULL, 0, 0, NULL, "TYPE",                              \
      "quantization-aware: learn with the weights rounded as the quantize stage writes this type or mix"},            \
     {"quantize_pure", OPTION_BOOL, offsetof(S, prefix quantize_pure), "false", 0, 0, NULL, NULL,                     \
-     "with quantize: the bare type for every matrix, no mix"}
+     "with quantize: the bare type for every matrix, no mix"},                                                       \
+    {"quantize_scales", OPTION_CHOICE, offsetof(S, prefix quantize_scales), "encoder", 0, 0, "encoder|learned", NULL,  \
+     "with quantize: chosen anew from the weights before each step, or learned along (Q8_0, Q5_0, Q4_0)"}
 // clang-format on
 
 #endif

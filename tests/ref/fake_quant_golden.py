@@ -41,6 +41,20 @@ def rounded(w, encode):
     return torch.tensor(values).double(), torch.tensor(moves)
 
 
+def learned(w, s):
+    """Q4_0 with learned scales (Esser et al. 2020, eq. 1 to 3): d = d0 exp(s), a scale for each block."""
+    start = torch.empty(s.shape, dtype=torch.float64)
+    for row in range(w.shape[0]):
+        for b in range(w.shape[1] // BLOCK):
+            block = w.detach().numpy().astype(np.float32)[row, b * BLOCK:(b + 1) * BLOCK]
+            start[row, b] = float(np.float16(block[np.argmax(np.abs(block))] / np.float32(-8)))
+    d = (start * torch.exp(s)).repeat_interleave(BLOCK, 1)
+    v = w / d
+    moves = (v >= -8.5) & (v <= 7.5)
+    code = v + (torch.round(v).clamp(-8, 7) - v).detach()  # straight through
+    return torch.where(moves, code, torch.clamp(v, -8, 7).detach()) * d
+
+
 def main():
     ops = Ops("fake_quant")
     for encode in (q4_0, q8_0):
@@ -51,6 +65,12 @@ def main():
         ids = integers(0, 10, 3)
         y = torch.cat((x, effective[ids])) @ effective.T
         ops.case(encode.__name__, {"x": x, "w": w}, y=y, ids=ids, clipped=[(~moves).sum().item()])
+    x, w = normal(4, 64), normal(10, 64)
+    s = torch.zeros(10, 2, dtype=torch.float64).requires_grad_()
+    ids = integers(0, 10, 3)
+    effective = learned(w, s)
+    y = torch.cat((x, effective[ids])) @ effective.T
+    ops.case("learned", {"x": x, "w": w, "s": s}, y=y, ids=ids)
     ops.file.close()
 
 

@@ -85,7 +85,7 @@ static void check_type(struct model *m, const char *type, int pure)
     struct fake_quant q;
     struct error err;
     struct tape tape[2];
-    cr_assert_eq(fake_quant_begin(&q, m, &o, &err), 0, "%s", err.text);
+    cr_assert_eq(fake_quant_begin(&q, m, &o, 0, &err), 0, "%s", err.text);
     cr_assert_eq(fake_quant_refresh(&q, &err), 0, "%s", err.text);
     struct model *file = through_file(q.master, &o);
     same_values(m, file, type);
@@ -132,7 +132,7 @@ static struct model *table_of(const struct golden_tensor *w)
 }
 
 // y = [x; w'[ids]] w'^T, loss = mean((y - target)^2), as tests/ref/fake_quant_golden.py has it: the table of a model stands in for w.
-static void check_golden(const struct golden *g, const char *name, const char *type)
+static void check_golden(const struct golden *g, const char *name, const char *type, int learned)
 {
     const struct golden_tensor *wanted = golden_get(g, name, "w"), *gx = golden_get(g, name, "x"), *gt = golden_get(g, name, "target");
     struct model *m = table_of(wanted);
@@ -140,8 +140,10 @@ static void check_golden(const struct golden *g, const char *name, const char *t
     struct fake_quant q;
     struct error err;
     struct tape tape;
-    cr_assert_eq(fake_quant_begin(&q, m, &(struct gguf_export_options){.type = type, .pure = 1}, &err), 0, "%s", err.text);
+    cr_assert_eq(fake_quant_begin(&q, m, &(struct gguf_export_options){.type = type, .pure = 1}, learned, &err), 0, "%s", err.text);
     cr_assert_eq(fake_quant_refresh(&q, &err), 0, "%s", err.text);
+    if (learned)
+        model_want_gradients(q.scales);
     tape_init(&tape, PRECISION_F32);
     tape.recording = 1;
     const int64_t N = gx->dim[0], D = gx->dim[1], n = golden_get(g, name, "ids")->count, V = w->dim[0];
@@ -161,6 +163,8 @@ static void check_golden(const struct golden *g, const char *name, const char *t
     tape_backward(&tape, loss);
     golden_expect(golden_get(g, name, "w.grad"), w->grad, TOLERANCE, name);
     golden_expect(golden_get(g, name, "x.grad"), x.grad, TOLERANCE, name);
+    if (learned)
+        golden_expect(golden_get(g, name, "s.grad"), q.scales->parameter[0].t.grad, TOLERANCE, name);
     tape_release(&tape);
     fake_quant_end(&q);
     model_free(m);
@@ -174,8 +178,9 @@ Test(fake_quant, gradients_are_pytorchs_straight_through)
 {
     struct golden g = golden_open("ops/fake_quant.txt");
     cr_assert_gt(golden_number(&g, "q4_0", "clipped"), 0); // some lie beyond the levels
-    check_golden(&g, "q4_0", "Q4_0");
-    check_golden(&g, "q8_0", "Q8_0");
+    check_golden(&g, "q4_0", "Q4_0", 0);
+    check_golden(&g, "q8_0", "Q8_0", 0);
+    check_golden(&g, "learned", "Q4_0", 1);
     golden_close(&g);
 }
 
@@ -206,7 +211,7 @@ static void check_differences(const char *type)
     model_want_gradients(m);
     for (int64_t i = 0; i < D; i++)
         x[i] = sinf((float)i);
-    cr_assert_eq(fake_quant_begin(&q, m, &(struct gguf_export_options){.type = type, .pure = 1}, &err), 0, "%s", err.text);
+    cr_assert_eq(fake_quant_begin(&q, m, &(struct gguf_export_options){.type = type, .pure = 1}, 0, &err), 0, "%s", err.text);
     cr_assert_eq(fake_quant_refresh(&q, &err), 0, "%s", err.text);
     struct tensor in = {.name = "x", .n_dim = 2, .dim = {1, D}, .data = x};
     float *seen = xmalloc((size_t)(V * D) * sizeof *seen, "test"), *zero = xcalloc((size_t)V, sizeof *zero, "test");
@@ -250,7 +255,8 @@ Test(fake_quant, gradients_by_differences_of_the_surrogate)
 
 // ---- training ----
 
-static void train(struct model *m, const struct dataset *d, const char *type, int threads, float **seen)
+// *seen: what the last forward pass would see of the table; *file: a file of the weights that the training leaves.
+static void train(struct model *m, const struct dataset *d, const char *type, int threads, int learned, float **seen, struct model **file)
 {
     struct fake_quant q;
     struct error err;
@@ -260,15 +266,23 @@ static void train(struct model *m, const struct dataset *d, const char *type, in
     options_init(train_option_table, &o);
     o.steps = 3;
     o.batch = 2;
-    cr_assert_eq(fake_quant_begin(&q, m, &(struct gguf_export_options){.type = type}, &err), 0, "%s", err.text);
+    cr_assert_eq(fake_quant_begin(&q, m, &(struct gguf_export_options){.type = type}, learned, &err), 0, "%s", err.text);
     struct trainer t = {.model = m, .data = d, .seq_len = 16, .seed = 7, .options = o, .title = "train", .quiet = 1, .loss = train_cross_entropy, .context = m,
-                        .refresh = fake_quant_refresh, .refresh_context = &q};
+                        .refresh = fake_quant_refresh, .refresh_context = &q, .beside = q.scales};
     cr_assert_eq(trainer_run(&t, &result, &err), 0, "%s", err.text);
     cr_assert_eq(fake_quant_refresh(&q, &err), 0, "%s", err.text);
     const struct tensor *w = &m->parameter[0].t;
     *seen = xmalloc((size_t)tensor_count(w) * sizeof **seen, "test");
     tensor_read_rows(w, 0, tensor_rows(w), *seen);
+    for (int64_t i = 0; learned && i < q.scales->n_element; i++)
+        learned += q.scales->data[i] != 0;
+    cr_assert(!q.scales || learned > q.scales->n_element / 2, "%s: scales did not move", type);
+    cr_assert_eq(fake_quant_settle(&q, &err), 0, "%s", err.text);
+    struct model *before = through_file(q.master, &(struct gguf_export_options){.type = type});
+    same_values(m, before, type); // all of it
+    model_free(before);
     fake_quant_end(&q);
+    *file = through_file(m, &(struct gguf_export_options){.type = type});
     threads_set(1);
 }
 
@@ -277,16 +291,42 @@ Test(fake_quant, trains_the_same_at_any_number_of_threads_and_moves_the_weights)
     struct dataset d = tiny_data(400);
     struct model *m[2] = {make("llama", 1, 5), make("llama", 1, 5)}, *before = make("llama", 1, 5);
     float *seen[2];
+    struct model *file[2];
     for (int i = 0; i < 2; i++)
-        train(m[i], &d, "Q4_K_M", i + 1, &seen[i]);
+        train(m[i], &d, "Q4_K_M", i + 1, 0, &seen[i], &file[i]);
     cr_assert_arr_eq(m[0]->data, m[1]->data, (size_t)m[0]->n_element * sizeof(float));
     cr_assert_arr_neq(m[0]->data, before->data, (size_t)before->n_element * sizeof(float));
     cr_assert_arr_eq(seen[0], seen[1], (size_t)tensor_count(&m[0]->parameter[0].t) * sizeof(float));
     for (int i = 0; i < 2; i++) {
         free(seen[i]);
         model_free(m[i]);
+        model_free(file[i]);
     }
     model_free(before);
+    dataset_release(&d);
+}
+
+Test(fake_quant, learned_scales_leave_weights_that_encode_to_themselves)
+{
+    static const char *const learned[] = {"Q4_0", "Q5_0", "Q8_0"};
+    struct dataset d = tiny_data(400);
+    for (int k = 0; k < 3; k++) {
+        struct model *m[2] = {make("llama", 0, 5), make("llama", 0, 5)}, *file[2];
+        float *seen[2];
+        for (int i = 0; i < 2; i++)
+            train(m[i], &d, learned[k], i + 1, 1, &seen[i], &file[i]);
+        const int64_t n = tensor_count(&m[0]->parameter[0].t);
+        float *written = xmalloc((size_t)n * sizeof *written, "test");
+        tensor_read_rows(&file[0]->parameter[0].t, 0, n / 256, written);
+        cr_assert_arr_eq(written, seen[0], (size_t)n * sizeof *written, "%s", learned[k]);
+        cr_assert_arr_eq(seen[1], seen[0], (size_t)n * sizeof *written, "%s: threads", learned[k]);
+        for (int i = 0; i < 2; i++) {
+            free(seen[i]);
+            model_free(m[i]);
+            model_free(file[i]);
+        }
+        free(written);
+    }
     dataset_release(&d);
 }
 
@@ -298,7 +338,7 @@ Test(fake_quant, refuses)
     struct error err;
     cr_assert_eq(fake_quant_plan(&plan, narrow, &(struct gguf_export_options){.type = "Q4_K"}, &err), -1);
     cr_assert(strstr(err.text, "rows of 32 values"), "%s", err.text);
-    cr_assert_eq(fake_quant_begin(&q, wide, &(struct gguf_export_options){.type = "Q4_K"}, &err), 0, "%s", err.text);
+    cr_assert_eq(fake_quant_begin(&q, wide, &(struct gguf_export_options){.type = "Q4_K"}, 0, &err), 0, "%s", err.text);
     wide->parameter[0].t.data[256 * 3 + 5] = INFINITY;
     cr_assert_eq(fake_quant_refresh(&q, &err), -1);
     cr_assert(strstr(err.text, "row 3, column 5"), "%s", err.text);
