@@ -4,8 +4,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/base/file.h"
+#include "quant/gguf_model.h"
+#include "recipes/inputs.h"
+#include "recipes/quantize_method.h"
 
 #define ENCODE_FLOPS 60 // of the encoders' searches for a weight, about
 
@@ -14,11 +18,12 @@ static struct gguf_export_options export_options(const struct fake_quant_options
 }
 
 int quantize_aware_check(struct fake_quant_options *o, const struct train_options *train, const char *where, struct error *err) {
+    const char *alone = o->quantize_pure                      ? "quantize_pure"
+                        : o->quantize_scales != SCALES_ENCODER ? "quantize_scales"
+                        : o->quantize_start != START_WEIGHTS   ? "quantize_start"
+                                                               : NULL;
     if (!o->quantize)
-        return o->quantize_pure || o->quantize_scales != SCALES_ENCODER
-                   ? error_set(err, "%s: \"%s\" says how to round and \"quantize\" is not given; give the type", where,
-                               o->quantize_pure ? "quantize_pure" : "quantize_scales")
-                   : 0;
+        return alone ? error_set(err, "%s: \"%s\" says how to round and \"quantize\" is not given; give the type", where, alone) : 0;
     if (o->quantize_scales == SCALES_LEARNED && train->keep_best)
         return error_set(err, "%s: \"keep_best\" keeps weights and no scales, which are learned here; leave one of them out", where);
     TRY(stage_check_gguf_type(&o->quantize, "quantize", where, err));
@@ -34,6 +39,34 @@ static int check_input(const struct forecast *f, struct error *err) {
                                        "from, or one from pdq export", f->recipe->where, f->index, f->recipe->stage[f->index].type->name, path) : 0;
     free(path);
     return rc;
+}
+
+// The options of a quantize stage by GPTQ; its paths are not set, so nothing is to be released.
+static struct quantize_options gptq_options(const struct fake_quant_options *o, int64_t tokens) {
+    struct quantize_options q;
+    options_init(stage_quantize_table, &q);
+    free(q.type);
+    q.type = o->quantize;
+    q.pure = o->quantize_pure;
+    q.method = QUANTIZE_GPTQ;
+    q.calibration_tokens = tokens > 0 && tokens < q.calibration_tokens ? tokens : q.calibration_tokens;
+    return q;
+}
+
+// GPTQ comes before the training: of their memory the larger counts.
+static int forecast_start(struct forecast *f, const struct fake_quant_options *o, struct error *err) {
+    struct forecast start = {.recipe = f->recipe, .index = f->index, .in = f->out};
+    if (o->quantize_start != START_GPTQ)
+        return 0;
+    if (!model_is_causal(&f->out))
+        return error_set(err, "%s: stages[%d].%s: \"quantize_start\": gptq learns from text by predicting the next token; a %s model does not; leave it out",
+                         f->recipe->where, f->index, f->recipe->stage[f->index].type->name, f->out.model_type);
+    const struct quantize_options q = gptq_options(o, 0);
+    quantize_method_cost(&start, &q);
+    f->flops += start.flops;
+    f->memory = f->memory > start.memory ? f->memory : start.memory;
+    f->scratch += config_parameters(&f->out);
+    return 0;
 }
 
 int quantize_aware_forecast(struct forecast *f, const struct fake_quant_options *o, int64_t steps, int is_fresh, struct error *err) {
@@ -61,7 +94,52 @@ int quantize_aware_forecast(struct forecast *f, const struct fake_quant_options 
         error_prefix(err, "%s: stages[%d].%s", f->recipe->where, f->index, f->recipe->stage[f->index].type->name);
     }
     model_free(shape);
+    return rc < 0 ? -1 : forecast_start(f, o, err);
+}
+
+static char *start_path(const char *folder) { return path_join(folder, "start.gguf"); }
+
+static int write_start(const struct stage_run *s, struct model *m, const struct fake_quant_options *o, const char *path, struct error *err) {
+    const int64_t seq_len = s->recipe->data.seq_len, tokens = s->run->inputs->train.data.n_token;
+    struct quantize_options q = gptq_options(o, (tokens - 1) / seq_len * seq_len);
+    const struct stage stage = {.type = &stage_quantize, .options = &q};
+    struct stage_run as_quantize = *s;
+    as_quantize.stage = &stage;
+    const struct opened in = {.model = m, .tokenizer = s->run->parent.tokenizer};
+    const struct gguf_export_options options = export_options(o);
+    return quantize_by_method(&as_quantize, &in, path, &options, err);
+}
+
+// The matrices of the file's layers into the model: tables and heads are rounded each by itself, so the encoder does that as well.
+static void take(struct model *m, struct model *file) {
+    for (int i = 0; i < m->n_parameter; i++) {
+        const struct tensor *t = &m->parameter[i].t;
+        const struct parameter *from = model_find(file, m->parameter[i].name);
+        if (from && t->n_dim == 2 && m->parameter[i].layer >= 0)
+            tensor_read_rows(&from->t, 0, tensor_rows(t), t->data);
+    }
+}
+
+int quantize_aware_start(const struct stage_run *s, struct model *m, const struct fake_quant_options *o, const char *folder, struct error *err) {
+    struct tokenizer *tokenizer = NULL;
+    if (!o->quantize || o->quantize_start != START_GPTQ)
+        return 0;
+    char *path = start_path(folder);
+    int rc = file_exists(path) ? 0 : write_start(s, m, o, path, err);
+    struct model *file = rc == 0 ? gguf_model_open(path, &tokenizer, err) : NULL;
+    rc = file ? 0 : -1;
+    if (file)
+        take(m, file);
+    model_free(file);
+    tokenizer_free(tokenizer);
+    free(path);
     return rc;
+}
+
+void quantize_aware_forget(const char *folder) {
+    char *path = start_path(folder);
+    unlink(path);
+    free(path);
 }
 
 int quantize_aware_begin(struct fake_quant *q, struct trainer *t, const struct fake_quant_options *o, struct error *err) {

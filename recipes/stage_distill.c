@@ -221,6 +221,8 @@ int stage_distill_model(struct stage_run *s, const struct distill_options *o, st
                  (long)model_inherit(student, t.teacher[0]), (long)student->n_element);
     stage_trainer(s, &trainer, student, &o->train, title, folder, &held_out);
     if (status == 0)
+        status = quantize_aware_start(s, student, &o->fake, folder, err);
+    if (status == 0)
         status = quantize_aware_begin(&rounding, &trainer, &o->fake, err);
     if (status == 0)
         status = o->teacher_cache ? learn_from_cache(&t, &trainer, result, err) : distill_run(&trainer, t.teacher, t.n, o, result, err);
@@ -242,6 +244,7 @@ static int run(struct stage_run *s, struct error *err) {
         status = stage_save(s, in.model, s->folder, DTYPE_F32, 0, err);
     if (status == 0) {
         trainer_drop_snapshot(s->folder);
+        quantize_aware_forget(s->folder);
         stage_add_training(s, &result, "run.jsonl");
         stage_add_missing_class(s, in.model, o->train.drop_class);
         stage_add_product(s, quantize_aware_product(&o->fake, o->shape ? "distilled" : "recovered"), ".");

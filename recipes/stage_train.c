@@ -82,13 +82,14 @@ static int run(struct stage_run *s, struct error *err) {
     stage_trainer(s, &trainer, in.model, &o->train, "train", s->folder, &held_out);
     trainer.loss = train_cross_entropy;
     trainer.context = in.model;
-    if (quantize_aware_begin(&rounding, &trainer, &o->fake, err) < 0 || trainer_run(&trainer, &result, err) < 0 ||
+    if (quantize_aware_start(s, in.model, &o->fake, s->folder, err) < 0 || quantize_aware_begin(&rounding, &trainer, &o->fake, err) < 0 || trainer_run(&trainer, &result, err) < 0 ||
         fake_quant_settle(&rounding, err) < 0)
         goto out;
     fake_quant_end(&rounding); // what is saved are the weights behind it
     if (stage_save(s, in.model, s->folder, DTYPE_F32, 0, err) < 0)
         goto out;
     trainer_drop_snapshot(s->folder);
+    quantize_aware_forget(s->folder);
     stage_add_training(s, &result, "run.jsonl");
     stage_add_missing_class(s, in.model, o->train.drop_class);
     stage_add_product(s, quantize_aware_product(&o->fake, "trained"), ".");

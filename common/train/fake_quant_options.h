@@ -11,7 +11,9 @@ struct fake_quant_options {
     char *quantize; // a type or mix, as `quantize` names them; NULL: weights as they are
     int quantize_pure;
     int quantize_scales; // enum quantize_scales
+    int quantize_start;  // enum quantize_start
 };
+enum quantize_start { START_WEIGHTS, START_GPTQ };
 enum quantize_scales { SCALES_ENCODER, SCALES_LEARNED };
 
 // The rows, for a struct S that holds a fake_quant_options as member `prefix` ("fake." with its dot).
@@ -22,7 +24,9 @@ enum quantize_scales { SCALES_ENCODER, SCALES_LEARNED };
     {"quantize_pure", OPTION_BOOL, offsetof(S, prefix quantize_pure), "false", 0, 0, NULL, NULL,                     \
      "with quantize: the bare type for every matrix, no mix"},                                                       \
     {"quantize_scales", OPTION_CHOICE, offsetof(S, prefix quantize_scales), "encoder", 0, 0, "encoder|learned", NULL,  \
-     "with quantize: chosen anew from the weights before each step, or learned along (Q8_0, Q5_0, Q4_0)"}
+     "with quantize: chosen anew from the weights before each step, or learned along (Q8_0, Q5_0, Q4_0)"},             \
+    {"quantize_start", OPTION_CHOICE, offsetof(S, prefix quantize_start), "weights", 0, 0, "weights|gptq", NULL,      \
+     "with quantize: begin with the weights as they are, or with what GPTQ makes of them on the text"}
 // clang-format on
 
 #endif

@@ -31,6 +31,10 @@ done
 recipe r.json Q4_0 distill ', "quantize_scales": "learned"'
 quiet "$PDQ" run r.json -o learned
 same_loss learned tac # the last
+recipe r.json Q3_K_M distill ', "quantize_start": "gptq"'
+quiet "$PDQ" run r.json -o started
+same_loss started tac
+absent started/*/start.gguf
 
 # killed and run again, at another number of threads; the stage train as well
 killed() { # NAME: r.json, killed and run again
@@ -49,7 +53,7 @@ killed() { # NAME: r.json, killed and run again
 }
 RANDOM=5
 kills=0
-recipe r.json Q4_K_M train
+recipe r.json Q4_K_M train ', "quantize_start": "gptq"'
 killed encoder
 recipe r.json Q4_0 train ', "quantize_scales": "learned"'
 killed learned
