@@ -52,6 +52,7 @@ const struct option distill_option_table[] = {
     {"layer_map", OPTION_JSON, AT(layer_map), NULL, 0, 0, NULL, "MAP",
      "which student layer follows which teacher layer: " LAYER_MAPS ", or [[S,T],...] from 0"},
     {"features", OPTION_JSON, AT(features), NULL, 0, 0, NULL, "[{...},...]", "losses on features"},
+    FAKE_QUANT_ROWS(struct distill_options, fake.),
     TRAIN_OPTION_ROWS(struct distill_options, train.),
     {0}};
 
@@ -350,7 +351,9 @@ int distill_run(struct trainer *t, struct model *const *teacher, int n, const st
     trainer.loss = distill_loss;
     trainer.context = &d;
     trainer.identity = identity;
-    trainer.beside = d.features.projections;
+    if (d.features.projections && t->beside)
+        BUG("distill_run: projections beside other parameters");
+    trainer.beside = t->beside ? t->beside : d.features.projections;
     int status = trainer_run(&trainer, r, err);
     teachers_release(&d);
     features_release(&d.features);

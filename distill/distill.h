@@ -3,6 +3,7 @@
 #define PDQ_DISTILL_H
 
 #include "common/base/hash.h"
+#include "common/train/fake_quant_options.h"
 #include "common/train/trainer.h"
 
 struct option;
@@ -28,6 +29,7 @@ struct distill_options { // rows in distill_option_table (which also holds train
     double hidden;          // weight of the hidden states' MSE: short for an entry of features; 0: off
     struct json *layer_map; // of features that name none (layer_map_read, feature.h); NULL: each loss's own
     struct json *features;  // losses on features (feature.h); NULL: none
+    struct fake_quant_options fake; // the caller's to attach
     struct train_options train;
 };
 extern const struct option distill_option_table[];

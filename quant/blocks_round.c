@@ -2,9 +2,11 @@
 //
 // They round exactly as llama.cpp's reference code does, so that files can be compared byte for byte; this file is
 // compiled without contraction of a * b + c for that reason. Where an importance is given, the scales are searched
-// instead (blocks_encode.c), but for Q8_0, whose 8 bits leave nothing to gain.
+// instead (blocks_encode.c), but for Q8_0, whose 8 bits leave nothing to gain. The one exception: rows of values that lie on a block's grid
+// already are kept exactly (blocks_grid.h), where the reference may round them again.
 #include <math.h>
 
+#include "quant/blocks_grid.h"
 #include "quant/blocks_rows.h"
 #include "quant/blocks_simd.h"
 
@@ -92,6 +94,7 @@ void q8_0_encode(const float *from, const float *importance, int64_t n, void *to
         store_f16(b, d);
         _mm256_storeu_si256((__m256i *)(b + 2), narrow(v));
     }
+    blocks_keep_grid("Q8_0", q8_0_decode, Q8_0_BYTES, from, n, to);
 }
 
 void q4_0_encode(const float *from, const float *importance, int64_t n, void *to)
@@ -106,6 +109,7 @@ void q4_0_encode(const float *from, const float *importance, int64_t n, void *to
         store_f16(b, d);
         store_nibbles(b + 2, whole32(from + i, 0, inverse_of(d), 8.5f, 15));
     }
+    blocks_keep_grid("Q4_0", q4_0_decode, Q4_0_BYTES, from, n, to);
 }
 
 void q4_1_encode(const float *from, const float *importance, int64_t n, void *to)
@@ -138,6 +142,7 @@ void q5_0_encode(const float *from, const float *importance, int64_t n, void *to
         store_fifth(b + 2, q);
         store_nibbles(b + 6, q);
     }
+    blocks_keep_grid("Q5_0", q5_0_decode, Q5_0_BYTES, from, n, to);
 }
 
 void q5_1_encode(const float *from, const float *importance, int64_t n, void *to)

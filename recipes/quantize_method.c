@@ -97,9 +97,8 @@ static int open_text(const struct recipe *r, const struct quantize_options *o, c
 }
 
 // The passes over the text and what GPTQ computes from it.
-static void add_cost(struct forecast *f) {
+void quantize_method_cost(struct forecast *f, const struct quantize_options *o) {
     const struct recipe *r = f->recipe;
-    const struct quantize_options *o = r->stage[f->index].options;
     const double tokens = (double)o->calibration_tokens;
     const int64_t seq_len = r->data.seq_len;
     int64_t widest = f->in.hidden, layer = 0;
@@ -153,7 +152,7 @@ int quantize_method_forecast(struct forecast *f, const struct gguf_export_option
     TRY(check_files(f, &all, err));
     if (!quantize_method_runs_model(o))
         return 0;
-    add_cost(f);
+    quantize_method_cost(f, o);
     if (!o->calibration.count)
         return 0;
     struct walk_text text;

@@ -153,6 +153,8 @@ struct distill_options;
 int stage_distill_model(struct stage_run *s, const struct distill_options *o, struct model *student,
                         const char *title, const char *folder, struct train_result *result, struct error *err);
 const char *stage_quantize_type(const struct stage *s);
+// Is *type, the value of `key`, one that can be written? It becomes the name that is shown.
+int stage_check_gguf_type(char **type, const char *key, const char *where, struct error *err);
 struct gguf_export_options;
 int stage_writes_gguf(const struct stage *s);
 // Of a stage that writes GGUF; name and provenance are the caller's to give.

@@ -8,6 +8,7 @@
 #include "distill/distill.h"
 #include "recipes/teacher_answers.h"
 #include "recipes/inputs.h"
+#include "recipes/quantize_aware.h"
 #include "recipes/stage.h"
 
 #define ANSWER_BYTES 3 // of an entry of a teacher cache, about
@@ -35,6 +36,10 @@ static int validate(struct recipe *r, int index, const char *where, struct error
     if (o->inherit && !o->shape)
         return error_set(err, "%s: \"inherit\" is for a student of another shape; give \"shape\", the folder of its config.json", where);
     o->train.keep_zeros |= stage_after_sparsify(r, index);
+    TRY(quantize_aware_check(&o->fake, &o->train, where, err));
+    if (o->fake.quantize_scales == SCALES_LEARNED && (o->features || o->hidden > 0))
+        return error_set(err, "%s: \"quantize_scales\": learned scales do not go with losses on features, which may learn projections; leave one of "
+                         "them out", where);
     TRY(distill_check_cached(o, where, err));
     if (o->teacher.count > TEACHERS_MOST)
         return error_set(err, "%s: \"teacher\" names %zu models, expected at most %d", where, o->teacher.count, TEACHERS_MOST);
@@ -136,7 +141,7 @@ static int forecast_teaching(struct forecast *f, const struct distill_options *o
     if (n < (int)sizeof f->what)
         snprintf(f->what + n, sizeof f->what - (size_t)n, "%s on %ld tokens in %ld steps", o->teacher_cache ? "'s answers on disk" : "", (long)tokens,
                  (long)steps);
-    return 0;
+    return quantize_aware_forecast(f, &o->fake, steps, o->shape != NULL, err);
 }
 
 static int forecast(struct forecast *f, struct error *err) {
@@ -216,13 +221,21 @@ int stage_distill_model(struct stage_run *s, const struct distill_options *o, st
     struct teaching t = {.stage = s, .options = o, .student = &student->config};
     struct trainer trainer;
     struct held_out held_out;
+    struct fake_quant rounding = {0};
     int status = o->inherit || !o->teacher_cache ? open_teachers(&t, err) : 0;
     if (status == 0 && o->inherit)
         log_info("%s: the student begins with %ld of its %ld weights from the teacher", title,
                  (long)model_inherit(student, t.teacher[0]), (long)student->n_element);
     stage_trainer(s, &trainer, student, &o->train, title, folder, &held_out);
     if (status == 0)
+        status = quantize_aware_start(s, student, &o->fake, folder, err);
+    if (status == 0)
+        status = quantize_aware_begin(&rounding, &trainer, &o->fake, err);
+    if (status == 0)
         status = o->teacher_cache ? learn_from_cache(&t, &trainer, result, err) : distill_run(&trainer, t.teacher, t.n, o, result, err);
+    if (status == 0)
+        status = fake_quant_settle(&rounding, err);
+    fake_quant_end(&rounding);
     for (int i = 0; i < TEACHERS_MOST; i++)
         opened_release(&t.other[i]);
     return status;
@@ -238,9 +251,10 @@ static int run(struct stage_run *s, struct error *err) {
         status = stage_save(s, in.model, s->folder, DTYPE_F32, 0, err);
     if (status == 0) {
         trainer_drop_snapshot(s->folder);
+        quantize_aware_forget(s->folder);
         stage_add_training(s, &result, "run.jsonl");
         stage_add_missing_class(s, in.model, o->train.drop_class);
-        stage_add_product(s, o->shape ? "distilled" : "recovered", ".");
+        stage_add_product(s, quantize_aware_product(&o->fake, o->shape ? "distilled" : "recovered"), ".");
     }
     opened_release(&in);
     return status;

@@ -39,6 +39,8 @@ static int read_recover(const struct recipe *r, const struct prune_options *o, c
         result = stage_check_training(r, &recover->train, place, err);
     if (result == 0)
         result = distill_check_cached(recover, place, err);
+    if (result == 0 && recover->fake.quantize)
+        result = error_set(err, "%s: \"quantize\" is for what is written next, and a step of pruning follows; give it to a distill stage", place);
     if (result < 0)
         options_release(distill_option_table, recover);
     free(place);

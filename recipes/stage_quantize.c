@@ -44,15 +44,20 @@ struct gguf_export_options stage_gguf_options(const struct stage *s) {
     return s->type == &stage_quantize ? export_options(s->options) : stage_export_gguf_options(s);
 }
 
-static int validate(struct recipe *r, int index, const char *where, struct error *err) {
-    struct quantize_options *o = r->stage[index].options;
-    const struct gguf_mix *mix = gguf_mix_find(o->type), *near = mix ? NULL : gguf_mix_nearest(o->type);
+int stage_check_gguf_type(char **type, const char *key, const char *where, struct error *err) {
+    const struct gguf_mix *mix = gguf_mix_find(*type), *near = mix ? NULL : gguf_mix_nearest(*type);
     if (!mix)
-        return error_set(err, "%s: \"type\": found \"%s\", expected " GGUF_TYPES "%s%s%s", where, o->type,
+        return error_set(err, "%s: \"%s\": found \"%s\", expected " GGUF_TYPES "%s%s%s", where, key, *type,
                          near ? "; did you mean " : "", near ? near->name : "", near ? "?" : "");
     char *shown = xstrdup(mix->name); // llama.cpp has two names for some
-    free(o->type);
-    o->type = shown;
+    free(*type);
+    *type = shown;
+    return 0;
+}
+
+static int validate(struct recipe *r, int index, const char *where, struct error *err) {
+    struct quantize_options *o = r->stage[index].options;
+    TRY(stage_check_gguf_type(&o->type, "type", where, err));
     return quantize_method_check(o, where, err);
 }
 

@@ -4,12 +4,14 @@
 
 #include "common/base/log.h"
 #include "recipes/inputs.h"
+#include "recipes/quantize_aware.h"
 #include "recipes/stage.h"
 
 struct train_stage_options {
     struct train_options train;
     int init, inherit;
     char *shape;
+    struct fake_quant_options fake;
 };
 static const struct option table[] = {
     TRAIN_OPTION_ROWS(struct train_stage_options, train.),
@@ -19,6 +21,7 @@ static const struct option table[] = {
      "start from fresh random weights of this folder's shape instead (its config.json)"},
     {"inherit", OPTION_BOOL, offsetof(struct train_stage_options, inherit), "false", 0, 0, NULL, NULL,
      "with shape: begin with the stage's input's weights where they fit, its layers evenly spread"},
+    FAKE_QUANT_ROWS(struct train_stage_options, fake.),
     {.name = NULL}};
 
 static int needs_text(const struct stage *s) {
@@ -35,6 +38,7 @@ static int validate(struct recipe *r, int index, const char *where, struct error
     if (o->inherit && !o->shape)
         return error_set(err, "%s: \"inherit\" is for a model of another shape; give \"shape\", the folder of its config.json", where);
     o->train.keep_zeros |= stage_after_sparsify(r, index);
+    TRY(quantize_aware_check(&o->fake, &o->train, where, err));
     return stage_check_training(r, &o->train, where, err);
 }
 
@@ -52,7 +56,7 @@ static int forecast(struct forecast *f, struct error *err) {
     snprintf(f->what, sizeof f->what, "cross-entropy%s on %ld tokens in %ld steps",
              o->inherit ? " from what fits of the stage's input" : o->init || o->shape ? " from fresh random weights" : "",
              (long)(steps * o->train.batch * o->train.accumulate * seq_len), (long)steps);
-    return 0;
+    return quantize_aware_forecast(f, &o->fake, steps, o->init || o->shape, err);
 }
 
 static int inherit(struct stage_run *s, struct model *m, struct error *err) {
@@ -69,6 +73,7 @@ static int run(struct stage_run *s, struct error *err) {
     struct trainer trainer;
     struct held_out held_out;
     struct train_result result;
+    struct fake_quant rounding = {0};
     int status = -1;
     if ((o->init || o->shape ? stage_open_fresh(s, o->shape, &in, err) : stage_open_input(s, &in, err)) < 0)
         return -1;
@@ -77,14 +82,20 @@ static int run(struct stage_run *s, struct error *err) {
     stage_trainer(s, &trainer, in.model, &o->train, "train", s->folder, &held_out);
     trainer.loss = train_cross_entropy;
     trainer.context = in.model;
-    if (trainer_run(&trainer, &result, err) < 0 || stage_save(s, in.model, s->folder, DTYPE_F32, 0, err) < 0)
+    if (quantize_aware_start(s, in.model, &o->fake, s->folder, err) < 0 || quantize_aware_begin(&rounding, &trainer, &o->fake, err) < 0 || trainer_run(&trainer, &result, err) < 0 ||
+        fake_quant_settle(&rounding, err) < 0)
+        goto out;
+    fake_quant_end(&rounding); // what is saved are the weights behind it
+    if (stage_save(s, in.model, s->folder, DTYPE_F32, 0, err) < 0)
         goto out;
     trainer_drop_snapshot(s->folder);
+    quantize_aware_forget(s->folder);
     stage_add_training(s, &result, "run.jsonl");
     stage_add_missing_class(s, in.model, o->train.drop_class);
-    stage_add_product(s, "trained", ".");
+    stage_add_product(s, quantize_aware_product(&o->fake, "trained"), ".");
     status = 0;
 out:
+    fake_quant_end(&rounding);
     opened_release(&in);
     return status;
 }

@@ -4,8 +4,8 @@
 
 #include "common/tensor/tape.h"
 
-// The effective values of w [rows, columns]: w->data, or, with a hook, a copy at the top of the step arena (the caller
-// resets the arena to a mark when done with it).
+// The effective values of w [rows, columns]: w->data, or, with a hook, its values, or a copy at the top of the step arena (the
+// caller resets the arena to a mark when done with it).
 const float *weight_values(struct tape *tape, const struct tensor *w);
 
 // y[N, O] = x[N, I] w^T by the hook's dot, for the few rows that decoding has.

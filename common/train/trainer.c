@@ -460,6 +460,8 @@ static int train_step(struct run *r, struct error *err)
     const struct train_options *o = &t->options;
     double started = timer_now();
     struct loss_parts parts;
+    if (t->refresh)
+        TRY(t->refresh(t->refresh_context, err));
     accumulate_gradients(r, &parts);
     if (t->remask)
         t->remask(t->remask_context, r->state.step, t->model, r->is_zero, r->optimizer.m, r->optimizer.v);
@@ -506,7 +508,9 @@ static int evaluate_held_out(struct run *r, struct error *err)
     char note[HELD_OUT_NOTE] = "";
     if (s->average) // it is what the run is to end with
         trained_swap(r->trained, s->average);
-    const int status = t->held_out(t->held_out_context, s->best_held_out, &loss, note, err);
+    int status = t->refresh ? t->refresh(t->refresh_context, err) : 0;
+    if (status == 0)
+        status = t->held_out(t->held_out_context, s->best_held_out, &loss, note, err);
     if (s->average)
         trained_swap(r->trained, s->average);
     if (status < 0)

@@ -162,6 +162,10 @@ struct trainer {
     // note: members to add to the log's line, as `,"accuracy":0.98`, or nothing.
     int (*held_out)(void *held_out_context, double best, double *loss, char note[HELD_OUT_NOTE], struct error *err);
     void *held_out_context;
+    // Called before the gradients of a step and before a held-out evaluation: the weights may have changed, and what hooks show instead of them
+    // is to be made again. It must be a function of the weights alone. NULL: nothing is.
+    int (*refresh)(void *refresh_context, struct error *err);
+    void *refresh_context;
     // Dynamic sparse training: called before each step with the gradient of all weights in model->grad; may change the mask
     // (is_zero [n_element] of matrices), the weights and moments (second may be NULL). NULL: the mask of keep_zeros stays.
     void (*remask)(void *remask_context, int64_t step, struct model *m, unsigned char *is_zero, float *first, float *second);

@@ -241,6 +241,29 @@ Test(quant_blocks, special_rows)
     }
 }
 
+// Whole multiples of one f16 number, whether or not the format's end is among them, with both signs of it and of zero; other values behind
+// them are rounded as ever.
+Test(quant_blocks, values_on_a_grid_encode_to_themselves)
+{
+    static const struct { const char *name; int low, high; } of[] = {{"Q4_0", -8, 7}, {"Q5_0", -16, 15}, {"Q8_0", -128, 127}};
+    for (size_t k = 0; k < 3; k++) {
+        const struct block_format *f = block_format_find(of[k].name);
+        for (uint64_t trial = 0; trial < 400; trial++) {
+            float g[65], x[64], y[64];
+            unsigned char blocks[2 * 34], plain[34];
+            fill_normal(g, 65, 1, trial);
+            const float d = f16_to_f32(f32_to_f16(0.01f * g[64]));
+            for (int i = 0; i < 64; i++)
+                x[i] = i < 32 ? (fminf(fmaxf(rintf(g[i] * (float)-of[k].low / 3), (float)of[k].low), (float)of[k].high) + 0.0f) * d : g[i];
+            f->encode(x, NULL, 64, blocks);
+            f->decode(blocks, y, 64);
+            cr_assert_arr_eq(x, y, 32 * sizeof *x, "%s, trial %d, scale %g", f->name, (int)trial, (double)d);
+            f->encode(x + 32, NULL, 32, plain);
+            cr_assert_arr_eq(blocks + f->bytes, plain, (size_t)f->bytes);
+        }
+    }
+}
+
 Test(quant_blocks, dot_is_decode_times_x)
 {
     static float w[N], x[N], y[N];
