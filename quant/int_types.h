@@ -1,7 +1,7 @@
 // int_types.h: integer weights in safetensors: what a user names as a type, and what config.json says of it.
 //
 // Only the matrices of layers are of integers; embeddings, the head and norms stay floats, as the tools that write these layouts leave
-// them. To add a type of these layouts: a row in `types` (int_types.c), its encoder in int_matrix.c and its name in INT_TYPES.
+// them. To add a type of these layouts: a row in `types` (int_types.c) and its name in INT_TYPES.
 #ifndef PDQ_INT_TYPES_H
 #define PDQ_INT_TYPES_H
 

@@ -18,14 +18,18 @@ make_text text.txt 400
 seq 1000 1060 | sed 's/$/ goats slept by the river, and none of them spoke./' > held.txt
 
 text="--calibration text.txt --calibration-tokens 2048"
-for type in W8A8 W8A8_STATIC W8A16 W4A16 W4A16_ASYM GPTQ-4 GPTQ-4_ASYM GPTQ-8; do
-    for method in rtn mse weighted gptq; do
-        [ $method = rtn ] || [ $method = mse ] && [ $type != W8A8_STATIC ] && given='' || given=$text
-        # shellcheck disable=SC2086
-        quiet "$PDQ" quantize m -o $type-$method --type $type --method $method --group-size 64 $given
-        reads $type-$method
-    done
+write() { # TYPE METHOD [TEXT]
+    # shellcheck disable=SC2086
+    quiet "$PDQ" quantize m -o "$1-$2" --type "$1" --method "$2" --group-size 64 ${3-}
+    reads "$1-$2"
+}
+for type in W8A8 W8A16 W4A16 W4A16_ASYM GPTQ-4 GPTQ-4_ASYM GPTQ-8; do
+    write $type rtn
+    write $type gptq "$text"
 done
+write W8A8_STATIC rtn "$text"
+write W4A16 mse
+write W4A16_ASYM weighted "$text"
 for type in W4A16 W4A16_ASYM GPTQ-4 GPTQ-4_ASYM; do
     less "$(kld $type-gptq)" "$(kld $type-rtn)" "$type: gptq against rtn"
 done
@@ -38,21 +42,45 @@ quiet "$PDQ" quantize m -o rows --type GPTQ-4 --group-size 0
 reads rows
 quiet "$PDQ" inspect W4A16-rtn
 grep -q 'vLLM: as compressed-tensors (layout checked, not run there)' out.txt || fail "inspect: $(cat out.txt)"
-for observer in percentile mse entropy; do
+for observer in percentile entropy; do
     # shellcheck disable=SC2086
     quiet "$PDQ" quantize m -o s-$observer --type W8A8_STATIC --observer $observer $text
     reads s-$observer
 done
 
 # factors of channels: before anything is rounded the model computes what it did
+# shellcheck disable=SC2086
+quiet "$PDQ" quantize m -o smooth.gguf --type F32 --rescale smooth $text
+less "$(kld smooth.gguf)" 1e-9 "smooth changed the model"
 for kind in smooth awq; do
-    # shellcheck disable=SC2086
-    quiet "$PDQ" quantize m -o $kind.gguf --type F32 --rescale $kind $text
-    less "$(kld $kind.gguf)" 1e-9 "$kind changed the model"
     # shellcheck disable=SC2086
     quiet "$PDQ" quantize m -o $kind --type W4A16 --rescale $kind --group-size 64 $text
     reads $kind
 done
+
+# ... in double, too, by a reader that is not pdq's
+if $python -c 'import torch' 2> /dev/null; then
+    "$PDQ" tokenize m --file held.txt 2> /dev/null | tr -d ' \n' > ids
+    quiet "$PDQ" export smooth.gguf -o smooth-f32 --dtype f32
+    $python "$PDQ_SOURCE_DIR/tests/ref/read_hf.py" m smooth-f32 --ids @ids --seq-len 32 --tokens 300 --float64 > lines.txt 2>&1 || fail "$(cat lines.txt)"
+    $python - << 'END' || fail "factors changed the function: $(cat lines.txt)"
+import json
+nll = [json.loads(line)["nll"] for line in open("lines.txt")]
+assert len(nll) == 2 and all(abs(n - nll[0]) < 1e-7 * nll[0] for n in nll), nll # factors leave weights of f32
+END
+fi
+
+# biases
+$python "$PDQ_SOURCE_DIR/tests/ref/make_model.py" qwen2 q > /dev/null 2>&1 || { echo "qwen2 not made: no torch"; cp -r m q; }
+if grep -q qwen2 q/config.json; then
+    # shellcheck disable=SC2086
+    quiet "$PDQ" quantize q -o corrected --type W4A16 --group-size 0 --bias-correction $text --force
+    reads corrected
+fi
+# shellcheck disable=SC2086
+"$PDQ" quantize m -o x --type W4A16 --group-size 0 --bias-correction $text 2> err.txt && fail "biases that are not there were corrected"
+grep -q '"bias_correction": no matrix of this llama model has a bias' err.txt || fail "bias_correction: $(cat err.txt)"
+rm -rf x.run
 
 # refused
 refused 1 'W4A16-rtn: quantized already .*--requantize' "$PDQ" quantize W4A16-rtn -o x --type W8A8
