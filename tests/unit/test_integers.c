@@ -10,6 +10,7 @@
 #include "common/tensor/ops.h"
 #include "quant/int_matrix.h"
 #include "quant/observe.h"
+#include "quant/rescale.h"
 #include "tests/unit/tiny.h"
 
 static const char *const names[] = {"W8A8", "W8A8_STATIC", "W8A16", "W4A16", "W4A16_ASYM", "GPTQ-4", "GPTQ-4_ASYM", "GPTQ-8"};
@@ -178,3 +179,52 @@ Test(integers, observers_as_numpy_finds_them)
     fclose(f);
     cr_expect_eq(n, 6);
 }
+
+// ---- factors of channels ----
+
+static struct rounding to_ints(void *context, const struct parameter *p)
+{
+    (void)p;
+    return (struct rounding){.ints = int_type_find(context), .group = 8};
+}
+
+static const float *states(struct model *m, struct tape *tape, const int32_t *ids)
+{
+    const struct forward f = {.ids = ids, .B = 1, .T = 32};
+    return model_forward(m, tape, &f)->data;
+}
+
+// Heads of two query heads for a key/value head; the function stays, the weights do not.
+static void keeps_the_function(enum rescale_kind kind, int changed_least)
+{
+    struct model *m = tiny_model(2, 32, 5);
+    struct dataset data = tiny_data(2000);
+    struct error err;
+    struct tape tape, other;
+    const struct walk_text text = {.data = &data, .seq_len = 32, .tokens = 512, .batch = 4, .seed = 1};
+    char type[] = "W4A16";
+    const struct rescale_options o = {.kind = kind, .alpha = 0.5, .rounding = to_ints, .context = type};
+    struct model *changed = rescale(m, &text, &o, &err);
+    cr_assert_not_null(changed, "%s", err.text);
+    tape_init(&tape, PRECISION_F32);
+    tape_init(&other, PRECISION_F32);
+    const float *a = states(m, &tape, data.token), *b = states(changed, &other, data.token);
+    double most = 0, largest = 0;
+    for (int i = 0; i < 32 * 32; i++) {
+        most = fmax(most, fabs((double)a[i] - (double)b[i]));
+        largest = fmax(largest, fabs((double)a[i]));
+    }
+    cr_expect_leq(most, 1e-4 * largest, "kind %d: off by %g of %g", (int)kind, most, largest); // f32, two layers
+    int n = 0;
+    for (int i = 0; i < m->n_parameter; i++)
+        n += changed->parameter[i].t.data != m->parameter[i].t.data;
+    cr_expect_geq(n, changed_least);
+    tape_release(&tape);
+    tape_release(&other);
+    model_free(changed);
+    model_free(m);
+    dataset_release(&data);
+}
+
+Test(integers, smooth_keeps_the_function) { keeps_the_function(RESCALE_SMOOTH, 14); } // two norms, q, k, v, gate, up in each layer
+Test(integers, awq_keeps_the_function) { keeps_the_function(RESCALE_AWQ, 18); }       // o and down as well
