@@ -18,15 +18,14 @@
 #define BATCH 8  // windows at once
 #define REFITS 2 // times that a block's scales are chosen again
 
-// Does what it does need a text?
-static int needs_text(const struct quantize_options *o) {
+int quantize_method_runs_model(const struct quantize_options *o) {
     const struct int_type *ints = int_type_find(o->type);
     return (o->method == QUANTIZE_WEIGHTED && !o->imatrix) || o->method == QUANTIZE_GPTQ || o->rescale != RESCALE_NONE || o->bias_correction ||
            (ints && ints->static_input);
 }
 
 int quantize_method_check(const struct quantize_options *o, const char *where, struct error *err) {
-    if (o->calibration.count && !needs_text(o))
+    if (o->calibration.count && !quantize_method_runs_model(o))
         return error_set(err, "%s: \"calibration\" is given and \"method\" is %s, which looks at the weights alone; take weighted or gptq", where,
                          o->method == QUANTIZE_RTN ? "rtn" : o->method == QUANTIZE_MSE ? "mse" : "weighted by a file");
     if (o->imatrix && (o->method == QUANTIZE_RTN || o->method == QUANTIZE_MSE))
@@ -53,7 +52,7 @@ static int read_plan(struct gguf_types *types, const struct recipe *r, const str
 
 int quantize_method_needs_text(const struct stage *s) {
     const struct quantize_options *o = s->options;
-    return needs_text(o) && !o->calibration.count;
+    return quantize_method_runs_model(o) && !o->calibration.count;
 }
 
 // A file whose matrices are in blocks already: what they lost stays lost.
@@ -184,7 +183,7 @@ int quantize_method_forecast(struct forecast *f, const struct gguf_export_option
     const struct quantize_options *o = r->stage[f->index].options;
     struct gguf_export_options all = *options;
     struct dataset own = {0};
-    if (f->uses_parent && !o->requantize) {
+    if (forecast_from_parent(f) && !o->requantize) {
         char *path = recipe_path(r, r->model);
         int rc = path_is_gguf(path) && !file_is_directory(path) ? refuse_quantized(path, err) : 0;
         if (json_get(f->parent->source, "quantization_config"))
@@ -194,7 +193,7 @@ int quantize_method_forecast(struct forecast *f, const struct gguf_export_option
         TRY(rc);
     }
     TRY(check_files(f, &all, err));
-    if (!needs_text(o))
+    if (!quantize_method_runs_model(o))
         return 0;
     add_cost(f);
     if (!o->calibration.count)
@@ -306,8 +305,8 @@ static int apply(struct job *j, change *how, struct error *err) {
 static int by_method(struct job *j, struct error *err) {
     const struct quantize_options *o = options_of(j);
     struct dataset own = {0};
-    int rc = o->method == QUANTIZE_RTN && !needs_text(o) ? 0 : check_weights(j->model, err);
-    if (rc == 0 && needs_text(o))
+    int rc = o->method == QUANTIZE_RTN && !quantize_method_runs_model(o) ? 0 : check_weights(j->model, err);
+    if (rc == 0 && quantize_method_runs_model(o))
         rc = open_text(j->s->recipe, o, j->in->tokenizer, &j->model->config, &j->s->train->data, &own, &j->text, err);
     if (rc == 0 && o->rescale != RESCALE_NONE)
         rc = apply(j, rescale, err);
