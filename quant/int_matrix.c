@@ -187,10 +187,10 @@ static int64_t *choose_places(const double *H, int64_t C, int ordered)
 // Columns that are rounded under one choice of scales: a group where that fits into a panel, else a part of a row, whose scale stands before.
 static int64_t step_of(const struct int_matrix *m)
 {
-    int64_t step = 1;
-    while (step < CODE_ELEMENTS_MAX && m->group % (2 * step) == 0)
+    int64_t step = 1; // a power of two, so that it divides a panel
+    while (2 * step <= CODE_ELEMENTS_MAX && m->group % (2 * step) == 0)
         step *= 2;
-    return m->group < step ? m->group : step;
+    return step;
 }
 
 // Blocks of `step` columns that have their group's scale and zero, chosen for W as it is.

@@ -6,7 +6,7 @@
 #include "quant/gptq.h"
 #include "quant/int_types.h"
 
-#define INT_PARTS 5 // tensors of a matrix, at most
+#define INT_PARTS 4 // tensors of a matrix, at most
 
 struct int_matrix { // lifetime: the caller's
     const struct int_type *type;

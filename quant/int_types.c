@@ -27,8 +27,6 @@ const struct int_type *int_type_find(const char *name)
     return NULL;
 }
 
-int int_type_index(const struct int_type *t) { return (int)(t - types); }
-
 int64_t int_type_group(const struct int_type *t, int64_t group, int64_t C) { return t->grouped && group ? group : C; }
 
 // One QuantizationArgs of compressed-tensors, every key of it.

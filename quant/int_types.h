@@ -22,7 +22,6 @@ struct int_type {
 };
 
 const struct int_type *int_type_find(const char *name); // name or alias, any case; NULL: none
-int int_type_index(const struct int_type *t);           // its place in the table
 // Columns that share a scale in rows of C: group, or all (group 0, or a type without groups).
 int64_t int_type_group(const struct int_type *t, int64_t group, int64_t C);
 // quantization_config as compressed-tensors and AutoGPTQ write it. ordered: columns were rounded in the order of their inputs' sizes (in

@@ -14,7 +14,6 @@
 #define GRID 20        // of alpha, between 0 and 1
 #define CUTS 10        // ranges that clipping tries ..
 #define CUT_STEP 0.05f // .. each so much of the largest value's smaller
-#define CUT_COLUMNS 256 // of a group whose inputs' products count; of longer ones their squares alone
 #define READERS 3
 #define LEAST 1e-5     // of a factor's statistics
 
@@ -143,11 +142,13 @@ static double output_error(const float *E, int64_t D, int64_t C, const float *H)
 static double scaled_error(const struct rounding *r, const float *W, int64_t D, int64_t C, const double *s, const float *H)
 {
     float *scaled = xmalloc((size_t)(2 * D * C) * sizeof *scaled, "a rescaled matrix"), *read = scaled + D * C;
-    for (int64_t i = 0; i < D * C; i++)
-        scaled[i] = (float)((double)W[i] * s[i % C]);
+    for (int64_t d = 0; d < D; d++)
+        for (int64_t c = 0; c < C; c++)
+            scaled[d * C + c] = (float)((double)W[d * C + c] * s[c]);
     rounding_values(r, scaled, D, C, read);
-    for (int64_t i = 0; i < D * C; i++)
-        read[i] = (float)((double)W[i] - (double)read[i] / s[i % C]);
+    for (int64_t d = 0; d < D; d++)
+        for (int64_t c = 0; c < C; c++)
+            read[d * C + c] = (float)((double)W[d * C + c] - (double)read[d * C + c] / s[c]);
     const double error = output_error(read, D, C, H);
     free(scaled);
     return error;
@@ -316,17 +317,12 @@ static void rescale_site(struct rescaler *r, const struct site *site)
 
 // ---- clipping ----
 
-// e H e^T of a group's n columns, H [C, C] from its first one on.
-static double group_error(const float *e, const float *H, int64_t n, int64_t C)
+static float largest(const float *x, int64_t n)
 {
-    double sum = 0;
-    for (int64_t i = 0; i < n; i++) {
-        double row = 0;
-        for (int64_t k = 0; k < n && n <= CUT_COLUMNS; k++)
-            row += (double)H[i * C + k] * (double)e[k];
-        sum += (double)e[i] * (n <= CUT_COLUMNS ? row : (double)H[i * C + i] * (double)e[i]);
-    }
-    return sum;
+    float most = 0;
+    for (int64_t i = 0; i < n; i++)
+        most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
+    return most;
 }
 
 static void cut(const float *x, int64_t n, float range, float *to)
@@ -335,61 +331,51 @@ static void cut(const float *x, int64_t n, float range, float *to)
         to[i] = fminf(fmaxf(x[i], -range), range);
 }
 
-// One row: each group is cut at the share of its largest value that costs its outputs least. scratch [2, C].
-static void clip_row(const struct rounding *how, float *w, int64_t C, int64_t group, const float *H, float *scratch, void *blocks)
+// What cutting each group at ranges [D, C / group] costs its outputs, error [D, C / group]. scratch [3, D, C].
+static void cut_errors(const struct rounding *how, const float *W, int64_t D, int64_t C, int64_t group, const float *H, const float *range,
+                       double *error, float *scratch)
 {
-    float *best = xcalloc((size_t)(C / group), sizeof *best, "ranges"), *tried = scratch, *read = scratch + C;
-    double *least = xmalloc((size_t)(C / group) * sizeof *least, "errors");
-    for (int k = 0; k < CUTS; k++) {
-        for (int64_t g = 0; g < C; g += group) {
-            float most = 0;
-            for (int64_t i = g; i < g + group; i++)
-                most = fabsf(w[i]) > most ? fabsf(w[i]) : most;
-            cut(w + g, group, most * (1 - CUT_STEP * (float)k), tried + g);
-        }
-        if (how->ints) {
-            rounding_values(how, tried, 1, C, read);
-        } else {
-            how->format->encode(tried, NULL, C, blocks);
-            how->format->decode(blocks, read, C);
-        }
-        for (int64_t g = 0; g < C; g += group) {
-            float most = 0;
-            for (int64_t i = g; i < g + group; i++) {
-                most = fabsf(tried[i]) > most ? fabsf(tried[i]) : most;
-                read[i] = w[i] - read[i];
-            }
-            const double error = group_error(read + g, H + g * C + g, group, C);
-            if (k == 0 || error < least[g / group]) {
-                least[g / group] = error;
-                best[g / group] = most;
-            }
-        }
+    const int64_t G = C / group;
+    float *tried = scratch, *E = scratch + D * C, *EH = E + D * C;
+    for (int64_t k = 0; k < D * G; k++)
+        cut(W + k * group, group, range[k], tried + k * group);
+    rounding_values(how, tried, D, C, E);
+    for (int64_t i = 0; i < D * C; i++)
+        E[i] = W[i] - E[i];
+    for (int64_t g = 0; g < G; g++)
+        gemm(PRECISION_F32, PLAIN, PLAIN, D, group, group, E + g * group, C, H + g * group * C + g * group, C, 0, EH + g * group, C);
+    for (int64_t k = 0; k < D * G; k++) {
+        error[k] = 0;
+        for (int64_t i = k * group; i < (k + 1) * group; i++)
+            error[k] += (double)E[i] * (double)EH[i];
     }
-    for (int64_t g = 0; g < C; g += group)
-        cut(w + g, group, best[g / group], w + g);
-    free(best);
-    free(least);
 }
 
+// Each group is cut at the share of its largest value that costs its outputs least.
 static void clip_matrix(struct rescaler *r, const struct parameter *p, const float *H)
 {
     const struct rounding how = r->o->rounding(r->o->context, p);
     const int64_t D = tensor_rows(&p->t), C = tensor_columns(&p->t);
     if (!rounding_rounds(&how, C))
         return;
-    const int64_t group = how.ints ? int_type_group(how.ints, how.group, C) : how.format->elements;
-    float *W = overlay_values(r->m, p);
-#pragma omp parallel
-    {
-        float *scratch = xmalloc((size_t)(2 * C) * sizeof *scratch, "row");
-        void *blocks = xmalloc(how.ints ? 1 : (size_t)block_row_bytes(how.format, C), "row");
-#pragma omp for schedule(static)
-        for (int64_t d = 0; d < D; d++)
-            clip_row(&how, W + d * C, C, group, H, scratch, blocks);
-        free(scratch);
-        free(blocks);
+    const int64_t group = how.ints ? int_type_group(how.ints, how.group, C) : how.format->elements, n = D * (C / group);
+    float *W = overlay_values(r->m, p), *scratch = xmalloc((size_t)(3 * D * C + 2 * n) * sizeof *scratch, "a matrix being cut");
+    float *range = scratch + 3 * D * C, *best = range + n;
+    double *error = xmalloc((size_t)(2 * n) * sizeof *error, "errors of groups"), *least = error + n;
+    for (int k = 0; k < CUTS; k++) {
+        for (int64_t i = 0; i < n; i++)
+            range[i] = largest(W + i * group, group) * (1 - CUT_STEP * (float)k);
+        cut_errors(&how, W, D, C, group, H, range, error, scratch);
+        for (int64_t i = 0; i < n; i++)
+            if (k == 0 || error[i] < least[i]) {
+                least[i] = error[i];
+                best[i] = range[i];
+            }
     }
+    for (int64_t i = 0; i < n; i++)
+        cut(W + i * group, group, best[i], W + i * group);
+    free(scratch);
+    free(error);
 }
 
 // q and k are left alone: what they make is multiplied by each other (the authors' code leaves them out, too).
