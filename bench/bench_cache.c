@@ -15,6 +15,7 @@
 #define TURNS 7
 #define STEPS 3
 #define TOP_K 32
+#define TAIL_DRAWS 64
 #define PASS 4 // batches in the made-up text
 
 enum way { LABELS, CACHED, ONLINE, WAYS };
@@ -67,7 +68,7 @@ static void make_cache(struct contest *c) {
     struct error err;
     const int64_t windows = dataset_windows(&c->data, c->shape->seq_len);
     const struct teacher_key key = {.teacher = "bench", .tokenizer = "", .data = "", .seq_len = c->shape->seq_len, .windows = windows,
-                                    .vocab = c->shape->vocab, .top_k = TOP_K, .temperature = 2, .precision = c->precision};
+                                    .vocab = c->shape->vocab, .top_k = TOP_K, .tail_draws = TAIL_DRAWS, .temperature = 2, .precision = c->precision};
     unsigned char *wanted = xmalloc((size_t)windows, "windows");
     memset(wanted, 1, (size_t)windows);
     if (!mkdtemp(folder))

@@ -47,6 +47,8 @@ const struct option distill_option_table[] = {
     {"teacher_cache", OPTION_STRING, AT(teacher_cache), NULL, 0, 0, NULL, "FILE|auto",
      "learn from this file of the teacher's likeliest answers, made where it lacks some; auto: in the run's folder"},
     {"top_k", OPTION_INT, AT(top_k), "32", 1, 65535, NULL, "N", "with teacher_cache: answers a token that it holds"},
+    {"tail_draws", OPTION_INT, AT(tail_draws), "64", 0, 65535, NULL, "N",
+     "with teacher_cache: draws from all other answers, one for each 1/N of the mass; 0: their mass alone"},
     {"layer_map", OPTION_JSON, AT(layer_map), NULL, 0, 0, NULL, "MAP",
      "which student layer follows which teacher layer: " LAYER_MAPS ", or [[S,T],...] from 0"},
     {"features", OPTION_JSON, AT(features), NULL, 0, 0, NULL, "[{...},...]", "losses on features"},
@@ -186,7 +188,7 @@ double distill_alpha(const struct distill_options *o, int64_t steps, int64_t ste
     return o->alpha;
 }
 
-static double share_done(const struct distillation *d, int64_t step) { return d->steps > 1 ? (double)step / (double)(d->steps - 1) : 0; }
+double distill_share_done(int64_t steps, int64_t step) { return steps > 1 ? (double)step / (double)(steps - 1) : 0; }
 
 // The soft targets' and the hard ones' loss, from the fused head; all divergences but KL are further terms of the log.
 static struct tensor *answers_loss(const struct distillation *d, struct tape *tape, const struct forward *f, struct tensor *x,
@@ -194,7 +196,7 @@ static struct tensor *answers_loss(const struct distillation *d, struct tape *ta
 {
     double weight[DIVERGENCES];
     struct head_result head;
-    answers_at(&d->answers, share_done(d, step), weight);
+    answers_at(&d->answers, distill_share_done(d->steps, step), weight);
     spec->divergence = weight;
     spec->beta = d->options->beta;
     struct tensor *loss = model_head_loss(d->student, tape, f, x, spec, &head);
@@ -212,7 +214,7 @@ static struct tensor *add_features(struct distillation *d, struct tape *tape, co
                                    double weight, int64_t step, struct loss_parts *parts)
 {
     const struct features *f = &d->features;
-    const double share = share_done(d, step);
+    const double share = distill_share_done(d->steps, step);
     double *value = arena_alloc(&tape->arena, (size_t)f->n * sizeof *value);
     for (int k = 0; k < d->n_teacher; k++) {
         const struct feature_batch batch = {.forward = forward,
@@ -242,6 +244,7 @@ static void teachers_forward(struct distillation *d, const struct forward *forwa
         struct forward f = *forward;
         f.taps = t->shown.taps.want ? &t->shown.taps : NULL;
         f.dropout = NULL;
+        f.shift = NULL; // the student's input alone is moved
         // Drops a layer's inner values, where nobody asks for them; nothing records there.
         f.checkpoint = !(t->shown.taps.want & TAP_QKV);
         tape_reset(&t->tape); // here, not after the step: the backward pass still reads the teacher's values
@@ -256,7 +259,8 @@ static struct tensor *distill_loss(void *context, struct tape *tape, const struc
     const int shows = d->features.n > 0;
     struct forward student_forward = *forward;
     student_forward.taps = shows ? &d->student_shown.taps : NULL;
-    teachers_forward(d, forward);
+    if (!forward->again) // what the teachers said is still there
+        teachers_forward(d, forward);
     struct tensor *x = model_forward(d->student, tape, &student_forward);
     struct head_teacher further[TEACHERS_MOST];
     for (int i = 1; i < d->n_teacher; i++) {

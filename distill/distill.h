@@ -24,6 +24,7 @@ struct distill_options { // rows in distill_option_table (which also holds train
     int order;              // hard_first: alpha rises linearly from 0 to its value over the run's first half
     char *teacher_cache;    // file of the teacher's answers, or "auto"; NULL: the teacher runs beside the student
     int64_t top_k;          // entries a token there
+    int64_t tail_draws;     // and draws from all others, where these have the whole mass
     double hidden;          // weight of the hidden states' MSE: short for an entry of features; 0: off
     struct json *layer_map; // of features that name none (layer_map_read, feature.h); NULL: each loss's own
     struct json *features;  // losses on features (feature.h); NULL: none
@@ -55,6 +56,7 @@ unsigned char *distill_wanted_windows(const struct trainer *t, const struct trai
 // ---- for the schemes ----
 
 double distill_alpha(const struct distill_options *o, int64_t steps, int64_t step); // the weight of the soft targets at a step
+double distill_share_done(int64_t steps, int64_t step);                              // 0 at the first step, 1 at the last
 // The identity of a run's snapshots: what the trainer cannot see, that is t's own identity, these options, and the n teachers (or, where there
 // are none, what stands for them).
 void distill_identify(const struct trainer *t, const struct distill_options *o, struct model *const *teacher, int n, const char *instead,

@@ -10,7 +10,7 @@
 #include "distill/distill.h"
 #include "distill/feature.h"
 
-#define FEATURES_MOST (LOSS_TERMS - DIVERGENCES + 1) // KL and "mse" have their own places in the log
+#define FEATURES_MOST (LOSS_TERMS - DIVERGENCES) // KL and "mse" have their own places in the log, the trainer takes one
 
 struct entry { // of the list, as it is written
     char *loss;

@@ -7,7 +7,7 @@
 
 #include "common/base/json.h"
 
-#define FORMAT 1
+#define FORMAT 2 // 1 had no draws
 
 static struct json *key_json(const struct teacher_key *k)
 {
@@ -22,6 +22,7 @@ static struct json *key_json(const struct teacher_key *k)
     json_set_string(o, "precision", k->precision == PRECISION_BF16 ? "bf16" : "f32");
     json_set_number(o, "temperature", k->temperature);
     json_set_number(o, "top_k", (double)k->top_k);
+    json_set_number(o, "tail_draws", (double)k->tail_draws);
     return o;
 }
 
@@ -37,7 +38,8 @@ static const struct {
                {"vocab", "vocabulary"},
                {"precision", "precision"},
                {"temperature", "temperature"},
-               {"top_k", "number of entries (top_k)"}};
+               {"top_k", "number of entries (top_k)"},
+               {"tail_draws", "number of draws (tail_draws)"}};
 
 char *teacher_key_text(const struct teacher_key *k)
 {
@@ -57,15 +59,48 @@ void teacher_key_hash(const struct teacher_key *k, char out[HASH_TEXT])
 
 struct block_shape teacher_block_shape(const struct teacher_key *key)
 {
-    return (struct block_shape){key->seq_len, key->top_k, key->vocab};
+    return (struct block_shape){key->seq_len, key->top_k, key->tail_draws, key->vocab};
 }
 
-struct head_top top_rows_new(int64_t rows, int64_t k)
+struct block_head teacher_block_head(int64_t w, const int32_t *targets, int64_t seq_len)
 {
-    return (struct head_top){.k = k,
-                             .id = xcalloc((size_t)(rows * k), sizeof(int32_t), "a teacher's entries"),
-                             .log_p = xcalloc((size_t)(rows * k), sizeof(float), "a teacher's entries"),
-                             .log_tail = xcalloc((size_t)rows, sizeof(float), "a teacher's entries")};
+    struct block_head h = {.window = w};
+    while (h.first < seq_len && targets[h.first] < 0)
+        h.first++;
+    while (h.first + h.n < seq_len && targets[h.first + h.n] >= 0)
+        h.n++;
+    return h;
+}
+
+int teacher_block_is(const struct block_head *found, const struct block_head *expected)
+{
+    return found->window == expected->window && found->first == expected->first && found->n == expected->n;
+}
+
+struct head_top top_rows_new(int64_t rows, int64_t k, int64_t m)
+{
+    struct head_top t = {.k = k,
+                         .m = m,
+                         .id = xcalloc((size_t)(rows * k), sizeof(int32_t), "a teacher's entries"),
+                         .log_p = xcalloc((size_t)(rows * k), sizeof(float), "a teacher's entries"),
+                         .log_tail = xcalloc((size_t)rows, sizeof(float), "a teacher's entries")};
+    if (m) {
+        t.draws = xcalloc((size_t)rows, sizeof(int32_t), "a teacher's draws");
+        t.drawn = xcalloc((size_t)(rows * m), sizeof(int32_t), "a teacher's draws");
+        t.entropy = xcalloc((size_t)rows, sizeof(float), "a teacher's draws");
+    }
+    return t;
+}
+
+struct head_top top_rows_at(const struct head_top *t, int64_t row)
+{
+    struct head_top at = {.k = t->k, .m = t->m, .id = t->id + row * t->k, .log_p = t->log_p + row * t->k, .log_tail = t->log_tail + row};
+    if (t->m) {
+        at.draws = t->draws + row;
+        at.drawn = t->drawn + row * t->m;
+        at.entropy = t->entropy + row;
+    }
+    return at;
 }
 
 void top_rows_free(struct head_top *t)
@@ -73,6 +108,9 @@ void top_rows_free(struct head_top *t)
     free(t->id);
     free(t->log_p);
     free(t->log_tail);
+    free(t->draws);
+    free(t->drawn);
+    free(t->entropy);
     *t = (struct head_top){0};
 }
 
@@ -191,42 +229,61 @@ void teacher_cache_close(struct teacher_cache *c)
     *c = (struct teacher_cache){0};
 }
 
-int teacher_cache_read(const struct teacher_cache *c, int64_t w, const struct head_top *to, struct error *err)
+static int window_error(const struct teacher_cache *c, int64_t w, struct error *err)
 {
-    int64_t found = -1;
-    size_t used;
-    const int64_t at = c->offset[w];
-    if (at && block_unpack(&c->shape, c->map.data + at, (size_t)(c->end - at), &found, to, &used) == 0 && found == w)
-        return 0;
     return error_set(err, "%s: %s window %lld, at byte %lld; delete the file and it is made again", c->map.path,
-                     at ? "this teacher cache is damaged in" : "this teacher cache lacks", (long long)w, (long long)at);
+                     c->offset[w] ? "this teacher cache is damaged in" : "this teacher cache lacks", (long long)w, (long long)c->offset[w]);
 }
 
-int64_t teacher_cache_lacks(const char *path, const struct teacher_key *key, const unsigned char *wanted, struct error *err)
+int teacher_cache_read(const struct teacher_cache *c, int64_t w, const int32_t *targets, const struct head_top *to, struct error *err)
+{
+    const struct block_head expected = teacher_block_head(w, targets, c->shape.seq_len);
+    struct block_head found;
+    size_t used;
+    const int64_t at = c->offset[w];
+    if (at && block_unpack(&c->shape, c->map.data + at, (size_t)(c->end - at), &found, to, &used) == 0 && teacher_block_is(&found, &expected))
+        return 0;
+    return window_error(c, w, err);
+}
+
+// Reads the wanted windows that are there; the first one that is damaged, or -1.
+static int64_t first_damaged(const struct teacher_cache *c, const unsigned char *wanted, const struct dataset *data)
+{
+    const int64_t T = c->shape.seq_len;
+    int64_t damaged = -1;
+#pragma omp parallel
+    {
+        struct head_top rows = top_rows_new(T, c->shape.k, c->shape.m);
+        int32_t *ids = xmalloc(2 * (size_t)T * sizeof *ids, "a window of tokens");
+        struct error ignored;
+#pragma omp for schedule(dynamic, 16)
+        for (int64_t w = 0; w < c->windows; w++) {
+            if (!wanted[w] || !c->offset[w])
+                continue;
+            dataset_read_window(data, T, w, ids, ids + T);
+            if (teacher_cache_read(c, w, ids + T, &rows, &ignored) < 0) {
+#pragma omp critical(teacher_cache_damage)
+                damaged = damaged < 0 || w < damaged ? w : damaged;
+            }
+        }
+        free(ids);
+        top_rows_free(&rows);
+    }
+    return damaged;
+}
+
+int64_t teacher_cache_lacks(const char *path, const struct teacher_key *key, const unsigned char *wanted, const struct dataset *data,
+                            struct error *err)
 {
     struct teacher_cache c = {0};
-    int64_t lacking = 0, damaged = -1;
+    int64_t lacking = 0;
     if (file_exists(path))
         TRY(teacher_cache_open(&c, path, key, err));
     for (int64_t w = 0; w < key->windows; w++)
         lacking += wanted[w] && (!c.offset || !c.offset[w]);
-#pragma omp parallel if (c.offset != NULL)
-    {
-        struct head_top rows = top_rows_new(key->seq_len, key->top_k);
-        struct error ignored;
-#pragma omp for schedule(dynamic, 16)
-        for (int64_t w = 0; w < (c.offset ? c.windows : 0); w++)
-            if (wanted[w] && c.offset[w] && teacher_cache_read(&c, w, &rows, &ignored) < 0) {
-#pragma omp critical(teacher_cache_damage)
-                damaged = damaged < 0 || w < damaged ? w : damaged;
-            }
-        top_rows_free(&rows);
-    }
-    if (damaged >= 0) { // again, for the message
-        struct head_top rows = top_rows_new(key->seq_len, key->top_k);
-        lacking = teacher_cache_read(&c, damaged, &rows, err);
-        top_rows_free(&rows);
-    }
+    const int64_t damaged = c.offset ? first_damaged(&c, wanted, data) : -1;
+    if (damaged >= 0)
+        lacking = window_error(&c, damaged, err);
     teacher_cache_close(&c);
     return lacking;
 }

@@ -7,12 +7,13 @@
 
 #include "common/base/log.h"
 #include "common/base/progress.h"
+#include "common/base/random.h"
 #include "common/base/threads.h"
 #include "common/tensor/tape.h"
 #include "distill/teacher_cache.h"
 
 #define BATCH 8
-#define BYTES_AT_LEAST 2 // an entry, for the look at the disk's room before any work
+#define BYTES_AT_LEAST 1 // an entry, for the look at the disk's room before any work
 
 struct making { // lifetime: one call
     const struct teacher_key *key;
@@ -25,6 +26,7 @@ struct making { // lifetime: one call
     int64_t n_block;
     int32_t *inputs, *targets; // [BATCH, seq_len]
     struct head_top top;       // [BATCH * seq_len]
+    double *start;             // [BATCH * seq_len] of the draws
 };
 
 static int put_member(struct making *m, const void *data, size_t bytes, int level, struct error *err)
@@ -46,14 +48,24 @@ static int begin_file(struct making *m, struct error *err)
     return status;
 }
 
+static int is_ours(const struct making *m, const struct block_head *found)
+{
+    if (found->window < 0 || found->window >= m->key->windows)
+        return 0;
+    dataset_read_window(m->data, m->key->seq_len, found->window, m->inputs, m->targets);
+    const struct block_head expected = teacher_block_head(found->window, m->targets, m->key->seq_len);
+    return teacher_block_is(found, &expected);
+}
+
 // Notes the whole blocks in data[at .. end), up to the last whole batch; returns where they end.
 static int64_t walk_blocks(struct making *m, const unsigned char *data, int64_t at, int64_t end)
 {
-    struct head_top rows = top_rows_new(m->key->seq_len, m->key->top_k);
-    int64_t pending[BATCH], place[BATCH], n = 0, whole = at, w;
+    struct head_top rows = top_rows_new(m->key->seq_len, m->key->top_k, m->key->tail_draws);
+    int64_t pending[BATCH], place[BATCH], n = 0, whole = at;
+    struct block_head found;
     size_t used;
-    while (at < end && block_unpack(&m->shape, data + at, (size_t)(end - at), &w, &rows, &used) == 0 && w >= 0 && w < m->key->windows) {
-        pending[n] = w;
+    while (at < end && block_unpack(&m->shape, data + at, (size_t)(end - at), &found, &rows, &used) == 0 && is_ours(m, &found)) {
+        pending[n] = found.window;
         place[n++] = at;
         at += (int64_t)used;
         if (n < BATCH)
@@ -106,30 +118,30 @@ static int take_up(struct making *m, struct error *err)
     return end < 0 ? begin_file(m, err) : file_writer_cut(&m->writer, end, err);
 }
 
+// Draws start where the window alone says, so that its block has the same bytes whatever it is made with.
 static void ask_teacher(struct making *m, const int64_t *window)
 {
     const int64_t T = m->key->seq_len;
-    for (int b = 0; b < BATCH; b++)
+    for (int b = 0; b < BATCH; b++) {
+        struct random random;
+        random_init(&random, 0, "draws from a teacher's tail", (uint64_t)window[b]);
+        for (int64_t j = 0; j < T; j++)
+            m->start[b * T + j] = random_uniform(&random);
         dataset_read_window(m->data, T, window[b], m->inputs + b * T, m->targets + b * T);
+    }
     const struct forward f = {.ids = m->inputs, .B = BATCH, .T = T, .checkpoint = 1};
     tape_reset(&m->tape);
     const struct tensor *x = model_forward(m->teacher, &m->tape, &f);
     op_head_top(&m->tape, x, model_head(m->teacher), model_head_bias(m->teacher), m->teacher->config.logit_cap,
-                m->key->temperature, &m->top);
+                m->key->temperature, m->start, &m->top);
 }
 
-// Rows of a window that are predicted lie side by side.
 static void *pack_window(const struct making *m, int64_t window, int64_t b, size_t *packed)
 {
-    const int64_t T = m->key->seq_len, k = m->key->top_k;
-    const int32_t *targets = m->targets + b * T;
-    int64_t first = 0, n = 0;
-    while (first < T && targets[first] < 0)
-        first++;
-    while (first + n < T && targets[first + n] >= 0)
-        n++;
-    const struct head_top rows = {k, m->top.id + b * T * k, m->top.log_p + b * T * k, m->top.log_tail + b * T};
-    return block_pack(&m->shape, window, first, n, &rows, packed);
+    const int64_t T = m->key->seq_len;
+    const struct block_head head = teacher_block_head(window, m->targets + b * T, T);
+    const struct head_top rows = top_rows_at(&m->top, b * T);
+    return block_pack(&m->shape, &head, &rows, packed);
 }
 
 // n windows, the last one repeated to a whole batch: products of another shape might round otherwise.
@@ -225,7 +237,8 @@ static void making_init(struct making *m, const struct teacher_key *key, const s
     m->offset = xcalloc((size_t)key->windows, sizeof *m->offset, "the index of a teacher cache");
     m->inputs = xmalloc(n * sizeof *m->inputs, "a batch of tokens");
     m->targets = xmalloc(n * sizeof *m->targets, "a batch of tokens");
-    m->top = top_rows_new((int64_t)n, key->top_k);
+    m->start = xmalloc(n * sizeof *m->start, "a teacher's draws");
+    m->top = top_rows_new((int64_t)n, key->top_k, key->tail_draws);
 }
 
 static void making_release(struct making *m)
@@ -235,6 +248,7 @@ static void making_release(struct making *m)
     free(m->offset);
     free(m->inputs);
     free(m->targets);
+    free(m->start);
     top_rows_free(&m->top);
 }
 

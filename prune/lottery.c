@@ -165,6 +165,7 @@ int lottery_check(const struct lottery_options *o, const char *where, struct err
                          where);
     if (o->train.eval_every < 1)
         return error_set(err, "%s: \"eval_every\" is missing; expected the steps between looks at the validation data", where);
+    TRY(train_check_plain(&o->train, where, err));
     TRY(read_rewind(o, where, &step, &weights, err));
     TRY(check_names(o->controls, where, "controls", control_names, err));
     TRY(check_methods(o->methods, where, err));

@@ -48,25 +48,52 @@ static int64_t step_floats(const struct config *c, const struct train_options *o
     return forward + max_i64(backward, head_floats(c, rows, teachers));
 }
 
-#define STEP_ARRAYS 9 // times that a step reads or writes an array as large as the weights: optimizer, norm, clearing
+#define STEP_ARRAYS 9 // times that a step reads or writes an array as large as the trained weights: optimizer, norm, clearing
+#define AVERAGE_ARRAYS 3 // the same for their moving average
+
+// What is trained of a model of this shape; the options' patterns were checked (forecast_check_training).
+static struct train_extent extent_of(const struct config *c, const struct train_options *o) {
+    struct train_extent e;
+    struct error err;
+    struct model *m = model_new(c, 0);
+    if (train_check_model(o, m, "a training", &e, &err) < 0)
+        BUG("its options were not checked: %s", err.text);
+    model_free(m);
+    return e;
+}
+
+// Arrays as large as what is trained: moments, the best weights, the average.
+static int64_t kept_arrays(const struct train_options *o) { return (o->optimizer == OPTIMIZER_ADAMW ? 2 : 1) + (o->keep_best != 0) + (o->ema > 0); }
+
+// Weights, and gradients, moments and copies of what is trained of them.
+static int64_t state_bytes(const struct config *c, const struct train_options *o, const struct train_extent *e) {
+    return 4 * (config_parameters(c) + e->beside + e->trained * (1 + kept_arrays(o))) + (o->keep_zeros ? e->trained : 0);
+}
+
+// Products of a step for one token: forward; back to the inputs; to the weights as far as they are trained (with zeros to keep, lora makes the
+// whole weights' gradients and the whole weights); lora's factors in all three; layers again; all of it again on moved embeddings.
+static double training_flops(const struct config *c, const struct train_options *o, const struct train_extent *e, int64_t seq_len) {
+    const double passes = 2 + (o->checkpoint != 0) + (o->lora && !o->keep_zeros ? 0 : e->product_share);
+    return (passes * model_flops_per_token(c, seq_len) + 6 * (double)e->beside) * (o->fgm > 0 ? 2 : 1);
+}
 
 struct step_cost step_cost(const struct config *student, const struct config *teacher, const struct train_options *o,
                            int64_t seq_len) {
-    int64_t rows = o->batch * seq_len, parameters = config_parameters(student);
+    const struct train_extent extent = extent_of(student, o);
+    int64_t rows = o->batch * seq_len;
     double tokens = (double)(rows * o->accumulate);
-    struct step_cost cost = {.flops = 3 * tokens * model_flops_per_token(student, seq_len)};
-    if (o->checkpoint)
-        cost.flops += tokens * model_flops_per_token(student, seq_len);
-    cost.bytes = 4.0 * STEP_ARRAYS * (double)parameters;
+    struct step_cost cost = {.flops = tokens * training_flops(student, o, &extent, seq_len)};
+    cost.bytes = 4.0 * (STEP_ARRAYS + (o->ema > 0 ? AVERAGE_ARRAYS : 0)) * (double)extent.trained;
     cost.activations = 4 * step_floats(student, o, rows, teacher != NULL);
+    if (o->fgm > 0) // the move, its gradient, and the moved embeddings
+        cost.activations += 4 * 3 * rows * (student->n_embedding ? student->n_embedding : student->hidden);
     if (teacher) {
         cost.flops += tokens * model_flops_per_token(teacher, seq_len);
         cost.activations += 4 * rows * (3 * teacher->hidden + activations(teacher).largest);
     }
     if (o->eval_every) // the step's memory stays taken meanwhile
         cost.activations += eval_memory(student, NULL, eval_batch_rows(seq_len));
-    cost.memory =
-        cost.activations + 4 * parameters * (o->keep_best ? 5 : 4); // weights, gradients, two moments, best weights
+    cost.memory = cost.activations + state_bytes(student, o, &extent);
     return cost;
 }
 
@@ -85,7 +112,8 @@ int64_t shown_memory(const struct config *teacher, int64_t rows, unsigned shows)
 }
 
 int64_t snapshot_scratch(const struct config *student, const struct train_options *o) {
-    return 2 * 4 * config_parameters(student) * (o->keep_best ? 4 : 3); // weights and two moments each
+    const struct train_extent extent = extent_of(student, o);
+    return 2 * 4 * ((o->lora ? extent.beside : config_parameters(student)) + extent.trained * kept_arrays(o));
 }
 
 int64_t score_memory(const struct config *c, int64_t rows, int differentiates) {

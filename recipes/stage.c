@@ -25,8 +25,19 @@ int forecast_from_parent(const struct forecast *f) {
     return 1;
 }
 
+int forecast_check_training(const struct forecast *f, const struct train_options *o, struct error *err) {
+    struct train_extent extent;
+    char where[96];
+    struct model *m = model_new(&f->out, 0);
+    snprintf(where, sizeof where, "stages[%d].%s", f->index, f->recipe->stage[f->index].type->name);
+    int status = train_check_model(o, m, where, &extent, err);
+    model_free(m);
+    return status < 0 ? error_prefix(err, "%s", f->recipe->where) : 0;
+}
+
 int forecast_check_images(const struct forecast *f, const struct train_options *o, struct error *err) {
     const struct config *c = &f->out;
+    TRY(forecast_check_training(f, o, err));
     const int is_encoder = model_is_language(c) && !model_is_causal(c), drops_inputs = model_has_blocks(c) && o->dropout_input > 0;
     if (is_encoder && o->tokens)
         return error_set(err, "%s: stages[%d]: \"tokens\" counts text; give \"steps\" for an encoder", f->recipe->where, f->index);

@@ -11,6 +11,8 @@
 #include "recipes/stage.h"
 
 #define ANSWER_BYTES 3 // of an entry of a teacher cache, about
+#define DRAW_BYTES 1   // of a possible draw there, about
+#define CACHE_WINDOWS 8 // that are made at a time
 
 static int needs_text(const struct stage *s) {
     (void)s;
@@ -90,7 +92,7 @@ static int forecast_answers(struct forecast *f, const struct distill_options *o,
     char *path = answers_file(f->recipe, o);
     *has_teacher = !path || !file_exists(path);
     if (*has_teacher)
-        f->disk += tokens * o->top_k * ANSWER_BYTES;
+        f->disk += tokens * (o->top_k * ANSWER_BYTES + o->tail_draws * DRAW_BYTES);
     free(path);
     return 0;
 }
@@ -105,6 +107,11 @@ static void forecast_cost(struct forecast *f, const struct distill_options *o, c
             step_cost_add_teacher(&cost, &f->out, s->teacher[i], &o->train, seq_len);
         weights += 4 * config_parameters(s->teacher[i]);
         shown += shown_memory(s->teacher[i], rows, shows[i]);
+    }
+    if (has_teacher && o->teacher_cache) { // it speaks before the student learns
+        const int64_t alone = step_cost(&f->out, NULL, &o->train, seq_len).memory;
+        const int64_t making = 4 * config_parameters(&f->out) + eval_memory(s->teacher[0], NULL, CACHE_WINDOWS * seq_len);
+        cost.memory = alone > making ? alone : making;
     }
     f->flops = cost.flops * (double)steps;
     f->bytes = cost.bytes * (double)steps;

@@ -229,6 +229,10 @@ static int forecast(struct forecast *f, struct error *err) {
     if (o->recover) {
         struct distill_options recover;
         TRY(read_recover(f->recipe, o, "recover", &recover, err));
+        if (forecast_check_training(f, &recover.train, err) < 0) {
+            options_release(distill_option_table, &recover);
+            return -1;
+        }
         struct step_cost step = step_cost(&f->in, f->parent, &recover.train, seq_len);
         f->flops += step.flops * (double)(train_steps(&recover.train, seq_len) * (o->steps - 1));
         f->bytes += step.bytes * (double)(train_steps(&recover.train, seq_len) * (o->steps - 1));

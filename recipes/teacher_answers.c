@@ -42,6 +42,7 @@ static int make_key(struct teacher_key *key, const struct stage_run *s, const st
                                 .windows = dataset_windows(t->data, t->seq_len),
                                 .vocab = vocab,
                                 .top_k = o->top_k < vocab ? o->top_k : vocab,
+                                .tail_draws = o->top_k < vocab ? o->tail_draws : 0,
                                 .temperature = o->temperature,
                                 .precision = gemm_precision(t->precision, &why)};
     hash_tokenizer(s->run->parent.tokenizer, key->tokenizer);
@@ -51,7 +52,7 @@ static int make_key(struct teacher_key *key, const struct stage_run *s, const st
 
 static int complete(const char *path, const struct teacher_key *key, const unsigned char *wanted, const struct trainer *t,
                     struct model *(*open)(void *context, struct error *err), void *context, struct error *err) {
-    const int64_t lacking = teacher_cache_lacks(path, key, wanted, err);
+    const int64_t lacking = teacher_cache_lacks(path, key, wanted, t->data, err);
     if (lacking <= 0)
         return lacking < 0 ? -1 : 0;
     log_info("%s: the teacher is asked about %ld windows of %ld tokens that it lacks", path, (long)lacking, (long)key->seq_len);

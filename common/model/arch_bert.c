@@ -140,7 +140,7 @@ static struct tensor *typed(struct model *m, struct tape *tape, const struct for
 
 static struct tensor *embedded(struct model *m, struct tape *tape, const struct forward *f)
 {
-    struct tensor *x = op_embed(tape, model_weight(m, EMBED, -1), f->ids, f->B * f->T);
+    struct tensor *x = block_tokens(m, tape, f);
     x = typed(m, tape, f, x);
     struct tensor *p = m->config.position_offset ? counted_positions(m, tape, f) : block_positions(m, tape, f, model_weight(m, POSITIONS, -1));
     x = op_add(tape, x, p);

@@ -4,7 +4,7 @@
 #include <math.h>
 
 #include "common/base/error.h"
-#include "common/model/arch.h"
+#include "common/model/block.h"
 
 enum {
     EMBED, INPUT, INPUT_BACK, RECURRENT, RECURRENT_BACK, INPUT_BIAS, INPUT_BIAS_BACK, RECURRENT_BIAS, RECURRENT_BIAS_BACK, DENSE, DENSE_BIAS,
@@ -54,7 +54,7 @@ static struct tensor *bilstm_forward(struct model *m, struct tape *tape, const s
     const struct dropout *d = f->dropout;
     if (f->cache || (f->taps && f->taps->want) || f->last)
         BUG("bilstm: a cache, taps or a part of the layers were asked for");
-    struct tensor *x = op_embed(tape, model_weight(m, EMBED, -1), f->ids, f->B * f->T);
+    struct tensor *x = block_tokens(m, tape, f);
     if (d && d->input > 0)
         x = op_dropout(tape, x, d->input, d->seed, "embedding.weight", d->step);
     struct tensor *forth = read_through(m, tape, f, x, 0);

@@ -67,7 +67,7 @@ static struct tensor *gpt2_forward(struct model *m, struct tape *tape, const str
 {
     struct tensor *x = f->x;
     if (!x) {
-        x = op_embed(tape, model_weight(m, EMBED, -1), f->ids, f->B * f->T);
+        x = block_tokens(m, tape, f);
         struct tensor *p = block_positions(m, tape, f, model_weight(m, POSITIONS, -1));
         x = op_add(tape, x, p);
     }

@@ -100,7 +100,7 @@ static struct tensor *llama_forward(struct model *m, struct tape *tape, const st
 {
     const int64_t position = f->cache ? f->cache->length : 0;
     const float *rope = rope_table(tape, m->rope, m->config.head_dim, f->T, position);
-    struct tensor *x = f->x ? f->x : op_embed(tape, model_weight(m, EMBED, -1), f->ids, f->B * f->T);
+    struct tensor *x = f->x ? f->x : block_tokens(m, tape, f);
     if (!f->x && m->config.embed_scale > 0)
         x = op_scale(tape, x, m->config.embed_scale);
     x = blocks_run(m, tape, f, rope, block, x);

@@ -109,6 +109,12 @@ struct tensor *model_activation(const struct model *m, struct tape *tape, struct
     BUG("activation %d", (int)m->config.activation);
 }
 
+struct tensor *block_tokens(struct model *m, struct tape *tape, const struct forward *f)
+{
+    struct tensor *x = op_embed(tape, model_weight(m, m->arch->embed, -1), f->ids, f->B * f->T);
+    return f->shift ? op_add(tape, x, f->shift) : x;
+}
+
 struct tensor *block_positions(struct model *m, struct tape *tape, const struct forward *f, struct tensor *table)
 {
     const int64_t first = f->cache ? f->cache->length : 0;

@@ -30,6 +30,8 @@ struct tensor *model_norm(const struct model *m, struct tape *tape, struct tenso
 // normalised where the config has norms of them, and rotated where b->rope is there.
 struct tensor *block_attention(const struct block *b, struct tape *tape, struct tensor *x, int first);
 struct tensor *block_feed_forward(const struct block *b, struct tape *tape, struct tensor *x, int first);
+// Rows of the tokens' table, moved by f->shift: [N, width of an embedding].
+struct tensor *block_tokens(struct model *m, struct tape *tape, const struct forward *f);
 // Rows of a table of learned positions [P, D] for every token: [N, D].
 struct tensor *block_positions(struct model *m, struct tape *tape, const struct forward *f, struct tensor *table);
 // From the activations of the feed-forward block [N, F] to what the output projection reads: gates, taps.

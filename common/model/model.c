@@ -209,13 +209,24 @@ void model_initialise(struct model *m, uint64_t seed)
     }
 }
 
+int64_t model_trained(const struct model *m)
+{
+    int64_t n = 0;
+    for (int i = 0; i < m->n_parameter; i++)
+        n += m->parameter[i].frozen ? 0 : m->parameter[i].n_stored;
+    return n;
+}
+
 void model_want_gradients(struct model *m)
 {
     if (!m->grad)
-        m->grad = xcalloc((size_t)m->n_element, sizeof *m->grad, "gradients");
+        m->grad = xcalloc((size_t)model_trained(m), sizeof *m->grad, "gradients");
+    float *at = m->grad;
     for (int i = 0; i < m->n_parameter; i++) {
-        m->parameter[i].t.grad = m->grad + m->parameter[i].offset;
-        m->parameter[i].t.needs_grad = 1;
+        struct parameter *p = &m->parameter[i];
+        p->t.grad = p->frozen ? NULL : at;
+        p->t.needs_grad = !p->frozen;
+        at += p->frozen ? 0 : p->n_stored;
     }
 }
 

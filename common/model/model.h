@@ -53,6 +53,7 @@ struct parameter {
     int64_t offset; // into the flat arrays, elements
     int64_t n_stored; // elements there: all, or those that a compact model keeps (compact.h)
     int decay;      // weight decay applies (matrices)
+    int frozen;     // a training leaves it as it is: it has no gradient, and no place in arrays of what is trained
 };
 
 struct model_layer_gates { // model lifetime; NULL tensors: no gate
@@ -68,7 +69,7 @@ struct model {
     struct parameter **slot; // [n_layer + 1][n_specs]: by layer (0: global) and spec; NULL where absent
     int n_parameter;
     int64_t n_element;  // of the flat arrays
-    float *data, *grad; // flat; grad is NULL until model_want_gradients; data is NULL when every matrix has a hook
+    float *data, *grad; // flat; grad is NULL until model_want_gradients, and only of what is trained; data is NULL when every matrix has a hook
     struct model_layer_gates *gate; // [n_layer] or NULL
     void *owner_context;            // what the hooks need (a GGUF map, ...), freed by owner_release
     void (*owner_release)(void *context);
@@ -118,6 +119,8 @@ struct forward {
     int64_t first, last;
     struct tensor *x;
     const struct dropout *dropout; // NULL: none (classifiers honour it)
+    struct tensor *shift; // [B*T, width of an embedding] added to the tokens' embeddings; NULL: nothing
+    int again;            // the batch of the pass before, with another shift: what does not depend on it need not be computed
 };
 
 struct arch {
@@ -147,7 +150,9 @@ void model_free(struct model *m); // NULL is fine
 void model_initialise(struct model *m, uint64_t seed);
 // Copies every tensor that both have in the same shape, of layers evenly spread (of 6: 0, 2, 4 of 0, 1, 2); returns the number of values.
 int64_t model_inherit(struct model *m, const struct model *from);
-void model_want_gradients(struct model *m); // allocates and attaches m->grad
+// Elements of the parameters that are not frozen: of m->grad and of all arrays of what is trained, which lie one behind the other there.
+int64_t model_trained(const struct model *m);
+void model_want_gradients(struct model *m); // allocates and attaches m->grad [model_trained]; the frozen ones get none
 void model_drop_gradients(struct model *m);
 int parameter_is_norm(const struct parameter *p); // the factors of a norm, 1 at first
 struct parameter *model_find(struct model *m, const char *name); // NULL: none

@@ -98,11 +98,17 @@ static struct row_loss loss_row(float *zs, float *zt, float *soft, int64_t V, in
     return loss;
 }
 
+static double divergence_weight(const struct head_spec *spec, int which)
+{
+    return spec->divergence ? spec->divergence[which] : which == DIVERGENCE_KL;
+}
+
 // The same with the likeliest entries of a teacher instead of all its logits; soft [V] gets the soft part of the gradient.
 static struct row_loss top_loss_row(const struct head_spec *spec, int64_t n, float *zs, float *soft, int64_t V, double k)
 {
     const double alpha = spec->alpha, temperature = spec->temperature;
-    const double kl = head_top_row(spec->top, n, zs, soft, V, temperature, k * alpha * temperature * temperature);
+    const double weight = k * alpha * divergence_weight(spec, DIVERGENCE_KL) * divergence_scale(DIVERGENCE_KL, temperature);
+    const double kl = head_top_row(spec->top, n, zs, soft, V, temperature, weight);
     struct row_loss loss = loss_row(zs, NULL, NULL, V, spec->targets[n], 1, k * (1 - alpha), 0);
     loss.kl = kl;
     for (int64_t i = 0; i < V; i++)
@@ -191,11 +197,6 @@ static void add_bias_gradient(const float *dz, int64_t n, int64_t V, struct tens
             sum += (double)dz[r * V + v];
         bias->grad[v] += (float)sum;
     }
-}
-
-static double divergence_weight(const struct head_spec *spec, int which)
-{
-    return spec->divergence ? spec->divergence[which] : which == DIVERGENCE_KL;
 }
 
 // One row with all its losses: KL and CE turn the logits into their gradient, so the divergences beside them need copies.

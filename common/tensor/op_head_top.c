@@ -1,5 +1,5 @@
-// op_head_top.c: a teacher's answers cut down to the likeliest entries and the mass of all others: taken from its output head, and learned
-// from. What is learned from is a distribution over k + 1 events, entries and "any other", so the tail's mass is taught, its shape is not.
+// op_head_top.c: a teacher's answers cut down to the likeliest entries, the mass of all others and draws from those: taken from its output
+// head, and learned from.
 #include <math.h>
 #include <stdlib.h>
 
@@ -29,31 +29,58 @@ static int rising(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+struct logits { // of the student, in one row: log q_i = (z_i - top) / T - log_total
+    const float *z;
+    float top;
+    double temperature, log_total;
+};
+
+static double log_q(const struct logits *l, int32_t id) { return ((double)l->z[id] - (double)l->top) / l->temperature - l->log_total; }
+
+// The tail as draws: what they add to the divergence. Each stands for mass / draws of p; dKL/dz_j = (q_j - p_j) / T, of which q_j is there.
+static double tail_drawn(const struct head_top *teacher, int64_t n, const struct logits *l, float *to, double weight)
+{
+    const int64_t draws = teacher->draws[n];
+    const double log_mass = (double)teacher->log_tail[n], mass = exp(log_mass), each = mass / (double)draws;
+    const float step = (float)(weight / l->temperature * each);
+    double kl = mass * (log_mass - (double)teacher->entropy[n]);
+    for (int64_t i = 0; i < draws; i++) {
+        const int32_t id = teacher->drawn[n * teacher->m + i];
+        kl -= each * log_q(l, id);
+        to[id] -= step;
+    }
+    return kl;
+}
+
 // With e = exp((z - top) / T), E = sum over all, R = sum over the tail: q_i = e_i / E, q_tail = R / E (R summed by itself: E less the
-// entries would leave rounding). dKL/dz_i = (q_i - p_i) / T for an entry, q_j (1 - p_tail / q_tail) / T in the tail.
+// entries would leave rounding). dKL/dz_i = (q_i - p_i) / T for an entry; in the tail, where it is one event, q_j (1 - p_tail / q_tail) / T.
 double head_top_row(const struct head_top *teacher, int64_t n, const float *z, float *to, int64_t V, double temperature, double weight)
 {
     const int64_t k = teacher->k;
     const int32_t *id = teacher->id + n * k;
     const float *log_p = teacher->log_p + n * k;
-    const float top = vec_max(z, V);
+    const int drawn = teacher->m > 0 && teacher->draws[n] > 0;
+    struct logits l = {z, vec_max(z, V), temperature, 0};
     double entries = 0, kl = 0;
-    exp_row(z, to, V, top, (float)(1 / temperature));
+    exp_row(z, to, V, l.top, (float)(1 / temperature));
     for (int64_t i = 0; i < k; i++) {
         entries += (double)to[id[i]];
         to[id[i]] = 0;
     }
-    const double tail = sum_row(to, V), log_total = log(entries + tail), p_tail = exp((double)teacher->log_tail[n]);
-    if (p_tail > 0 && tail > 0) // tail is 0 only where the entries are all of V: vec_exp stays above 0
-        kl = p_tail * ((double)teacher->log_tail[n] - log(tail) + log_total);
-    const float factor = tail > 0 ? (float)(weight / temperature * (1 / (entries + tail) - p_tail / tail)) : 0.0f;
+    const double tail = sum_row(to, V), log_tail = (double)teacher->log_tail[n], p_tail = exp(log_tail);
+    l.log_total = log(entries + tail);
+    if (!drawn && p_tail > 0 && tail > 0) // tail is 0 only where the entries are all of V: vec_exp stays above 0
+        kl = p_tail * (log_tail - log(tail) + l.log_total);
+    const float factor = tail > 0 ? (float)(weight / temperature * (1 / (entries + tail) - (drawn ? 0 : p_tail / tail))) : 0.0f;
 #pragma omp simd
     for (int64_t j = 0; j < V; j++)
         to[j] *= factor;
+    if (drawn)
+        kl = tail_drawn(teacher, n, &l, to, weight);
     for (int64_t i = 0; i < k; i++) {
-        const double log_q = ((double)z[id[i]] - (double)top) / temperature - log_total, p = exp((double)log_p[i]);
-        kl += p * ((double)log_p[i] - log_q);
-        to[id[i]] = (float)(weight / temperature * (exp(log_q) - p));
+        const double log_student = log_q(&l, id[i]), p = exp((double)log_p[i]);
+        kl += p * ((double)log_p[i] - log_student);
+        to[id[i]] = (float)(weight / temperature * (exp(log_student) - p));
     }
     return kl;
 }
@@ -73,7 +100,40 @@ static void find_largest(const float *z, int64_t V, int32_t *id, int64_t k)
     qsort(id, (size_t)k, sizeof *id, rising);
 }
 
-static void take_row(const struct head_top *top, int64_t n, const float *z, float *scratch, int64_t V, double temperature)
+// Draws from the tail e [V], where the entries are 0; mass: its share of all. An entry is drawn as often as draws e / sum e says, up to less
+// than one more or less, and exactly so often in the mean over the starts.
+static void draw_tail(const struct head_top *top, int64_t n, const float *e, int64_t V, double mass, double start)
+{
+    const int64_t draws = min_i64(top->m, (int64_t)ceil((double)top->m * mass));
+    int32_t *drawn = top->drawn + n * top->m, last = 0;
+    double total = 0, passed = 0;
+    int64_t i = 0;
+    for (int64_t v = 0; v < V; v++)
+        total += (double)e[v];
+    const double step = total / (double)draws;
+    for (int64_t v = 0; v < V && i < draws; v++) {
+        if (e[v] > 0)
+            last = (int32_t)v;
+        for (passed += (double)e[v]; i < draws && ((double)i + start) * step < passed; i++)
+            drawn[i] = (int32_t)v;
+    }
+    for (; i < draws; i++) // where the last place rounds to the very end
+        drawn[i] = last;
+    top->draws[n] = (int32_t)draws;
+}
+
+// The entropy of the tail by itself: log sum e - sum e log e / sum e, log e = (z - most) / T.
+static double tail_entropy(const float *e, const float *z, int64_t V, float most, double temperature)
+{
+    double total = 0, sum = 0;
+    for (int64_t v = 0; v < V; v++) {
+        total += (double)e[v];
+        sum += (double)e[v] * (((double)z[v] - (double)most) / temperature);
+    }
+    return fmax(0, log(total) - sum / total); // one entry has none: rounding
+}
+
+static void take_row(const struct head_top *top, int64_t n, const float *z, float *scratch, int64_t V, double temperature, const double *start)
 {
     const int64_t k = top->k;
     int32_t *id = top->id + n * k;
@@ -89,10 +149,18 @@ static void take_row(const struct head_top *top, int64_t n, const float *z, floa
     for (int64_t i = 0; i < k; i++)
         top->log_p[n * k + i] = (float)(((double)z[id[i]] - (double)most) / temperature - log_total);
     top->log_tail[n] = tail > 0 ? (float)(log(tail) - log_total) : -INFINITY;
+    if (!top->m)
+        return;
+    top->draws[n] = 0;
+    top->entropy[n] = 0;
+    if (tail > 0) {
+        draw_tail(top, n, scratch, V, tail / (entries + tail), start[n]);
+        top->entropy[n] = (float)tail_entropy(scratch, z, V, most, temperature);
+    }
 }
 
 void op_head_top(struct tape *tape, const struct tensor *x, const struct tensor *w, const struct tensor *bias, double cap, double temperature,
-                 const struct head_top *top)
+                 const double *start, const struct head_top *top)
 {
     struct arena *arena = &tape->arena;
     const int64_t N = tensor_rows(x), D = tensor_columns(x), V = w->dim[0], rows = head_chunk_rows(N, V);
@@ -110,7 +178,7 @@ void op_head_top(struct tape *tape, const struct tensor *x, const struct tensor 
         cap_logits(z, n, V, cap);
 #pragma omp parallel for schedule(dynamic, 8)
         for (int64_t r = 0; r < n; r++)
-            take_row(top, first + r, z + r * V, scratch + thread_number() * V, V, temperature);
+            take_row(top, first + r, z + r * V, scratch + thread_number() * V, V, temperature, start);
     }
     arena_reset(arena, mark);
 }

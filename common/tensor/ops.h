@@ -112,13 +112,19 @@ struct tensor *op_sum(struct tape *tape, struct tensor *a, struct tensor *b);
 // (Hinton et al. 2015). Rows with target < 0 count for nothing. Without a teacher alpha is taken as 0.
 // The gradients are made in the forward pass (w's goes straight into w->grad), for an incoming gradient of 1: the op must be
 // a root, or reach it through op_sum only.
-// Instead of the whole teacher its k likeliest entries a row and the mass of all others may stand (top): KL is then that of the
-// distributions over these k + 1 events, the student's mass of all others being what its k entries leave.
+// Instead of the whole teacher its k likeliest entries a row may stand (top), and for all others entries drawn from them, each for an equal
+// share of their mass. KL is then an unbiased estimate of the whole teacher's, and so is its gradient, because both are linear in the
+// teacher's probabilities but for its entropy, of which the tail's part is kept (Anshumann et al. 2025, Sparse Logit Sampling, section 3). No
+// other divergence is linear in them. A row without draws, though with a tail, is a distribution over k + 1 events: the tail's mass is
+// taught, its shape is not.
 struct head_top {      // of N rows, at one temperature
-    int64_t k;
+    int64_t k, m;      // m: draws at most
     int32_t *id;       // [N, k] rising in each row
     float *log_p;      // [N, k]
-    float *log_tail;   // [N] -INFINITY: there is nothing else (k is V)
+    float *log_tail;   // [N] of the mass of all others; -INFINITY: there is nothing else (k is V)
+    int32_t *draws;    // [N]; all three NULL where m is 0
+    int32_t *drawn;    // [N, m] the first draws of m: rising in each row, the same entry maybe several times
+    float *entropy;    // [N] of all others by themselves, in nats
 };
 // Several teachers speak as one (You et al. 2017, section 3.1; Fukuda et al. 2017): the mean of their probabilities at the temperature,
 //   p_t = sum_i weight_i softmax(z_i / temperature),  weights summing to 1,
@@ -155,10 +161,12 @@ struct tensor *op_head_loss(struct tape *tape, struct tensor *x, struct tensor *
                             struct head_result *result);
 
 // What `top` holds, from a teacher's final hidden states x [N, D] (cap: of its logits, 0: none): fills its arrays; k is at most V. Of equal
-// logits the first count.
+// logits the first count. A row has a draw for every 1/m of the mass that its k entries leave, so what a draw stands for, and with it the
+// noise, is about the same in all rows: for one sum of draws that is the least noise. Drawing is systematic (Madow 1949): at equal distances
+// along the tail's masses in the order of ids, from a random start [N] in [0, 1).
 // Not recorded.
 void op_head_top(struct tape *tape, const struct tensor *x, const struct tensor *w, const struct tensor *bias, double cap, double temperature,
-                 const struct head_top *top);
+                 const double *start, const struct head_top *top);
 
 // The loss on answers' spans (Devlin et al. 2019, section 4.2): logits z [B*T, 2] of where an answer starts and where it ends, each a
 // distribution over the positions of its sequence: the first length[b] of T, so all but padding; [CLS] (which stands for "no answer" here) and

@@ -15,9 +15,10 @@
 void optimizer_init(struct optimizer *o, const struct optimizer_options *options, const struct model *m)
 {
     *o = (struct optimizer){.options = *options};
-    o->m = xcalloc((size_t)m->n_element, sizeof *o->m, "the optimizer's first moments");
+    const size_t n = (size_t)model_trained(m);
+    o->m = xcalloc(n, sizeof *o->m, "the optimizer's first moments");
     if (options->kind == OPTIMIZER_ADAMW)
-        o->v = xcalloc((size_t)m->n_element, sizeof *o->v, "the optimizer's second moments");
+        o->v = xcalloc(n, sizeof *o->v, "the optimizer's second moments");
 }
 
 void optimizer_release(struct optimizer *o)
@@ -44,7 +45,7 @@ static double sum_of_squares(const float *x, int64_t n)
 
 double gradient_norm(const struct model *m)
 {
-    int64_t n = m->n_element, chunks = (n + CHUNK - 1) / CHUNK;
+    int64_t n = model_trained(m), chunks = (n + CHUNK - 1) / CHUNK;
     double *part = xmalloc((size_t)chunks * sizeof *part, "partial sums of the gradient's norm");
 #pragma omp parallel for schedule(static)
     for (int64_t c = 0; c < chunks; c++)
@@ -88,12 +89,13 @@ static void sgd(const struct update *u, int64_t n, float *restrict w, float *res
     }
 }
 
-void optimizer_step(struct optimizer *o, struct model *m, double lr, double scale)
+// The factors of a step with learning rate lr, on parameters with or without decay.
+static struct update update_at(const struct optimizer *o, double lr, double scale, int decay)
 {
     const struct optimizer_options *p = &o->options;
-    int is_adamw = p->kind == OPTIMIZER_ADAMW;
-    o->step++;
+    const int is_adamw = p->kind == OPTIMIZER_ADAMW;
     struct update u = {.scale = (float)scale, .beta1 = (float)(is_adamw ? p->beta1 : p->momentum), .rate = (float)lr};
+    u.keep = (float)(decay ? 1 - lr * p->weight_decay : 1);
     if (is_adamw) {
         double correction1 = 1 - pow(p->beta1, (double)o->step), correction2 = 1 - pow(p->beta2, (double)o->step);
         u.beta2 = (float)p->beta2;
@@ -101,20 +103,29 @@ void optimizer_step(struct optimizer *o, struct model *m, double lr, double scal
         u.rate = (float)(lr / correction1);
         u.root = (float)(1 / sqrt(correction2));
     }
+    return u;
+}
+
+void optimizer_step(struct optimizer *o, struct model *m, double lr, double scale)
+{
+    const int is_adamw = o->options.kind == OPTIMIZER_ADAMW;
+    o->step++;
 #pragma omp parallel
-    for (int i = 0; i < m->n_parameter; i++) {
+    for (int64_t i = 0, first = 0; i < m->n_parameter; i++) {
         const struct parameter *q = &m->parameter[i];
-        struct update mine = u;
-        mine.keep = (float)(q->decay ? 1 - lr * p->weight_decay : 1);
+        if (q->frozen)
+            continue;
+        const struct update mine = update_at(o, o->factor ? lr * o->factor[i] : lr, scale, q->decay);
         int64_t n = q->n_stored;
 #pragma omp for schedule(static) nowait
         for (int64_t c = 0; c < n; c += CHUNK) {
-            int64_t at = q->offset + c, count = n - c < CHUNK ? n - c : CHUNK;
+            int64_t at = q->offset + c, trained = first + c, count = n - c < CHUNK ? n - c : CHUNK;
             if (is_adamw)
-                adamw(&mine, count, m->data + at, m->grad + at, o->m + at, o->v + at);
+                adamw(&mine, count, m->data + at, m->grad + trained, o->m + trained, o->v + trained);
             else
-                sgd(&mine, count, m->data + at, m->grad + at, o->m + at);
+                sgd(&mine, count, m->data + at, m->grad + trained, o->m + trained);
         }
+        first += n;
     }
 }
 

@@ -14,7 +14,8 @@ struct optimizer_options {
 
 struct optimizer { // lifetime: one training run
     struct optimizer_options options;
-    float *m, *v; // [n_element] first and second moments (AdamW), or m alone: momentum (SGD)
+    float *m, *v; // [model_trained] first and second moments (AdamW), or m alone: momentum (SGD)
+    const double *factor; // [n_parameter] of the learning rate (and of the decay by it), the caller's; NULL: 1 each
     int64_t step;
 };
 

@@ -1,7 +1,9 @@
 // snapshot.c: see snapshot.h.
 //
-//   header | weights | first moments | second moments (AdamW) | best weights (if kept) | the same three of what is trained along |
-//   log | digest of all before
+//   header | weights | first moments | second moments (AdamW) | best weights (if kept) | their average (if made) |
+//   the first three of what is trained along | log | digest of all before
+//
+// Frozen weights are among the weights, and have no place in the other arrays.
 //
 // The file is written by one machine and read by the same kind of machine (little-endian), and replaced whole:
 // whatever moment the run is killed at, the last complete snapshot is there.
@@ -13,14 +15,14 @@
 #include "common/base/file.h"
 #include "common/base/hash.h"
 
-#define MAGIC "pdqsnap2"
+#define MAGIC "pdqsnap3"
 
 struct header {
     char magic[8];
     char identity[40]; // HASH_TEXT, NULs after it
-    int64_t n_element, step, evaluated, optimizer_step, log_bytes;
+    int64_t n_element, n_trained, step, evaluated, optimizer_step, log_bytes;
     double best_held_out;
-    int64_t has_second, has_best, n_beside;
+    int64_t has_second, has_best, has_average, n_beside;
 };
 
 // Writes and hashes at once.
@@ -35,8 +37,8 @@ static int put(struct file_writer *w, struct hasher *h, const void *data, size_t
 // Weights and moments of one model.
 static int put_state(struct file_writer *w, struct hasher *h, const struct model *m, const struct optimizer *o, struct error *err)
 {
-    const size_t bytes = (size_t)m->n_element * sizeof(float);
-    TRY(put(w, h, m->data, bytes, err));
+    const size_t bytes = (size_t)model_trained(m) * sizeof(float);
+    TRY(put(w, h, m->data, (size_t)m->n_element * sizeof(float), err));
     TRY(put(w, h, o->m, bytes, err));
     return put(w, h, o->v, o->v ? bytes : 0, err);
 }
@@ -46,21 +48,23 @@ int snapshot_write(const char *path, const char *identity, const struct model *m
 {
     struct file_writer w;
     TRY(file_writer_open(&w, path, err));
-    struct header head = {.magic = MAGIC, .n_element = m->n_element, .step = s->step, .evaluated = s->evaluated};
+    struct header head = {.magic = MAGIC, .n_element = m->n_element, .n_trained = model_trained(m), .step = s->step, .evaluated = s->evaluated};
     head.optimizer_step = o->step;
     snprintf(head.identity, sizeof head.identity, "%s", identity);
     head.log_bytes = (int64_t)s->log_bytes;
     head.best_held_out = s->best_held_out;
     head.has_second = o->v != NULL;
     head.has_best = s->best != NULL;
+    head.has_average = s->average != NULL;
     head.n_beside = s->beside ? s->beside->n_element : 0;
 
     struct hasher *h = hasher_new();
     char digest[HASH_TEXT];
-    size_t bytes = (size_t)m->n_element * sizeof(float);
+    size_t bytes = (size_t)head.n_trained * sizeof(float);
     int status = put(&w, h, &head, sizeof head, err);
     status = status < 0 ? status : put_state(&w, h, m, o, err);
     status = status < 0 ? status : put(&w, h, s->best, s->best ? bytes : 0, err);
+    status = status < 0 ? status : put(&w, h, s->average, s->average ? bytes : 0, err);
     if (s->beside)
         status = status < 0 ? status : put_state(&w, h, s->beside, s->beside_optimizer, err);
     status = status < 0 ? status : put(&w, h, s->log, s->log_bytes, err);
@@ -88,11 +92,11 @@ static int check(const char *path, const struct file_map *map, const struct head
             "%s: snapshot of another run (inputs %.32s, this run's are %s): the options, the data or the "
             "start weights differ; remove it to train from the start, or choose another output",
             path, head->identity, identity);
-    if (head->n_element != m->n_element || head->has_second != (o->v != NULL) || head->log_bytes < 0 ||
+    if (head->n_element != m->n_element || head->n_trained != model_trained(m) || head->has_average != (s->average != NULL) || head->has_second != (o->v != NULL) || head->log_bytes < 0 ||
         (head->has_best != 0 && head->has_best != 1) || head->step < 0 || head->n_beside != (s->beside ? s->beside->n_element : 0))
         return damaged(path, "its header does not fit this run", err);
-    const size_t arrays = 2 + (size_t)head->has_second;
-    const size_t floats = (arrays + (size_t)head->has_best) * (size_t)m->n_element + arrays * (size_t)head->n_beside;
+    const size_t moments = 1 + (size_t)head->has_second, copies = (size_t)head->has_best + (size_t)head->has_average;
+    const size_t floats = (size_t)m->n_element + (moments + copies) * (size_t)head->n_trained + (1 + moments) * (size_t)head->n_beside;
     const size_t fixed = sizeof *head + floats * sizeof(float) + HASH_TEXT;
     if (map->size < fixed || map->size - fixed != (size_t)head->log_bytes)
         return damaged(path, "its size does not match its header", err);
@@ -114,8 +118,8 @@ static const unsigned char *take(const unsigned char *at, void *to, size_t bytes
 
 static const unsigned char *take_state(const unsigned char *at, struct model *m, struct optimizer *o)
 {
-    const size_t bytes = (size_t)m->n_element * sizeof(float);
-    at = take(at, m->data, bytes);
+    const size_t bytes = (size_t)model_trained(m) * sizeof(float);
+    at = take(at, m->data, (size_t)m->n_element * sizeof(float));
     at = take(at, o->m, bytes);
     return o->v ? take(at, o->v, bytes) : at;
 }
@@ -136,7 +140,7 @@ int snapshot_read(const char *path, const char *identity, struct model *m, struc
     const unsigned char *at = take(map.data, &head, sizeof head);
     if (check(path, &map, &head, identity, m, o, s, err) < 0)
         goto out;
-    size_t bytes = (size_t)m->n_element * sizeof(float);
+    size_t bytes = (size_t)head.n_trained * sizeof(float);
     at = take_state(at, m, o);
     free(s->best);
     free(s->log);
@@ -145,6 +149,8 @@ int snapshot_read(const char *path, const char *identity, struct model *m, struc
         s->best = xmalloc(bytes, "the best weights so far");
         at = take(at, s->best, bytes);
     }
+    if (s->average)
+        at = take(at, s->average, bytes);
     if (s->beside) {
         at = take_state(at, s->beside, s->beside_optimizer);
         s->beside_optimizer->step = head.optimizer_step;
@@ -166,6 +172,7 @@ out:
 void snapshot_release(struct snapshot *s)
 {
     free(s->best);
+    free(s->average);
     free(s->log);
     *s = (struct snapshot){0};
 }

@@ -9,7 +9,8 @@ struct snapshot { // lifetime: one training run
     int64_t step;
     int64_t evaluated;    // the last step with a held-out evaluation
     double best_held_out; // NaN: none yet
-    float *best;          // its weights [n_element], owned; NULL: not kept
+    float *best;          // its weights [model_trained], owned; NULL: not kept
+    float *average;       // of the weights so far [model_trained], owned; NULL: none is made. There before snapshot_read where the run has one
     char *log;            // run.jsonl so far, NUL-terminated; owned
     size_t log_bytes, log_capacity;
     struct model *beside; // trained along (trainer.h), with its moments; neither owned, NULL: none

@@ -17,7 +17,11 @@
 #include "common/base/progress.h"
 #include "common/base/threads.h"
 #include "common/base/timer.h"
+#include "common/train/adversary.h"
+#include "common/train/groups.h"
+#include "common/train/lora.h"
 #include "common/train/snapshot.h"
+#include "common/train/trained.h"
 
 #define SNAPSHOT_SECONDS 120
 #define MEAN_STEPS 10 // first_loss and last_loss are means over so many steps
@@ -43,18 +47,72 @@ int train_check(const struct train_options *o, const char *where, struct error *
     if ((o->keep_best || o->patience) && !o->eval_every)
         return error_set(err, "%s.%s: held-out evaluations are off; give \"eval_every\" as well", where,
                          o->keep_best ? "keep_best" : "patience");
+    TRY(groups_check(o, where, err));
+    if (o->lora && (o->freeze.count || o->rates))
+        return error_set(err, "%s: \"lora\" freezes all weights and trains factors beside them; leave \"%s\" out (lora.targets says which matrices "
+                         "get factors)", where, o->rates ? "rates" : "freeze");
+    if (o->lora) {
+        struct lora_options lora;
+        const int status = lora_options_read(&lora, o->lora, where, err);
+        lora_options_release(&lora);
+        TRY(status);
+    }
     return 0;
+}
+
+// Elements and the share of products that are trained without lora.
+static void count_trained(const struct model *m, const unsigned char *frozen, struct train_extent *extent)
+{
+    double all = 0, trained = 0;
+    for (int i = 0; i < m->n_parameter; i++) {
+        const struct parameter *p = &m->parameter[i];
+        const double products = p->t.n_dim == 2 ? (double)tensor_count(&p->t) : 0;
+        all += products;
+        trained += frozen[i] ? 0 : products;
+        extent->trained += frozen[i] ? 0 : p->n_stored;
+    }
+    extent->product_share = all > 0 ? trained / all : 1;
+}
+
+int train_check_model(const struct train_options *o, const struct model *m, const char *where, struct train_extent *extent,
+                      struct error *err)
+{
+    *extent = (struct train_extent){0};
+    if (o->fgm > 0 && m->arch->embed < 0)
+        return error_set(err, "%s.fgm: it moves embeddings of tokens; a %s model has none; leave it out", where, m->config.model_type);
+    if (o->lora) {
+        struct lora_options lora;
+        const int status = lora_options_read(&lora, o->lora, where, err);
+        extent->trained = extent->beside = status < 0 ? -1 : lora_elements(m, &lora, where, &extent->product_share, err);
+        lora_options_release(&lora);
+        return extent->trained < 0 ? -1 : 0;
+    }
+    struct groups groups;
+    TRY(groups_read(&groups, m, o, where, err));
+    count_trained(m, groups.frozen, extent);
+    groups_release(&groups);
+    return 0;
+}
+
+int train_check_plain(const struct train_options *o, const char *where, struct error *err)
+{
+    const char *found = o->ema > 0 ? "ema" : o->freeze.count ? "freeze" : o->rates ? "rates" : o->lora ? "lora" : NULL;
+    return found ? error_set(err, "%s: \"%s\" is for train and distill; leave it out here", where, found) : 0;
 }
 
 struct run {
     struct trainer *trainer;
-    struct optimizer optimizer, beside; // of the model; of trainer->beside
+    struct model *trained;              // the trainer's model, or the factors of lora
+    struct lora lora;                   // without factors: none
+    struct groups groups;
+    struct adversary adversary;
+    struct optimizer optimizer, beside; // of `trained`; of trainer->beside
     struct snapshot state;
     struct tape tape;
     int32_t *inputs, *targets; // [batch * seq_len]
     struct tensor x;           // [batch, inputs] of images
     struct example_batch examples;
-    unsigned char *is_zero;    // [n_element] weights that stay zero; NULL: none
+    unsigned char *is_zero;    // [model_trained] weights that stay zero; NULL: none
     int64_t steps, step_tokens;
     char identity[HASH_TEXT];
     char *snapshot_path, *log_path; // NULL: no folder
@@ -111,13 +169,17 @@ static void identify(struct run *r)
 // The zeros of the start weights' matrices, where they are to be kept. Without a gradient neither moments nor decay move them.
 static void find_zeros(struct run *r)
 {
-    const struct model *m = r->trainer->model;
+    const struct model *m = r->trained;
     if (!r->is_zero)
-        r->is_zero = xcalloc((size_t)m->n_element, 1, "a mask of zeros");
+        r->is_zero = xcalloc((size_t)model_trained(m), 1, "a mask of zeros");
+    unsigned char *at = r->is_zero;
     for (int i = 0; i < m->n_parameter; i++) {
         const struct parameter *p = &m->parameter[i];
-        for (int64_t k = p->offset; p->decay && k < p->offset + p->n_stored; k++)
-            r->is_zero[k] = m->data[k] == 0;
+        if (p->frozen)
+            continue;
+        for (int64_t k = 0; p->decay && k < p->n_stored; k++)
+            at[k] = m->data[p->offset + k] == 0;
+        at += p->n_stored;
     }
 }
 
@@ -137,6 +199,8 @@ static void batch_init(struct run *r)
         r->x = (struct tensor){.name = "images", .n_dim = 2, .dim = {o->batch, columns, 1}};
         r->x.data = xmalloc((size_t)(o->batch * columns) * sizeof *r->x.data, "a batch of images");
     }
+    if (o->fgm > 0)
+        adversary_init(&r->adversary, t->model, o->fgm, o->batch * (t->examples ? t->examples->longest : t->seq_len));
 }
 
 static void batch_release(struct run *r)
@@ -146,6 +210,7 @@ static void batch_release(struct run *r)
     free(r->targets);
     free(r->x.data);
     example_batch_release(&r->examples);
+    adversary_release(&r->adversary);
 }
 
 // Copies the caller's moments into the optimizer (to_caller 0), or back.
@@ -156,6 +221,42 @@ static void copy_moments(struct run *r, int to_caller)
         if (own[k] && given[k])
             memcpy(to_caller ? given[k] : own[k], to_caller ? own[k] : given[k],
                    (size_t)r->trainer->model->n_element * sizeof(float));
+}
+
+// What is trained: the model's parameters that are not frozen, or factors beside them. For options that train_check_model found fine.
+static void choose_trained(struct run *r)
+{
+    struct trainer *t = r->trainer;
+    struct error err;
+    r->trained = t->model;
+    if (t->options.lora) {
+        struct lora_options lora;
+        if (lora_options_read(&lora, t->options.lora, t->title, &err) < 0)
+            BUG("%s", err.text);
+        lora_attach(&r->lora, t->model, &lora, t->seed, t->options.keep_zeros);
+        lora_options_release(&lora);
+        r->trained = r->lora.factors;
+    } else if (t->options.freeze.count || t->options.rates) {
+        if (groups_read(&r->groups, t->model, &t->options, t->title, &err) < 0)
+            BUG("%s", err.text);
+        model_drop_gradients(t->model);
+        for (int i = 0; i < t->model->n_parameter; i++)
+            t->model->parameter[i].frozen = r->groups.frozen[i];
+    }
+    model_want_gradients(r->trained);
+    memset(r->trained->grad, 0, (size_t)model_trained(r->trained) * sizeof *r->trained->grad);
+}
+
+// The model as any other again.
+static void forget_trained(struct run *r)
+{
+    struct model *m = r->trainer->model;
+    if (r->groups.frozen)
+        model_drop_gradients(m);
+    for (int i = 0; r->groups.frozen && i < m->n_parameter; i++)
+        m->parameter[i].frozen = 0;
+    groups_release(&r->groups);
+    lora_detach(&r->lora, m);
 }
 
 static void run_init(struct run *r, struct trainer *t)
@@ -171,9 +272,13 @@ static void run_init(struct run *r, struct trainer *t)
                                    .eps = o->eps,
                                    .weight_decay = o->weight_decay,
                                    .momentum = o->momentum};
-    model_want_gradients(t->model);
-    memset(t->model->grad, 0, (size_t)t->model->n_element * sizeof *t->model->grad);
-    optimizer_init(&r->optimizer, &oo, t->model);
+    choose_trained(r);
+    optimizer_init(&r->optimizer, &oo, r->trained);
+    r->optimizer.factor = r->groups.factor;
+    if (o->ema > 0) {
+        r->state.average = xmalloc((size_t)model_trained(r->trained) * sizeof(float), "the average of the weights");
+        trained_copy(r->trained, r->state.average);
+    }
     if (t->beside) {
         model_want_gradients(t->beside);
         optimizer_init(&r->beside, &oo, t->beside);
@@ -183,7 +288,7 @@ static void run_init(struct run *r, struct trainer *t)
     copy_moments(r, 0);
     if (t->moment[0])
         r->optimizer.step = t->first_step;
-    if (o->keep_zeros || t->remask)
+    if ((o->keep_zeros && !o->lora) || t->remask)
         find_zeros(r);
     batch_init(r);
     if (t->folder) {
@@ -200,6 +305,7 @@ static void run_release(struct run *r)
     optimizer_release(&r->beside);
     snapshot_release(&r->state);
     batch_release(r);
+    forget_trained(r);
     free(r->snapshot_path);
     free(r->log_path);
 }
@@ -213,51 +319,79 @@ static int take_snapshot(struct run *r, struct error *err)
 {
     if (!r->snapshot_path)
         return 0;
-    TRY(snapshot_write(r->snapshot_path, r->identity, r->trainer->model, &r->optimizer, &r->state, err));
+    TRY(snapshot_write(r->snapshot_path, r->identity, r->trained, &r->optimizer, &r->state, err));
     r->snapshot_time = timer_now();
     return write_log(r, err);
 }
 
-// The gradient of micro-batch number `index`, times weight, added to what is there.
-static struct loss_parts add_gradient(struct run *r, int64_t index, double weight)
+// Micro-batch number `index`; returns its targets. dropout lives as long as the batch is used.
+static const int32_t *make_batch(struct run *r, int64_t index, const struct dropout *dropout, struct forward *forward)
 {
     const struct trainer *t = r->trainer;
     const struct train_options *o = &t->options;
-    const struct dropout dropout = {
-        .input = o->dropout_input, .hidden = o->dropout, .seed = t->seed, .step = (uint64_t)index};
-    struct forward forward = {.ids = r->inputs, .B = o->batch, .T = t->seq_len, .checkpoint = o->checkpoint};
-    struct loss_parts parts = {0};
-    if (o->dropout_input > 0 || o->dropout > 0)
-        forward.dropout = &dropout;
     const int32_t *targets = r->targets;
+    *forward = (struct forward){.ids = r->inputs, .B = o->batch, .T = t->seq_len, .checkpoint = o->checkpoint};
+    if (o->dropout_input > 0 || o->dropout > 0)
+        forward->dropout = dropout;
     if (t->examples) {
         struct example_batch *b = &r->examples;
         examples_batch(t->examples, t->seed, index, o->batch, b);
-        forward.ids = b->ids;
-        forward.T = b->T;
-        forward.length = b->length;
-        forward.types = b->types;
+        forward->ids = b->ids;
+        forward->T = b->T;
+        forward->length = b->length;
+        forward->types = b->types;
         targets = example_targets(t->examples, b);
         if (o->mask_words > 0 || o->ngrams > 0)
             examples_augment(t->examples, o->mask_words, o->ngrams, t->seed, (uint64_t)index, b);
         if (t->model->config.head == HEAD_MASKED) {
             examples_mask(t->examples, o->mask_share, t->seed, (uint64_t)index, b);
-            forward.rows = b->hidden;
-            forward.n_rows = b->n_hidden;
+            forward->rows = b->hidden;
+            forward->n_rows = b->n_hidden;
             targets = b->word;
         }
     } else if (t->images) {
-        forward.x = &r->x;
+        forward->x = &r->x;
         images_batch(t->images, t->seed, o->jitter, index * o->batch, o->batch, r->x.data, r->targets);
     } else {
         dataset_batch(t->data, t->seq_len, t->seed, index * o->batch, o->batch, r->inputs, r->targets);
         if (o->hide_tokens > 0 || o->replace_tokens > 0)
             dataset_noise(t->data, o->hide_tokens, o->replace_tokens, NO_TOKEN, t->seed, (uint64_t)index, r->inputs, o->batch * t->seq_len);
     }
-    r->trainer->first_window = index * o->batch;
-    struct tensor *loss = t->loss(t->context, &r->tape, &forward, targets, weight, r->state.step, &parts);
-    tape_backward(&r->tape, loss);
+    return targets;
+}
+
+// A pass there and back; the gradient is added to what is there.
+static struct loss_parts add_pass(struct run *r, const struct forward *forward, const int32_t *targets, double weight)
+{
+    const struct trainer *t = r->trainer;
+    struct loss_parts parts = {0};
+    struct tensor *loss = t->loss(t->context, &r->tape, forward, targets, weight, r->state.step, &parts);
+    if (loss->needs_grad) // not where what is trained has no part in this batch
+        tape_backward(&r->tape, loss);
     tape_reset(&r->tape);
+    return parts;
+}
+
+// The gradient of micro-batch number `index`, times weight, added to what is there.
+static struct loss_parts add_gradient(struct run *r, int64_t index, double weight)
+{
+    const struct train_options *o = &r->trainer->options;
+    const struct dropout dropout = {
+        .input = o->dropout_input, .hidden = o->dropout, .seed = r->trainer->seed, .step = (uint64_t)index};
+    struct adversary *a = &r->adversary;
+    struct forward forward;
+    const int32_t *targets = make_batch(r, index, &dropout, &forward);
+    r->trainer->first_window = index * o->batch;
+    if (!a->shift.data)
+        return add_pass(r, &forward, targets, weight);
+    adversary_watch(a, forward.B, forward.T);
+    forward.shift = &a->shift;
+    struct loss_parts parts = add_pass(r, &forward, targets, weight);
+    adversary_move(a, forward.B, forward.T);
+    forward.again = 1;
+    const double moved = add_pass(r, &forward, targets, weight).loss;
+    parts.loss += moved;
+    parts.term[parts.n_term++] = (struct loss_term){"fgm", moved};
     return parts;
 }
 
@@ -295,16 +429,17 @@ double trainer_gradient(struct trainer *t, int64_t first, int64_t batches)
 
 static void drop_gradients_of_zeros(struct run *r)
 {
-    const struct model *m = r->trainer->model;
+    const struct model *m = r->trained;
+    const int64_t n = r->is_zero ? model_trained(m) : 0;
 #pragma omp parallel for schedule(static) if (r->is_zero != NULL)
-    for (int64_t k = 0; k < (r->is_zero ? m->n_element : 0); k++)
+    for (int64_t k = 0; k < n; k++)
         m->grad[k] = r->is_zero[k] ? 0.0f : m->grad[k]; // no branch: a mask is as good as random
 }
 
-static double norm_of_all(const struct trainer *t)
+static double norm_of_all(const struct run *r)
 {
-    const double norm = gradient_norm(t->model);
-    return t->beside ? hypot(norm, gradient_norm(t->beside)) : norm;
+    const double norm = gradient_norm(r->trained);
+    return r->trainer->beside ? hypot(norm, gradient_norm(r->trainer->beside)) : norm;
 }
 
 static void log_step(struct run *r, const struct loss_parts *parts, double rate, double norm)
@@ -330,7 +465,7 @@ static int train_step(struct run *r, struct error *err)
         t->remask(t->remask_context, r->state.step, t->model, r->is_zero, r->optimizer.m, r->optimizer.v);
     drop_gradients_of_zeros(r);
     const int logged = (r->state.step + 1) % o->log_every == 0;
-    double norm = o->clip > 0 || logged ? norm_of_all(t) : 0;
+    double norm = o->clip > 0 || logged ? norm_of_all(r) : 0;
     if (!isfinite(parts.loss) || !isfinite(norm))
         return error_set(
             err,
@@ -342,9 +477,11 @@ static int train_step(struct run *r, struct error *err)
                                       .decay = o->decay, .decay_every = o->decay_every};
     double rate = schedule_rate(&schedule, r->steps, r->state.step);
     double scale = o->clip > 0 && norm > o->clip ? o->clip / norm : 1;
-    optimizer_step(&r->optimizer, t->model, rate, scale);
+    optimizer_step(&r->optimizer, r->trained, rate, scale);
     if (t->beside)
         optimizer_step(&r->beside, t->beside, rate, scale);
+    if (r->state.average)
+        average_add(r->state.average, r->trained, average_decay(o->ema, r->state.step));
     r->state.step++;
     if (logged)
         log_step(r, &parts, rate, norm);
@@ -367,7 +504,12 @@ static int evaluate_held_out(struct run *r, struct error *err)
         return 0;
     double loss;
     char note[HELD_OUT_NOTE] = "";
-    if (t->held_out(t->held_out_context, s->best_held_out, &loss, note, err) < 0)
+    if (s->average) // it is what the run is to end with
+        trained_swap(r->trained, s->average);
+    const int status = t->held_out(t->held_out_context, s->best_held_out, &loss, note, err);
+    if (s->average)
+        trained_swap(r->trained, s->average);
+    if (status < 0)
         return interrupted() ? 0 : -1;
     if (!isfinite(loss))
         return error_set(err, "%s: the held-out loss at step %lld is %g; look at the evaluation text", t->title,
@@ -379,10 +521,13 @@ static int evaluate_held_out(struct run *r, struct error *err)
     s->best_held_out = loss;
     if (!o->keep_best)
         return 0;
-    size_t bytes = (size_t)t->model->n_element * sizeof(float);
+    size_t bytes = (size_t)model_trained(r->trained) * sizeof(float);
     if (!s->best)
         s->best = xmalloc(bytes, "the best weights so far");
-    memcpy(s->best, t->model->data, bytes);
+    if (s->average)
+        memcpy(s->best, s->average, bytes);
+    else
+        trained_copy(r->trained, s->best);
     return 0;
 }
 
@@ -437,8 +582,9 @@ static int train_to_end(struct run *r, struct error *err)
     }
     if (!quiet)
         progress_end(&progress, "loss %.4f", r->recent_loss);
-    if (r->state.best)
-        memcpy(r->trainer->model->data, r->state.best, (size_t)r->trainer->model->n_element * sizeof(float));
+    if (r->state.best || r->state.average)
+        trained_put(r->trained, r->state.best ? r->state.best : r->state.average);
+    lora_merge(&r->lora);
     return write_log(r, err);
 }
 
@@ -467,11 +613,25 @@ static void read_curve(const struct run *r, struct train_result *result)
     }
 }
 
-static int check_inputs(const struct trainer *t, struct error *err)
+// What options ask of the model.
+static int check_model(const struct trainer *t, struct error *err)
 {
+    struct train_extent extent;
     TRY(train_check(&t->options, t->title, err));
     if (!t->model->data)
         return error_set(err, "%s: the model's weights are quantized; train the unquantized model", t->title);
+    for (int i = 0; t->options.lora && i < t->model->n_parameter; i++)
+        if (t->model->parameter[i].t.hook)
+            return error_set(err, "%s: %s is not multiplied as it lies (a mask, or quantization while training), so \"lora\" cannot put factors "
+                             "beside it; leave one of the two out", t->title, t->model->parameter[i].name);
+    if (t->remask || t->moment[0])
+        TRY(train_check_plain(&t->options, t->title, err));
+    return train_check_model(&t->options, t->model, t->title, &extent, err);
+}
+
+static int check_inputs(const struct trainer *t, struct error *err)
+{
+    TRY(check_model(t, err));
     if (t->examples) {
         const struct config *c = &t->model->config;
         if (t->options.mask_words > 0 && t->examples->mask < 0)
@@ -499,7 +659,7 @@ int trainer_run(struct trainer *t, struct train_result *result, struct error *er
     int64_t first = r.state.step;
     int status = -1;
     if (r.snapshot_path) {
-        if (snapshot_read(r.snapshot_path, r.identity, t->model, &r.optimizer, &r.state, err) < 0)
+        if (snapshot_read(r.snapshot_path, r.identity, r.trained, &r.optimizer, &r.state, err) < 0)
             goto out;
         first = r.state.step;
         if (t->remask)

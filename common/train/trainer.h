@@ -36,6 +36,11 @@ struct train_options {         // one option table row each: train_option_table
     double hide_tokens, replace_tokens; // of a language model's inputs: dataset_noise
     int64_t jitter;                // pixels that an image is moved by, at most
     int64_t drop_class;            // of images that are left out; -1: none. The caller leaves them out
+    double ema;                    // decay of the moving average that the run evaluates, keeps and ends with; 0: none
+    struct option_list freeze;     // patterns of tensors that are not trained (groups.h)
+    struct json *rates;            // factors of the learning rate by pattern (groups.h); NULL: none
+    struct json *lora;             // low-rank factors instead of the weights (lora.h); NULL: no
+    double fgm;                    // length of the adversarial move of a sequence's embeddings (adversary.h); 0: none
 };
 
 extern const struct option train_option_table[]; // rows for struct train_options
@@ -100,10 +105,20 @@ extern const struct option train_option_table[]; // rows for struct train_option
     {"jitter", OPTION_INT, offsetof(S, prefix jitter), "0", 0, 64, NULL, "N",                                        \
      "images: pixels by which each is moved at random, at most"},                                                    \
     {"drop_class", OPTION_INT, offsetof(S, prefix drop_class), "-1", -1, 1e6, NULL, "N",                             \
-     "images: a class to leave out of the training; -1: none"}
+     "images: a class to leave out of the training; -1: none"},                                                      \
+    {"ema", OPTION_DOUBLE, offsetof(S, prefix ema), "0", 0, 0.9999999, NULL, "R",                                    \
+     "end with a moving average of the weights with this decay, and evaluate it; 0: none"},                          \
+    {"freeze", OPTION_LIST, offsetof(S, prefix freeze), NULL, 0, 0, NULL, "PATTERN",                                 \
+     "tensors that are not trained, by name (* and ?); may be repeated"},                                            \
+    {"rates", OPTION_JSON, offsetof(S, prefix rates), NULL, 0, 0, NULL, "{PATTERN: R}",                              \
+     "factors of the learning rate of tensors"},                                                                     \
+    {"lora", OPTION_JSON, offsetof(S, prefix lora), NULL, 0, 0, NULL, "{...}",                                       \
+     "train low-rank factors beside the weights"},                                                                   \
+    {"fgm", OPTION_DOUBLE, offsetof(S, prefix fgm), "0", 0, 1e6, NULL, "R",                                          \
+     "learn also from embeddings moved by this length towards a larger loss; 0: no"}
 // clang-format on
 
-#define LOSS_TERMS 24
+#define LOSS_TERMS 25
 
 struct loss_parts { // means over a micro-batch's counted tokens; what the curves show
     double loss, ce, kl, mse;
@@ -125,7 +140,7 @@ struct trainer {
     // Only a part of the options' steps: from first_step (0: the start) to before last_step (0: the end). Schedule and order
     // of the data are those of the whole.
     int64_t first_step, last_step;
-    // The optimizer's moments [n_element] at the start, and after trainer_run those at the end (the second one is AdamW's); NULL:
+    // The optimizer's moments [n_element] at the start (of a training without freeze and lora), and after trainer_run those at the end (the second one is AdamW's); NULL:
     // they begin empty.
     float *moment[2];
     // A method's own parameters, trained along by the same rule, in snapshots, and nobody's afterwards: a model of parameters alone,
@@ -164,6 +179,17 @@ struct train_result {
 // "stages[1].train".
 int train_check(const struct train_options *o, const char *where, struct error *err);
 int64_t train_steps(const struct train_options *o, int64_t seq_len);
+// What a training moves of a model of this shape: elements with a gradient and moments (with "lora" those of the factors), and the share
+// of the products whose weights have one.
+struct train_extent {
+    int64_t trained, beside; // beside: elements that lie beside the model's own (lora's factors, of those above)
+    double product_share;
+};
+// Options that name tensors, against a model (perhaps without storage): patterns that match nothing, nothing left to train.
+int train_check_model(const struct train_options *o, const struct model *m, const char *where, struct train_extent *extent,
+                      struct error *err);
+// Options for which the whole model is trained as it lies: where a method does more with weights than the trainer knows.
+int train_check_plain(const struct train_options *o, const char *where, struct error *err);
 // Runs (or resumes) to the end; on ^C leaves a snapshot and fails. Curves go to folder/run.jsonl, one object per step
 // {"step","tokens","loss","ce","kl","mse","lr","norm", further losses} and {"step","held_out"}. The last snapshot stays in the
 // folder, so that nothing is lost before the caller has saved the weights; trainer_drop_snapshot then removes it.

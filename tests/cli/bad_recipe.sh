@@ -37,6 +37,21 @@ bad 'seq_len: found 500, expected 2 to the model.s context, 256' \
 bad 'empty.txt|data.train' '{"model": "m", "data": {"train": "empty.txt", "seq_len": 32}, "stages": [{"train": {"tokens": 100}}]}'
 bad 'keep_best' "{\"model\": \"m\", \"data\": {\"train\": \"text.txt\", \"seq_len\": 32}, \"stages\": [{\"train\": {\"tokens\": 100, \"eval_every\": 1, \"keep_best\": true}}]}"
 bad 'no multiple of .*block of 256' '{"model": "m", "stages": [{"quantize": {"type": "Q4_K"}}]}'
+training() { # PATTERN OPTIONS: of a training
+    bad "$1" "{\"model\": \"m\", $data, \"stages\": [{\"train\": {\"steps\": 1, $2}}]}"
+    bad "$1" "{\"model\": \"m\", $data, \"stages\": [{\"distill\": {\"steps\": 1, $2}}]}"
+}
+training 'freeze: "\*embd\*" matches no tensor; .* near: model.embed_tokens.weight' '"freeze": "*embd*"'
+training 'match all [0-9]+ tensors, and nothing is left to train' '"freeze": ["*"]'
+training 'rates: "layers.7.\*" matches no tensor; .* near: model.layers' '"rates": {"layers.7.*": 0.1}'
+training 'rates: "\*norm\*": expected a number above 0' '"rates": {"*norm*": "half"}'
+training 'lora: unknown key "rang"; did you mean "rank"' '"lora": {"rang": 2}'
+training 'lora: found a number, expected an object' '"lora": 8'
+training 'lora.targets: "\*embed\*" matches no tensor that it can be for; .* near: model.layers' '"lora": {"targets": "*embed*"}'
+training '"lora" freezes all weights .*leave "freeze" out' '"lora": {}, "freeze": "*norm*"'
+training '"ema": found 1, expected a number from 0 to' '"ema": 1'
+training '"fgm": found -1, expected a number from 0' '"fgm": -1'
+bad 'lottery: "ema" is for train and distill' "{\"model\": \"m\", $data, \"stages\": [{\"lottery\": {\"steps\": 2, \"eval_every\": 1, \"ema\": 0.9}}]}"
 make_model other --vocab 400
 bad 'vocabulary' "{\"model\": \"m\", $data, \"stages\": [{\"distill\": {\"teacher\": \"other\", \"tokens\": 100}}]}"
 bad 'memory' "{\"model\": \"m\", \"data\": {\"train\": \"text.txt\", \"seq_len\": 32}, \"stages\": [{\"train\": {\"steps\": 1, \"batch\": 65000}}, {\"train\": {\"steps\": 1, \"batch\": 60000}}]}"

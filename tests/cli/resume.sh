@@ -10,12 +10,14 @@ cat > r.json <<'JSON'
  "stages": [
    {"prune": {"heads": 0.5, "ffn": 0.5, "steps": 2, "calibration_tokens": 128, "recover": {"steps": 20, "batch": 2, "snapshot_every": 3}}},
    {"distill": {"steps": 40, "batch": 2, "snapshot_every": 5, "eval_every": 10, "keep_best": true}},
+   {"distill": {"steps": 20, "batch": 2, "snapshot_every": 3, "ema": 0.9, "fgm": 0.1, "freeze": ["*embed*", "layers.0.*"], "rates": {"*norm*": 0.1}}},
+   {"train": {"steps": 20, "batch": 2, "snapshot_every": 3, "ema": 0.9, "lora": {"rank": 2, "targets": "*proj*"}}},
    {"quantize": {"type": "Q8_0"}}, {"export": {}}]}
 JSON
 "$PDQ" run r.json -o alone > /dev/null 2> err.txt || { cat err.txt; exit 1; }
 RANDOM=7
 kills=0
-for _ in $(seq 12); do
+for _ in $(seq 16); do
     "$PDQ" run r.json -o killed --threads 2 > /dev/null 2> err.txt &
     child=$!
     sleep "0.$((RANDOM % 10))"
@@ -40,9 +42,9 @@ left=$(find killed -name 'snapshot' -o -name '*.tmp-*')
 [ -z "$left" ] || fail "left behind: $left"
 
 # ^C leaves a snapshot, says how to go on, and exits with 1
-"$PDQ" run r.json -o stopped --set distill.steps=100000 > /dev/null 2> err.txt &
+"$PDQ" run r.json -o stopped --set 'stages[1].distill.steps=100000' > /dev/null 2> err.txt &
 child=$!
-for _ in $(seq 100); do grep -q '\[2/4\]' err.txt && break; sleep 0.1; done
+for _ in $(seq 100); do grep -q '\[2/6\]' err.txt && break; sleep 0.1; done
 sleep 0.5
 kill -INT $child
 wait $child

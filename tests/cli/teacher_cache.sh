@@ -25,7 +25,7 @@ asked() { grep -o 'asked about [0-9]* windows' err.txt; }
 
 run made && [ "$(asked)" = "asked about 80 windows" ] || fail "made: $(cat err.txt)"
 grep -q 'bytes_per_token' made/report.json || fail "no bytes a token in the report"
-zcat t.cache | head -1 | grep -q '"pdq_teacher_cache":1,.*"top_k":32' || fail "zcat does not show what it belongs to"
+zcat t.cache | head -1 | grep -q '"pdq_teacher_cache":2,.*"top_k":32,"tail_draws":64' || fail "zcat does not show what it belongs to"
 cp t.cache first.cache
 run again --set distill.alpha=1 && [ -z "$(asked)" ] || fail "asked again: $(cat err.txt)"
 cmp t.cache first.cache || fail "changed without need"
@@ -69,6 +69,7 @@ no 't.cache: this teacher cache is of another teacher: found "[0-9a-f]*", expect
 no 'of another text \(data.train\)' --set data.train=text2.txt
 no 'of another order of windows \(data.seq_len\): found 32, expected 16' --set data.seq_len=16
 no 'number of entries \(top_k\): found 32, expected 8' --set distill.top_k=8
+no 'number of draws \(tail_draws\): found 64, expected 8' --set distill.tail_draws=8
 no 'of another temperature: found 2, expected 1' --set distill.temperature=1
 head -c 4000 first.cache > t.cache
 no 't.cache: this teacher cache is damaged or cut off'
@@ -78,7 +79,8 @@ cp first.cache t.cache
 printf 'XXXX' | dd of=t.cache bs=1 seek=3000 conv=notrunc 2> /dev/null
 no 't.cache: this teacher cache is damaged in window [0-9]*, at byte [0-9]*'
 cp first.cache t.cache
-no '"hidden" needs more of the teacher than its likeliest answers' --set distill.hidden=1
+no '"hidden" needs more of the teacher than its answers' --set distill.hidden=1
+no 'divergence "js" needs the teacher.s probability of every token' --set distill.divergence=js
 no '"temperature_rule" changes the temperature' --set distill.temperature_rule=falling
 no 'top_k.*from 1' --set distill.top_k=0
 # the disk is full: here, a file may not grow beyond 80 KiB

@@ -26,6 +26,46 @@ def divergence(log_p, log_tail, ids, logits, temperature):
     return kl + log_tail.exp() * (log_tail - log_q_tail)
 
 
+def systematic(tail, draws, start):
+    """Draws at equal distances along the tail's masses."""
+    places = (numpy.arange(draws) + start) * tail.sum() / draws
+    return numpy.searchsorted(numpy.cumsum(tail), places, side="right")
+
+
+def drawn_cases(file):
+    """KL from entries and draws: sum p log p is kept, sum p log q is estimated."""
+    N, D, V = 5, 6, 23
+    for case, k, m, alpha, temperature in (("drawn", 3, 12, 0.7, 1.0), ("drawn_warm", 6, 40, 1.0, 3.0)):
+        teacher_x, teacher_w, bias, start = normal(N, 8), normal(V, 8), normal(V), random.uniform(size=N)
+        targets = torch.tensor(random.randint(0, V, N))
+        log_p = F.log_softmax((teacher_x @ teacher_w.T + bias) / temperature, 1)
+        ids = log_p.topk(k, 1).indices.sort(1).values
+        x, w = normal(N, D).requires_grad_(), normal(V, D).requires_grad_()
+        logits = x @ w.T
+        log_q = F.log_softmax(logits / temperature, 1)
+        kl, mass, entropy, draws, drawn = 0, [], [], [], numpy.zeros((N, m))
+        for n in range(N):
+            p = log_p[n].exp()
+            tail = p.scatter(0, ids[n], 0)
+            r = tail[tail > 0] / tail.sum()
+            mass.append(tail.sum().item())
+            entropy.append(-(r * r.log()).sum().item())
+            draws.append(int(numpy.ceil(m * mass[n])))
+            picked = systematic(tail.numpy(), draws[n], start[n])
+            drawn[n, :draws[n]] = picked
+            kl = kl + (p * log_p[n]).sum() - (p[ids[n]] * log_q[n, ids[n]]).sum() - mass[n] * log_q[n, torch.tensor(picked)].mean()
+        kl = kl / N
+        ce = F.cross_entropy(logits, targets)
+        loss = alpha * temperature ** 2 * kl + (1 - alpha) * ce
+        loss.backward()
+        for name, value in (("k", [k]), ("m", [m]), ("alpha", [alpha]), ("temperature", [temperature]), ("targets", targets),
+                            ("teacher_x", teacher_x), ("teacher_w", teacher_w), ("bias", bias), ("start", start), ("ids", ids),
+                            ("log_p", log_p.gather(1, ids)), ("log_tail", numpy.log(mass)), ("draws", draws), ("drawn", torch.tensor(drawn)),
+                            ("entropy", entropy), ("ce", [ce.item()]), ("kl", [kl.item()]), ("loss", [loss.item()]), ("x", x), ("w", w),
+                            ("x.grad", x.grad), ("w.grad", w.grad)):
+            file.put(f"{case}.{name}", value)
+
+
 def main():
     file = GoldenFile(os.path.join(GOLDEN, "ops", "head_top.txt"),
                       f"head_top: written by tests/ref/head_top_golden.py with PyTorch {torch.__version__}.")
@@ -50,6 +90,7 @@ def main():
                             ("teacher_w", teacher_w), ("bias", bias), ("ids", ids), ("log_p", top), ("log_tail", tail), ("ce", [ce.item()]),
                             ("kl", [kl.item()]), ("loss", [loss.item()]), ("x", x), ("w", w), ("x.grad", x.grad), ("w.grad", w.grad)):
             file.put(f"{case}.{name}", value)
+    drawn_cases(file)
     file.close()
 
 

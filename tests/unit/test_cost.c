@@ -127,6 +127,32 @@ Test(cost, losses_on_features) {
     check_step(0, "[{\"loss\": \"value_relation\", \"map\": \"uniform\"}, {\"loss\": \"query_relation\"}]", 0);
 }
 
+// What a whole training multiplies, with parts of the model frozen, factors beside it, or each batch twice.
+Test(cost, training_options) {
+    static const char *const options[] = {"{}", "{\"freeze\": [\"*embed*\", \"*mlp*\"]}", "{\"freeze\": \"*self_attn*\"}", "{\"lora\": {\"rank\": 4}}",
+                                          "{\"lora\": {\"rank\": 4}, \"keep_zeros\": true}", "{\"fgm\": 0.1}", "{\"fgm\": 0.1, \"checkpoint\": true}"};
+    for (size_t k = 0; k < sizeof options / sizeof *options; k++) {
+        struct model *m = make_model(&large);
+        struct dataset data = tiny_data(4 * ROWS);
+        struct trainer t = {.model = m, .data = &data, .seq_len = SEQ_LEN, .seed = 1, .title = "train", .quiet = 1, .loss = train_cross_entropy,
+                            .context = m};
+        struct train_result r;
+        struct error err;
+        struct json *o = json_parse(options[k], strlen(options[k]), "test", 0, &err);
+        options_init(train_option_table, &t.options);
+        cr_assert_eq(options_read_json(train_option_table, &t.options, o, "test", &err), 0, "%s", err.text);
+        t.options.steps = 2;
+        t.options.batch = BATCH;
+        gemm_count_reset();
+        cr_assert_eq(trainer_run(&t, &r, &err), 0, "%s", err.text);
+        check_near(options[k], step_cost(&m->config, NULL, &t.options, SEQ_LEN).flops, gemm_counted().flops / 2);
+        options_release(train_option_table, &t.options);
+        dataset_release(&data);
+        json_free(o);
+        model_free(m);
+    }
+}
+
 Test(cost, scores) {
     struct model *m = make_model(&large);
     struct tape tape;

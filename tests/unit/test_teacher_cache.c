@@ -3,6 +3,7 @@
 #include <criterion/criterion.h>
 #include <math.h>
 
+#include "common/base/json.h"
 #include "common/base/log.h"
 #include "common/base/random.h"
 #include "common/base/threads.h"
@@ -11,7 +12,8 @@
 #include "tests/unit/tiny.h"
 
 #define SEQ_LEN 20
-#define BOUND (1.0 / 128 + 1e-5) // half a step of rounding, half a step of the sum, and f32
+#define DRAWS 16
+#define BOUND (1.0 / 32 + 1e-5) // half a step of rounding, half a step of the sum, and f32
 
 struct job {
     struct dataset data;
@@ -27,7 +29,8 @@ static void job_init(struct job *j, int64_t top_k)
     *j = (struct job){.data = tiny_data(400), .teacher = tiny_model(2, 32, 6), .folder = tiny_folder()};
     const int64_t windows = dataset_windows(&j->data, SEQ_LEN);
     j->key = (struct teacher_key){.teacher = "t0", .tokenizer = "k0", .data = "d0", .seq_len = SEQ_LEN, .windows = windows,
-                                  .vocab = TINY_VOCAB, .top_k = top_k, .temperature = 2, .precision = PRECISION_F32};
+                                  .vocab = TINY_VOCAB, .top_k = top_k, .tail_draws = top_k < TINY_VOCAB ? DRAWS : 0,
+                                  .temperature = 2, .precision = PRECISION_F32};
     j->wanted = xmalloc((size_t)windows, "test");
     memset(j->wanted, 1, (size_t)windows);
     j->path = path_join(j->folder, "a.cache");
@@ -71,6 +74,22 @@ static void same_rows(const struct head_top *a, const struct head_top *b, int64_
     cr_assert_arr_eq(a->id, b->id, (size_t)(rows * a->k) * 4);
     cr_assert_arr_eq(a->log_p, b->log_p, (size_t)(rows * a->k) * 4);
     cr_assert_arr_eq(a->log_tail, b->log_tail, (size_t)rows * 4);
+    if (!a->m)
+        return;
+    cr_assert_arr_eq(a->draws, b->draws, (size_t)rows * 4);
+    cr_assert_arr_eq(a->entropy, b->entropy, (size_t)rows * 4);
+    for (int64_t r = 0; r < rows; r++)
+        cr_assert_arr_eq(a->drawn + r * a->m, b->drawn + r * b->m, (size_t)a->draws[r] * 4);
+}
+
+static void same_window(const struct job *j, const struct teacher_cache *c, const struct teacher_cache *d, int64_t w, const struct head_top *a,
+                        const struct head_top *b)
+{
+    int32_t inputs[SEQ_LEN], targets[SEQ_LEN];
+    struct error err;
+    dataset_read_window(&j->data, SEQ_LEN, w, inputs, targets);
+    cr_assert_eq(teacher_cache_read(c, w, targets, a, &err) + teacher_cache_read(d, w, targets, b, &err), 0);
+    same_rows(a, b, SEQ_LEN);
 }
 
 // A distribution over V tokens: normal logits of a spread that differs from row to row, so that tails go from most of it to nearly nothing.
@@ -81,33 +100,38 @@ static void made_rows(struct head_top *t, int64_t rows, int64_t V)
     struct tape tape;
     random_init(&random, 1, "rows", 0);
     x.data = xmalloc((size_t)rows * 4, "test");
+    double *start = xmalloc((size_t)rows * sizeof *start, "test");
+    for (int64_t i = 0; i < rows; i++)
+        start[i] = (double)i / (double)rows;
     w.data = xmalloc((size_t)V * 4, "test");
     for (int64_t i = 0; i < rows; i++)
         x.data[i] = (float)(0.1 * (double)(i + 1));
     for (int64_t i = 0; i < V; i++)
         w.data[i] = (float)random_normal(&random);
     tape_init(&tape, PRECISION_F32);
-    op_head_top(&tape, &x, &w, NULL, 0, 1, t);
+    op_head_top(&tape, &x, &w, NULL, 0, 1, start, t);
     tape_release(&tape);
+    free(start);
     free(x.data);
     free(w.data);
 }
 
 Test(teacher_cache, a_block_is_what_was_packed)
 {
-    static const struct block_shape shapes[] = {{100, 32, 5000}, {7, 1, 300}, {40, 64, 64}, {16, 32, 200000}};
+    static const struct block_shape shapes[] = {{100, 32, 64, 5000}, {7, 1, 2, 300}, {40, 64, 0, 64}, {16, 32, 8, 200000}, {100, 32, 0, 5000}};
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
         const struct block_shape *b = &shapes[s];
-        struct head_top in = top_rows_new(b->seq_len, b->k), out = top_rows_new(b->seq_len, b->k);
+        struct head_top in = top_rows_new(b->seq_len, b->k, b->m), out = top_rows_new(b->seq_len, b->k, b->m);
         size_t n, used;
-        int64_t window;
+        struct block_head found;
         made_rows(&in, b->seq_len, b->vocab);
         const int64_t first = 2, rows = b->seq_len - 3;
-        void *packed = block_pack(b, 77, first, rows, &in, &n);
+        const struct block_head head = {77, first, rows};
+        void *packed = block_pack(b, &head, &in, &n);
         cr_assert_leq((double)n, 120.0 * (double)b->k / 32 * (double)rows + 100, "%zu bytes", n);
-        cr_assert_eq(block_unpack(b, packed, n, &window, &out, &used), 0);
+        cr_assert_eq(block_unpack(b, packed, n, &found, &out, &used), 0);
         cr_assert_eq(used, n);
-        cr_assert_eq(window, 77);
+        cr_assert(found.window == 77 && found.first == first && found.n == rows);
         for (int64_t r = first; r < first + rows; r++) {
             double sum = exp((double)out.log_tail[r]);
             for (int64_t i = r * b->k; i < (r + 1) * b->k; i++) {
@@ -116,6 +140,9 @@ Test(teacher_cache, a_block_is_what_was_packed)
                 sum += exp((double)out.log_p[i]);
             }
             cr_assert_lt(fabs(sum - 1), 1e-5);
+            for (int64_t i = 0; b->m && i < in.draws[r]; i++)
+                cr_assert_eq(in.drawn[r * b->m + i], out.drawn[r * b->m + i]);
+            cr_assert(!b->m || (in.draws[r] == out.draws[r] && fabs((double)(in.entropy[r] - out.entropy[r])) <= BOUND));
             cr_assert(in.log_tail[r] == out.log_tail[r] || fabs((double)(in.log_tail[r] - out.log_tail[r])) <= BOUND);
         }
         cr_assert_eq(out.log_p[0], 0); // rows outside are left alone
@@ -133,8 +160,9 @@ Test(teacher_cache, holds_what_the_teacher_says)
     job_init(&j, 32);
     make(&j);
     cr_assert_eq(teacher_cache_open(&c, j.path, &j.key, &err), 0, "%s", err.text);
-    struct head_top found = top_rows_new(SEQ_LEN, 32), said = top_rows_new(SEQ_LEN, 32);
+    struct head_top found = top_rows_new(SEQ_LEN, 32, DRAWS), said = top_rows_new(SEQ_LEN, 32, DRAWS);
     int32_t inputs[SEQ_LEN], targets[SEQ_LEN];
+    const double start[SEQ_LEN] = {0};
     struct tape tape;
     tape_init(&tape, PRECISION_F32);
     static const int64_t windows[] = {13, 0, 19, 5};
@@ -142,8 +170,8 @@ Test(teacher_cache, holds_what_the_teacher_says)
         dataset_read_window(&j.data, SEQ_LEN, windows[i], inputs, targets);
         const struct forward f = {.ids = inputs, .B = 1, .T = SEQ_LEN};
         tape_reset(&tape);
-        op_head_top(&tape, model_forward(j.teacher, &tape, &f), model_head(j.teacher), NULL, 0, 2, &said);
-        cr_assert_eq(teacher_cache_read(&c, windows[i], &found, &err), 0, "%s", err.text);
+        op_head_top(&tape, model_forward(j.teacher, &tape, &f), model_head(j.teacher), NULL, 0, 2, start, &said);
+        cr_assert_eq(teacher_cache_read(&c, windows[i], targets, &found, &err), 0, "%s", err.text);
         for (int64_t r = 0; r < SEQ_LEN && targets[r] >= 0; r++)
             for (int64_t k = r * 32; k < (r + 1) * 32; k++) {
                 cr_assert_eq(found.id[k], said.id[k]);
@@ -186,20 +214,19 @@ Test(teacher_cache, made_in_pieces)
     write_bytes(part, "something else", 14); // not ours: begun anew
     memset(j.wanted, 0, 10);
     make(&j);
-    cr_assert_eq(teacher_cache_lacks(j.path, &j.key, j.wanted, &err), 0, "%s", err.text);
+    cr_assert_eq(teacher_cache_lacks(j.path, &j.key, j.wanted, &j.data, &err), 0, "%s", err.text);
     memset(j.wanted, 1, 10);
-    cr_assert_eq(teacher_cache_lacks(j.path, &j.key, j.wanted, &err), 10);
+    cr_assert_eq(teacher_cache_lacks(j.path, &j.key, j.wanted, &j.data, &err), 10);
     make(&j);
-    cr_assert_eq(teacher_cache_lacks(j.path, &j.key, j.wanted, &err), 0);
-    struct head_top a = top_rows_new(SEQ_LEN, 8), b = top_rows_new(SEQ_LEN, 8);
+    cr_assert_eq(teacher_cache_lacks(j.path, &j.key, j.wanted, &j.data, &err), 0);
+    struct head_top a = top_rows_new(SEQ_LEN, 8, DRAWS), b = top_rows_new(SEQ_LEN, 8, DRAWS);
     char *first = path_join(j.folder, "first.cache");
     write_bytes(first, whole, n);
     struct teacher_cache d;
     cr_assert_eq(teacher_cache_open(&c, j.path, &j.key, &err), 0);
     cr_assert_eq(teacher_cache_open(&d, first, &j.key, &err), 0);
     for (int64_t w = 0; w < c.windows; w++) {
-        cr_assert_eq(teacher_cache_read(&c, w, &a, &err) + teacher_cache_read(&d, w, &b, &err), 0);
-        same_rows(&a, &b, SEQ_LEN);
+        same_window(&j, &c, &d, w, &a, &b);
     }
     teacher_cache_close(&c);
     teacher_cache_close(&d);
@@ -244,12 +271,40 @@ Test(teacher_cache, refuses_what_it_does_not_belong_to)
     key.top_k = 32;
     refused(&j, &key, "number of entries (top_k): found 8, expected 32");
     key = j.key;
+    key.tail_draws = 3;
+    refused(&j, &key, "number of draws (tail_draws): found 16, expected 3");
+    key = j.key;
     key.precision = PRECISION_BF16;
     refused(&j, &key, "of another precision: found \"f32\", expected \"bf16\"");
     write_bytes(j.path, "{\"text\": \"a\"}", 13);
     refused(&j, &j.key, "found no teacher cache");
     write_bytes(j.path, "", 0);
     refused(&j, &j.key, "found no teacher cache");
+    job_release(&j);
+}
+
+// The same bytes under a header of another format, and blocks with fewer rows than their windows have.
+Test(teacher_cache, refuses_old_files_and_short_blocks)
+{
+    struct job j;
+    struct error err;
+    job_init(&j, 8);
+    char *text = teacher_key_text(&j.key), *format = strstr(text, "\"pdq_teacher_cache\":2");
+    size_t n;
+    cr_assert_not_null(format);
+    format[strlen("\"pdq_teacher_cache\":")] = '1';
+    void *packed = gzip_pack(text, strlen(text), 9, &n);
+    write_bytes(j.path, packed, n);
+    refused(&j, &j.key, "of another format: found 1, expected 2");
+    free(packed);
+    free(text);
+    remove(j.path);
+    make(&j);
+    struct dataset cut = j.data; // the last window is shorter there than in the file, and another one's rows are not asked for
+    cut.n_token -= 5;
+    cr_assert_eq(dataset_windows(&cut, SEQ_LEN), j.key.windows);
+    cr_expect_eq(teacher_cache_lacks(j.path, &j.key, j.wanted, &cut, &err), -1);
+    cr_expect_not_null(strstr(err.text, "damaged in window 19"), "%s", err.text);
     job_release(&j);
 }
 
@@ -266,23 +321,22 @@ Test(teacher_cache, refuses_what_is_not_whole)
     cr_assert_eq(teacher_cache_open(&good, first, &j.key, &err), 0);
     for (size_t cut = 0; cut < n; cut += 1 + cut / 7) {
         write_bytes(copy, whole, cut);
-        cr_assert_eq(teacher_cache_lacks(copy, &j.key, j.wanted, &err), -1, "a cut to %zu bytes was accepted", cut);
+        cr_assert_eq(teacher_cache_lacks(copy, &j.key, j.wanted, &j.data, &err), -1, "a cut to %zu bytes was accepted", cut);
     }
-    struct head_top a = top_rows_new(SEQ_LEN, 4), b = top_rows_new(SEQ_LEN, 4);
+    struct head_top a = top_rows_new(SEQ_LEN, 4, DRAWS), b = top_rows_new(SEQ_LEN, 4, DRAWS);
     int accepted = 0, damaged = 0;
     for (size_t at = 0; at < n; at += 11) {
         whole[at] ^= 0x55;
         write_bytes(copy, whole, n);
         whole[at] ^= 0x55;
-        if (teacher_cache_lacks(copy, &j.key, j.wanted, &err) != 0) {
+        if (teacher_cache_lacks(copy, &j.key, j.wanted, &j.data, &err) != 0) {
             damaged += strstr(err.text, "damaged") != NULL;
             continue;
         }
         accepted++;
         cr_assert_eq(teacher_cache_open(&c, copy, &j.key, &err), 0);
         for (int64_t w = 0; w < c.windows; w++) {
-            cr_assert_eq(teacher_cache_read(&c, w, &a, &err) + teacher_cache_read(&good, w, &b, &err), 0);
-            same_rows(&a, &b, SEQ_LEN);
+            same_window(&j, &c, &good, w, &a, &b);
         }
         teacher_cache_close(&c);
     }
@@ -351,6 +405,14 @@ Test(teacher_cache, options_that_need_the_teacher)
     cr_expect_eq(distill_check_cached(&o, "stages[0].distill", &err), -1);
     cr_expect_not_null(strstr(err.text, "stages[0].distill: \"hidden\""), "%s", err.text);
     o.hidden = 0;
+    static const char *const divergences[] = {"\"kl\"", "{\"kl\": 2}", "\"js\"", "{\"kl\": 1, \"tv\": 0.5}", "\"mse\"", "\"reverse_kl\""};
+    for (int i = 0; i < 6; i++) {
+        o.divergence = json_parse(divergences[i], strlen(divergences[i]), "test", 0, &err);
+        cr_expect_eq(distill_check_cached(&o, "stages[0].distill", &err), i < 2 ? 0 : -1, "%s", divergences[i]);
+        cr_expect(i < 2 || strstr(err.text, "needs the teacher's probability of every token"), "%s", err.text);
+        json_free(o.divergence);
+        o.divergence = NULL;
+    }
     o.temperature_rule = TEMPERATURE_RISING;
     cr_expect_eq(distill_check_cached(&o, "stages[0].distill", &err), -1);
     cr_expect_not_null(strstr(err.text, "temperature_rule"), "%s", err.text);

@@ -70,8 +70,18 @@ static void job_init(struct job *job, const char *folder)
 
 static void job_release(struct job *job)
 {
+    options_release(train_option_table, &job->trainer.options);
     dataset_release(&job->data);
     model_free(job->model);
+}
+
+// Further options, as a recipe writes them.
+static void set_options(struct job *job, const char *text)
+{
+    struct error err;
+    struct json *o = json_parse(text, strlen(text), "test", 0, &err);
+    cr_assert(o && options_read_json(train_option_table, &job->trainer.options, o, "test", &err) == 0, "%s", err.text);
+    json_free(o);
 }
 
 static void run_whole(struct job *job, struct train_result *result)
@@ -125,6 +135,25 @@ Test(trainer, learns_and_is_the_same_at_any_number_of_threads)
     job_release(&job[0]);
 }
 
+Test(trainer, options_are_the_same_at_any_number_of_threads)
+{
+    static const char *const options[] = {"{\"ema\": 0.9}", "{\"freeze\": \"*embed*\", \"rates\": {\"*norm*\": 0.5}}", "{\"fgm\": 0.3}",
+                                          "{\"lora\": {\"rank\": 2}}", "{\"lora\": {\"rank\": 2}, \"keep_zeros\": true, \"checkpoint\": true}"};
+    static struct job job[2];
+    struct train_result result;
+    for (size_t k = 0; k < sizeof options / sizeof *options; k++) {
+        for (int i = 0; i < 2; i++) {
+            threads_set(i + 1);
+            job_init(&job[i], NULL);
+            set_options(&job[i], options[k]);
+            run_whole(&job[i], &result);
+        }
+        same_weights(&job[0], &job[1]);
+        job_release(&job[0]);
+        job_release(&job[1]);
+    }
+}
+
 Test(trainer, recomputing_layers_changes_no_bit)
 {
     struct job job[2];
@@ -140,7 +169,7 @@ Test(trainer, recomputing_layers_changes_no_bit)
 }
 
 // Runs in a child until the signal, then goes on here, and compares with a run that nothing happened to.
-static void hit_and_resume(int signal, int64_t step, int keep_best)
+static void hit_and_resume(int signal, int64_t step, int keep_best, const char *options)
 {
     char *folder = tiny_folder(), *other = tiny_folder();
     struct job job[2];
@@ -148,6 +177,7 @@ static void hit_and_resume(int signal, int64_t step, int keep_best)
     struct error err;
     for (int i = 0; i < 2; i++) {
         job_init(&job[i], i ? other : folder);
+        set_options(&job[i], options);
         if (keep_best) {
             job[i].trainer.options.keep_best = 1;
             job[i].trainer.options.eval_every = 2;
@@ -189,10 +219,78 @@ static void hit_and_resume(int signal, int64_t step, int keep_best)
     tiny_remove(other);
 }
 
-Test(trainer, interrupted_and_resumed) { hit_and_resume(SIGINT, 4, 0); }
-Test(trainer, killed_and_resumed) { hit_and_resume(SIGKILL, 7, 0); }
-Test(trainer, killed_before_the_first_snapshot) { hit_and_resume(SIGKILL, 1, 0); }
-Test(trainer, best_weights_survive_an_interruption) { hit_and_resume(SIGTERM, 8, 1); }
+Test(trainer, interrupted_and_resumed) { hit_and_resume(SIGINT, 4, 0, "{}"); }
+Test(trainer, killed_and_resumed) { hit_and_resume(SIGKILL, 7, 0, "{}"); }
+Test(trainer, killed_before_the_first_snapshot) { hit_and_resume(SIGKILL, 1, 0, "{}"); }
+Test(trainer, best_weights_survive_an_interruption) { hit_and_resume(SIGTERM, 8, 1, "{}"); }
+
+#define GROUPS "\"freeze\": [\"*embed*\", \"layers.0.*\"], \"rates\": {\"*norm*\": 0.5}"
+Test(trainer, an_average_survives_being_killed) { hit_and_resume(SIGKILL, 7, 0, "{\"ema\": 0.9}"); }
+Test(trainer, the_best_average_survives_an_interruption) { hit_and_resume(SIGTERM, 8, 1, "{\"ema\": 0.9, " GROUPS "}"); }
+Test(trainer, groups_survive_being_killed) { hit_and_resume(SIGKILL, 7, 0, "{" GROUPS "}"); }
+Test(trainer, factors_survive_being_killed) { hit_and_resume(SIGKILL, 7, 0, "{\"lora\": {\"rank\": 2}, \"ema\": 0.9}"); }
+Test(trainer, masked_factors_survive_being_killed) { hit_and_resume(SIGKILL, 7, 0, "{\"lora\": {\"rank\": 2}, \"keep_zeros\": true}"); }
+Test(trainer, the_best_factors_survive_an_interruption) { hit_and_resume(SIGTERM, 8, 1, "{\"lora\": {}}"); }
+Test(trainer, adversarial_steps_survive_being_killed) { hit_and_resume(SIGKILL, 7, 0, "{\"fgm\": 0.3}"); }
+
+// What is evaluated, and kept as the best, is the average of the weights; the run goes on from the weights themselves.
+struct watched {
+    struct job job;
+    float *seen; // the weights at the third evaluation, the best
+};
+
+static int watching_held_out(void *context, double best, double *loss, char note[HELD_OUT_NOTE], struct error *err)
+{
+    struct watched *w = context;
+    if (w->job.held_out_calls == 2)
+        memcpy(w->seen, w->job.model->data, (size_t)w->job.model->n_element * sizeof(float));
+    return made_up_held_out(&w->job, best, loss, note, err);
+}
+
+Test(trainer, the_average_is_what_is_kept)
+{
+    static struct watched kept, whole;
+    struct train_result result;
+    struct watched *const both[2] = {&kept, &whole};
+    for (int i = 0; i < 2; i++) {
+        job_init(&both[i]->job, NULL);
+        both[i]->job.trainer.context = &both[i]->job;
+        both[i]->seen = xmalloc((size_t)both[i]->job.model->n_element * sizeof(float), "test");
+        set_options(&both[i]->job, "{\"ema\": 0.9, \"eval_every\": 2}");
+        both[i]->job.trainer.options.keep_best = i == 0;
+        both[i]->job.trainer.held_out = watching_held_out;
+        both[i]->job.trainer.held_out_context = both[i];
+        run_whole(&both[i]->job, &result);
+    }
+    const size_t bytes = (size_t)kept.job.model->n_element * sizeof(float);
+    cr_expect_arr_eq(kept.seen, whole.seen, bytes);
+    cr_expect_arr_eq(kept.job.model->data, kept.seen, bytes);
+    cr_expect(memcmp(whole.job.model->data, whole.seen, bytes) != 0);
+    for (int i = 0; i < 2; i++) {
+        free(both[i]->seen);
+        job_release(&both[i]->job);
+    }
+}
+
+// Frozen tensors have neither gradients nor moments in a snapshot.
+Test(trainer, snapshots_are_smaller_where_tensors_are_frozen)
+{
+    static struct job job[3];
+    static const char *const options[3] = {"{}", "{" GROUPS "}", "{\"lora\": {\"rank\": 2}}"};
+    struct train_result result;
+    int64_t size[3];
+    for (int i = 0; i < 3; i++) {
+        char *folder = tiny_folder(), *path = path_join(folder, "snapshot");
+        job_init(&job[i], folder);
+        set_options(&job[i], options[i]);
+        run_whole(&job[i], &result);
+        size[i] = file_size(path);
+        free(path);
+        job_release(&job[i]);
+        tiny_remove(folder);
+    }
+    cr_expect(size[1] < size[0] * 2 / 3 && size[2] < size[0] / 4, "%ld, %ld, %ld bytes", (long)size[0], (long)size[1], (long)size[2]);
+}
 
 Test(trainer, ends_with_the_best_weights)
 {
@@ -284,6 +382,31 @@ Test(trainer, accumulation_is_a_larger_batch)
     cr_assert_float_eq(result[0].last_loss, result[1].last_loss, 1e-5 * result[0].last_loss);
     job_release(&job[0]);
     job_release(&job[1]);
+}
+
+// The same of one step's gradient, to the rounding of sums in another order; also of moved embeddings, which are moved sequence by sequence.
+Test(trainer, accumulated_gradients_are_those_of_a_larger_batch)
+{
+    static const char *const options[] = {"{}", "{\"fgm\": 0.3}"};
+    for (size_t k = 0; k < sizeof options / sizeof *options; k++) {
+        struct job job[2];
+        double largest = 0, worst = 0;
+        for (int i = 0; i < 2; i++) {
+            job_init(&job[i], NULL);
+            set_options(&job[i], options[k]);
+            job[i].trainer.options.batch = i ? 1 : 4;
+            job[i].trainer.seq_len = 21;
+            model_want_gradients(job[i].model);
+            trainer_gradient(&job[i].trainer, 0, i ? 4 : 1);
+        }
+        for (int64_t e = 0; e < job[0].model->n_element; e++) {
+            largest = fmax(largest, fabs((double)job[0].model->grad[e]));
+            worst = fmax(worst, fabs((double)job[0].model->grad[e] - (double)job[1].model->grad[e]));
+        }
+        cr_expect(worst < (k ? 1e-5 : 2e-6) * largest, "%s: %g of %g", options[k], worst, largest); // the move itself is rounded, too
+        job_release(&job[0]);
+        job_release(&job[1]);
+    }
 }
 
 Test(trainer, refuses)
