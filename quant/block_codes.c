@@ -72,6 +72,12 @@ static void q6_k_place(int column, struct code_place *p)
 
 static void iq4_xs_place(int column, struct code_place *p) { pack_low(p, column, 8, 32, 4); }
 
+static void int_place(int column, struct code_place *p) // int_matrix.c: a byte each behind scale and zero
+{
+    p->byte = (short)(8 + column);
+    p->bits = 8;
+}
+
 static const struct layout {
     const char *name;
     int bits, flip;
@@ -80,6 +86,7 @@ static const struct layout {
     {"Q8_0", 8, 128, q8_0_place}, {"Q4_0", 4, 0, q4_0_place}, {"Q4_1", 4, 0, q4_1_place}, {"Q5_0", 5, 0, q5_0_place},
     {"Q5_1", 5, 0, q5_1_place},   {"Q2_K", 2, 0, q2_k_place}, {"Q3_K", 3, 0, q3_k_place}, {"Q4_K", 4, 0, q4_k_place},
     {"Q5_K", 5, 0, q5_k_place},   {"Q6_K", 6, 0, q6_k_place}, {"IQ4_NL", 4, 0, q4_0_place}, {"IQ4_XS", 4, 0, iq4_xs_place},
+    {"INT4", 4, 0, int_place},    {"INT8", 8, 0, int_place},
 };
 
 int block_coder_init(struct block_coder *c, const struct block_format *f)

@@ -85,3 +85,18 @@ void calibrate(struct importance *to, struct model *m, const struct walk_text *t
     free(ids);
     tape_release(&tape);
 }
+
+void importance_of_ones(struct importance *to, const struct model *m)
+{
+    for (int i = 0; i < m->n_parameter; i++) {
+        const struct parameter *q = &m->parameter[i];
+        struct gguf_name name;
+        if (q->t.n_dim != 2 || !gguf_parameter_name(&m->config, q, &name))
+            continue;
+        double *ones = xmalloc((size_t)tensor_columns(&q->t) * sizeof *ones, "importance");
+        for (int64_t c = 0; c < tensor_columns(&q->t); c++)
+            ones[c] = 1;
+        importance_add(to, name.text, ones, tensor_columns(&q->t), 1);
+        free(ones);
+    }
+}

@@ -10,4 +10,7 @@ int calibrate_check(const struct walk_text *text, const char *option, struct err
 // An entry for every matrix that a GGUF file of the model has, of the output head too. In memory is one batch.
 void calibrate(struct importance *to, struct model *m, const struct walk_text *text);
 
+// The same entries, all columns alike: for encoders that search scales only where something is weighted.
+void importance_of_ones(struct importance *to, const struct model *m);
+
 #endif

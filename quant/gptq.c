@@ -159,10 +159,19 @@ static double round_block(const struct gptq_factor *g, const struct block_coder 
     return cost;
 }
 
-// One block of one row, with its scales; to: where it goes in the row's blocks.
-static void round_with_scales(const struct gptq_factor *g, const struct block_coder *c, int refits, float *w, int64_t first, int64_t last,
-                              uint8_t *to, float *error, struct scratch *s)
+static void choose_scales(const struct block_coder *c, const struct gptq_options *o, const float *x, const float *weight, void *block)
 {
+    if (o->encode)
+        o->encode(o->encode_context, x, weight, c->format->elements, block);
+    else
+        c->format->encode(x, weight, c->format->elements, block);
+}
+
+// One block of one row, with its scales; to: where it goes in the row's blocks; given: NULL, or the block with its scales.
+static void round_with_scales(const struct gptq_factor *g, const struct block_coder *c, const struct gptq_options *o, float *w, int64_t first,
+                              int64_t last, uint8_t *to, const uint8_t *given, float *error, struct scratch *s)
+{
+    const int refits = given ? 0 : o->refits;
     const int64_t n = g->elements, natural = g->order[first] / n * n;
     const size_t rest = (size_t)(last - first) * sizeof *w;
     double best = DBL_MAX;
@@ -172,7 +181,10 @@ static void round_with_scales(const struct gptq_factor *g, const struct block_co
     for (int round = 0; round <= refits; round++) {
         memcpy(w + first, s->start, rest);
         memcpy(s->natural, s->turn, (size_t)n * sizeof *s->natural);
-        c->format->encode(s->natural, g->weight + natural, n, s->block);
+        if (given)
+            memcpy(s->block, given, (size_t)c->format->bytes);
+        else
+            choose_scales(c, o, s->natural, g->weight + natural, s->block);
         const double cost = round_block(g, c, w, first, last, s->block, s->error, s);
         if (round == 0 || cost < best) {
             best = cost;
@@ -200,9 +212,10 @@ static void round_panel(const struct gptq_factor *g, const struct block_coder *c
         struct scratch s = scratch_make(c);
 #pragma omp for schedule(static)
         for (int64_t d = 0; d < D; d++)
-            for (int64_t j = first; j < last; j += n)
-                round_with_scales(g, c, o->refits, W + d * C, j, last, blocks + d * row_bytes + g->order[j] / n * c->format->bytes,
-                                  E + d * (last - first) + j - first, &s);
+            for (int64_t j = first; j < last; j += n) {
+                const int64_t at = d * row_bytes + g->order[j] / n * c->format->bytes;
+                round_with_scales(g, c, o, W + d * C, j, last, blocks + at, o->given ? o->given + at : NULL, E + d * (last - first) + j - first, &s);
+            }
         free(s.level);
     }
 }

@@ -10,6 +10,10 @@ struct gptq_options {
     double damping; // added to the diagonal of the second moments, as a share of its mean
     int act_order;  // columns with large inputs first: blocks by their sums, columns within a block
     int refits;     // times that a block's scales are chosen again, from the values that its columns had when their turns came
+    // What chooses a block's scales, in place of the format's encoder (NULL: that one).
+    void (*encode)(const void *context, const float *from, const float *importance, int64_t n, void *to);
+    const void *encode_context;
+    const unsigned char *given; // blocks, as many as the result's, whose scales stand already and are not chosen; NULL: none
 };
 
 // The order of the columns and U with (H + damping)^-1 = U^T U in that order: one for all matrices that read the same inputs and have

@@ -36,6 +36,12 @@ const float *importance_find(const struct importance *i, const char *name)
     return e ? e->value : NULL;
 }
 
+int64_t importance_length(const struct importance *i, const char *name)
+{
+    const struct importance_entry *e = find(i, name);
+    return e ? e->n : -1;
+}
+
 void importance_release(struct importance *i)
 {
     for (int64_t k = 0; k < i->n_entry; k++)

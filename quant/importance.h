@@ -23,6 +23,7 @@ struct importance { // lifetime: the caller's
 // Takes `square`, sums over `rows` rows; an entry of that name stays as it is.
 void importance_add(struct importance *to, const char *name, const double *square, int64_t n, int64_t rows);
 const float *importance_find(const struct importance *i, const char *name); // NULL: none
+int64_t importance_length(const struct importance *i, const char *name);     // of an entry; -1: none
 int importance_read(struct importance *to, const char *path, struct error *err);
 int importance_write(const struct importance *from, const char *path, struct error *err);
 // Is it of the model that the plan is for? Every matrix of a layer has an entry of its own length; entries for nothing are refused.

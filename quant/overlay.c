@@ -38,8 +38,7 @@ struct model *overlay_new(const struct model *m)
     return o;
 }
 
-// The overlay's own values of a parameter of the base, taken from the base at first.
-static float *own_values(struct model *overlay, const struct parameter *p)
+float *overlay_values(struct model *overlay, const struct parameter *p)
 {
     struct owner *o = overlay->owner_context;
     const int64_t i = p - o->base->parameter;
@@ -59,7 +58,7 @@ void overlay_replace(struct model *overlay, const struct gguf_plan *plan, const 
     gguf_rows_init(&rows, plan, t);
     for (int k = 0; k < t->n_part; k++)
         if (t->source[k])
-            own_values(overlay, t->source[k]);
+            overlay_values(overlay, t->source[k]);
 #pragma omp parallel
     {
         float *row = xmalloc((size_t)columns * sizeof *row, "row");
@@ -70,22 +69,25 @@ void overlay_replace(struct model *overlay, const struct gguf_plan *plan, const 
             if (!p)
                 continue;
             t->format->decode(blocks + i * row_bytes, row, columns);
-            gguf_rows_to_own(&rows, row, own_values(overlay, p) + own * rows.own_columns);
+            gguf_rows_to_own(&rows, row, overlay_values(overlay, p) + own * rows.own_columns);
         }
         free(row);
     }
     gguf_rows_release(&rows);
 }
 
-void overlay_restore(struct model *overlay, const struct gguf_plan_tensor *t)
+void overlay_drop(struct model *overlay, const struct parameter *p)
 {
     struct owner *o = overlay->owner_context;
-    for (int k = 0; k < t->n_part; k++) {
-        if (!t->source[k])
-            continue;
-        const int i = (int)(t->source[k] - o->base->parameter);
-        free(o->own[i]);
-        o->own[i] = NULL;
-        share(overlay, i, o->base);
-    }
+    const int i = (int)(p - o->base->parameter);
+    free(o->own[i]);
+    o->own[i] = NULL;
+    share(overlay, i, o->base);
+}
+
+void overlay_restore(struct model *overlay, const struct gguf_plan_tensor *t)
+{
+    for (int k = 0; k < t->n_part; k++)
+        if (t->source[k])
+            overlay_drop(overlay, t->source[k]);
 }

@@ -37,12 +37,11 @@ static void add_tensor(struct json *list, const char *name, const char *type, co
 }
 
 static int list_safetensors(const char *path, struct json *list, struct error *err) {
-    static const char *const names[] = {"F32", "F16", "BF16"};
     struct safetensors s;
     TRY(safetensors_open(&s, path, err));
     for (int64_t i = 0; i < s.n_tensor; i++) {
         const struct safetensor *t = &s.tensor[i];
-        add_tensor(list, t->name, names[t->dtype], t->dim, t->n_dim, t->bytes);
+        add_tensor(list, t->name, t->dtype_name, t->dim, t->n_dim, t->bytes);
     }
     safetensors_close(&s);
     return 0;

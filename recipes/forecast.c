@@ -108,6 +108,8 @@ int forecasts_make(struct forecasts *f, const struct run *run, int measures, str
                                 .has_text = r->data.train.count > 0 || r->data.sample || stage_after_sample(r, i)};
         config_copy(&s->in, shape);
         config_copy(&s->out, shape);
+        if (s->out.source)
+            json_remove(s->out.source, "quantization_config"); // of the parent: what is written is not, unless the stage says so
         if (!model_is_language(parent) && !r->stage[i].type->takes_images)
             result = error_set(err, "%s: stages[%d]: %s works on language models; this one is a classifier of images (%s)",
                                r->where, i, r->stage[i].type->name, parent->model_type);

@@ -26,7 +26,7 @@ int quantize_aware_check(struct fake_quant_options *o, const struct train_option
         return alone ? error_set(err, "%s: \"%s\" says how to round and \"quantize\" is not given; give the type", where, alone) : 0;
     if (o->quantize_scales == SCALES_LEARNED && train->keep_best)
         return error_set(err, "%s: \"keep_best\" keeps weights and no scales, which are learned here; leave one of them out", where);
-    TRY(stage_check_gguf_type(&o->quantize, "quantize", where, err));
+    TRY(stage_check_gguf_type(&o->quantize, "quantize", "", where, err));
     if (strcmp(o->quantize, "F32") == 0)
         return error_set(err, "%s: \"quantize\": F32 leaves the weights as they are; leave it out", where);
     return 0;

@@ -8,17 +8,33 @@
 
 #include "common/base/file.h"
 #include "common/base/log.h"
+#include "quant/bias.h"
 #include "quant/calibrate.h"
 #include "quant/gptq_model.h"
+#include "quant/int_export.h"
+#include "quant/rescale.h"
 #include "recipes/inputs.h"
 
 #define BATCH 8  // windows at once
 #define REFITS 2 // times that a block's scales are chosen again
 
+int quantize_method_runs_model(const struct quantize_options *o) {
+    const struct int_type *ints = int_type_find(o->type);
+    return (o->method == QUANTIZE_WEIGHTED && !o->imatrix) || o->method == QUANTIZE_GPTQ || o->rescale != RESCALE_NONE || o->bias_correction ||
+           (ints && ints->static_input);
+}
+
 int quantize_method_check(const struct quantize_options *o, const char *where, struct error *err) {
-    if (o->method == QUANTIZE_RTN && (o->calibration.count || o->imatrix))
-        return error_set(err, "%s: \"%s\" is given and \"method\" is rtn, which looks at the weights alone; take weighted or gptq", where,
-                         o->imatrix ? "imatrix" : "calibration");
+    if (o->calibration.count && !quantize_method_runs_model(o))
+        return error_set(err, "%s: \"calibration\" is given and \"method\" is %s, which looks at the weights alone; take weighted or gptq", where,
+                         o->method == QUANTIZE_RTN ? "rtn" : o->method == QUANTIZE_MSE ? "mse" : "weighted by a file");
+    if (o->imatrix && (o->method == QUANTIZE_RTN || o->method == QUANTIZE_MSE))
+        return error_set(err, "%s: \"imatrix\" is given and \"method\" is %s, which looks at the weights alone; take weighted", where,
+                         o->method == QUANTIZE_RTN ? "rtn" : "mse");
+    if (o->bias_correction && o->method != QUANTIZE_RTN)
+        return error_set(err, "%s: \"bias_correction\" goes with \"method\": \"rtn\"", where);
+    if (o->imatrix && o->rescale != RESCALE_NONE)
+        return error_set(err, "%s: \"imatrix\" is of the model as it is, \"rescale\" changes it; give \"calibration\"", where);
     if (o->method == QUANTIZE_GPTQ && o->imatrix)
         return error_set(err, "%s: gptq needs the text itself, not \"imatrix\"; give \"calibration\", or take weighted", where);
     return 0;
@@ -33,8 +49,6 @@ static int read_plan(struct gguf_types *types, const struct recipe *r, const str
     free(path);
     return rc;
 }
-
-int quantize_method_runs_model(const struct quantize_options *o) { return o->method != QUANTIZE_RTN && !o->imatrix; }
 
 int quantize_method_needs_text(const struct stage *s) {
     const struct quantize_options *o = s->options;
@@ -102,7 +116,7 @@ void quantize_method_cost(struct forecast *f, const struct quantize_options *o) 
     const double tokens = (double)o->calibration_tokens;
     const int64_t seq_len = r->data.seq_len;
     int64_t widest = f->in.hidden, layer = 0;
-    f->flops += tokens * model_flops_per_token(&f->in, seq_len) * (o->method == QUANTIZE_GPTQ ? 6 : 1);
+    f->flops += tokens * model_flops_per_token(&f->in, seq_len) * ((o->method == QUANTIZE_GPTQ ? 6 : 1) + (o->rescale == RESCALE_NONE ? 0 : 10));
     f->memory += score_memory(&f->in, BATCH * seq_len, 0);
     for (int64_t l = 0; l < f->in.n_layer && o->method == QUANTIZE_GPTQ; l++) {
         const struct layer_shape *s = &f->in.layer[l];
@@ -119,6 +133,31 @@ void quantize_method_cost(struct forecast *f, const struct quantize_options *o) 
         f->memory += 4 * f->in.hidden * (o->calibration_tokens + f->in.vocab) + 9 * layer + 36 * widest * widest;
 }
 
+// A folder of integers: its size, and what it says of itself.
+static int forecast_ints(struct forecast *f, struct error *err) {
+    const struct stage *stage = &f->recipe->stage[f->index];
+    const struct quantize_options *o = stage->options;
+    const struct int_type *type = stage_quantize_ints(stage);
+    struct model *shape = model_new(&f->in, 0);
+    const int rc = int_type_check(type, o->group_size, shape, err);
+    int64_t integers = 0;
+    for (int i = 0; i < shape->n_parameter; i++) {
+        const struct tensor *t = &shape->parameter[i].t;
+        const int64_t scales = int_type_takes(&shape->parameter[i]) ? tensor_count(t) / int_type_group(type, o->group_size, tensor_columns(t)) : 0;
+        f->disk += scales ? tensor_count(t) * type->bits / 8 + 3 * scales : 2 * tensor_count(t);
+        integers += scales ? tensor_count(t) * type->bits / 8 : 0;
+    }
+    f->memory += integers;
+    model_free(shape);
+    if (rc < 0)
+        return error_prefix(err, "%s: stages[%d].quantize", f->recipe->where, f->index);
+    snprintf(f->what, sizeof f->what, "safetensors of integers, %s%s", type->name, type->input_bits ? " (inputs rounded to 8 bits where they are read)" : "");
+    if (!f->out.source)
+        f->out.source = json_object();
+    json_set(f->out.source, "quantization_config", int_type_config(type, o->group_size, o->damping, 0));
+    return 0;
+}
+
 // The stage's files against the shape of what they are for.
 static int check_files(struct forecast *f, struct gguf_export_options *options, struct error *err) {
     const struct recipe *r = f->recipe;
@@ -131,7 +170,7 @@ static int check_files(struct forecast *f, struct gguf_export_options *options, 
     int rc = file ? importance_read(&importance, file, err) : 0;
     options->importance = file ? &importance : NULL;
     if (rc == 0)
-        rc = forecast_gguf(f, options, err);
+        rc = stage_quantize_ints(&r->stage[f->index]) ? forecast_ints(f, err) : forecast_gguf(f, options, err);
     free(file);
     importance_release(&importance);
     gguf_types_release(&types);
@@ -145,7 +184,10 @@ int quantize_method_forecast(struct forecast *f, const struct gguf_export_option
     struct dataset own = {0};
     if (forecast_from_parent(f) && !o->requantize) {
         char *path = recipe_path(r, r->model);
-        const int rc = path_is_gguf(path) && !file_is_directory(path) ? refuse_quantized(path, err) : 0;
+        int rc = path_is_gguf(path) && !file_is_directory(path) ? refuse_quantized(path, err) : 0;
+        if (json_get(f->parent->source, "quantization_config"))
+            rc = error_set(err, "%s: quantized already (quantization_config in config.json), so the errors would add up; take the model that it was "
+                           "made from, or go on with --requantize", path);
         free(path);
         TRY(rc);
     }
@@ -161,50 +203,121 @@ int quantize_method_forecast(struct forecast *f, const struct gguf_export_option
     return rc;
 }
 
-static int with_text(const struct stage_run *s, const struct opened *in, const char *path, struct gguf_export_options *options,
-                     const struct walk_text *text, struct error *err) {
-    const struct quantize_options *o = s->stage->options;
+// What is written: the stage's model, or one that its factors changed, as which file.
+struct job { // lifetime: one quantize_by_method
+    const struct stage_run *s;
+    const struct opened *in;
+    struct model *model;
+    struct model *changed[2]; // copies that share most weights, each with the one before it
+    int n_changed;
+    const char *path;
+    struct gguf_export_options gguf;
+    const struct int_type *ints; // NULL: a GGUF file
+    struct walk_text text;       // data NULL: none is needed
+    struct importance importance; // no entries: none
+};
+
+static const struct quantize_options *options_of(const struct job *j) { return j->s->stage->options; }
+
+static int write_ints(struct job *j, const struct gptq_options *how, struct error *err) {
+    const struct quantize_options *o = options_of(j);
+    const struct int_export_options options = {.type = j->ints,
+                                               .group = o->group_size,
+                                               .importance = j->importance.n_entry ? &j->importance : NULL,
+                                               .gptq = o->method == QUANTIZE_GPTQ ? how : NULL,
+                                               .text = &j->text,
+                                               .observer = observer_at(o->observer),
+                                               .carry_from = path_is_gguf(j->s->input) && !file_is_directory(j->s->input) ? NULL : j->s->input,
+                                               .provenance = j->gguf.provenance};
+    TRY(int_export(j->model, j->path, &options, err));
+    return stage_complete_tokenizer(j->s, j->path, err);
+}
+
+static int write_model(struct job *j, struct error *err) {
+    const struct quantize_options *o = options_of(j);
     const struct gptq_options how = {.damping = o->damping, .act_order = o->act_order, .refits = REFITS};
-    struct importance importance = {0};
     struct gptq_model gptq;
-    if (o->method == QUANTIZE_WEIGHTED || !in->model->config.tie_embeddings) { // for the head; that of a tied table is not weighted
-        calibrate(&importance, in->model, text);
-        options->importance = &importance;
-    }
-    const struct gguf_encoder encoder = gptq_model_begin(&gptq, &how, text);
-    options->encoder = o->method == QUANTIZE_GPTQ ? &encoder : NULL;
-    const int rc = gguf_export(in->model, in->tokenizer, path, options, err);
+    if (j->ints)
+        return write_ints(j, &how, err);
+    j->gguf.importance = j->importance.n_entry ? &j->importance : NULL;
+    const struct gguf_encoder encoder = gptq_model_begin(&gptq, &how, &j->text);
+    j->gguf.encoder = o->method == QUANTIZE_GPTQ ? &encoder : NULL;
+    const int rc = gguf_export(j->model, j->in->tokenizer, j->path, &j->gguf, err);
     gptq_model_end(&gptq);
-    importance_release(&importance);
     return rc;
 }
 
-static int with_imatrix(const struct stage_run *s, const struct opened *in, const char *path, struct gguf_export_options *options,
-                        struct error *err) {
-    struct importance importance;
-    char *file = recipe_path(s->recipe, ((const struct quantize_options *)s->stage->options)->imatrix);
-    int rc = importance_read(&importance, file, err);
+// Weights of the columns' errors, by the method.
+static int take_importance(struct job *j, struct error *err) {
+    const struct quantize_options *o = options_of(j);
+    if (o->method == QUANTIZE_MSE)
+        importance_of_ones(&j->importance, j->model);
+    if (o->method == QUANTIZE_GPTQ && !j->ints && !j->model->config.tie_embeddings) // for the head; that of a tied table is not weighted
+        calibrate(&j->importance, j->model, &j->text);
+    if (o->method != QUANTIZE_WEIGHTED)
+        return 0;
+    if (!o->imatrix) {
+        calibrate(&j->importance, j->model, &j->text);
+        return 0;
+    }
+    char *file = recipe_path(j->s->recipe, o->imatrix);
+    const int rc = importance_read(&j->importance, file, err);
     free(file);
-    TRY(rc);
-    options->importance = &importance;
-    rc = gguf_export(in->model, in->tokenizer, path, options, err);
-    importance_release(&importance);
     return rc;
 }
 
-static int by_method(const struct stage_run *s, const struct opened *in, const char *path, struct gguf_export_options *options,
-                     struct error *err) {
-    const struct quantize_options *o = s->stage->options;
+// ---- factors of channels ----
+
+struct formats { // what each matrix is rounded to
+    const struct job *job;
+    struct gguf_plan plan; // of a GGUF file
+};
+
+static struct rounding rounding_of(void *context, const struct parameter *p) {
+    const struct formats *f = context;
+    if (f->job->ints)
+        return (struct rounding){.ints = f->job->ints, .group = options_of(f->job)->group_size};
+    for (int64_t i = 0; i < f->plan.n_tensor; i++)
+        for (int k = 0; k < f->plan.tensor[i].n_part; k++)
+            if (f->plan.tensor[i].source[k] == p)
+                return (struct rounding){.format = f->plan.tensor[i].format};
+    return (struct rounding){0};
+}
+
+typedef struct model *change(const struct model *m, const struct walk_text *text, const struct rescale_options *o, struct error *err);
+
+static int apply(struct job *j, change *how, struct error *err) {
+    const struct quantize_options *o = options_of(j);
+    struct formats formats = {.job = j};
+    const struct rescale_options options = {(enum rescale_kind)o->rescale, o->alpha, o->clip, rounding_of, &formats};
+    if (!j->ints)
+        TRY(gguf_plan_make(&formats.plan, j->model, j->in->tokenizer, &j->gguf, err));
+    struct model *changed = how(j->model, &j->text, &options, err);
+    if (!j->ints)
+        gguf_plan_release(&formats.plan);
+    if (!changed)
+        return -1;
+    j->changed[j->n_changed++] = j->model = changed;
+    return 0;
+}
+
+static int by_method(struct job *j, struct error *err) {
+    const struct quantize_options *o = options_of(j);
     struct dataset own = {0};
-    struct walk_text text;
-    if (o->method == QUANTIZE_RTN)
-        return gguf_export(in->model, in->tokenizer, path, options, err);
-    TRY(check_weights(in->model, err));
-    if (o->imatrix)
-        return with_imatrix(s, in, path, options, err);
-    int rc = open_text(s->recipe, o, in->tokenizer, &in->model->config, &s->run->inputs->train.data, &own, &text, err);
+    int rc = o->method == QUANTIZE_RTN && !quantize_method_runs_model(o) ? 0 : check_weights(j->model, err);
+    if (rc == 0 && quantize_method_runs_model(o))
+        rc = open_text(j->s->recipe, o, j->in->tokenizer, &j->model->config, &j->s->train->data, &own, &j->text, err);
+    if (rc == 0 && o->rescale != RESCALE_NONE)
+        rc = apply(j, rescale, err);
+    if (rc == 0 && o->bias_correction)
+        rc = apply(j, correct_biases, err);
     if (rc == 0)
-        rc = with_text(s, in, path, options, &text, err);
+        rc = take_importance(j, err);
+    if (rc == 0)
+        rc = write_model(j, err);
+    while (j->n_changed > 0)
+        model_free(j->changed[--j->n_changed]);
+    importance_release(&j->importance);
     dataset_release(&own);
     return rc;
 }
@@ -212,10 +325,10 @@ static int by_method(const struct stage_run *s, const struct opened *in, const c
 int quantize_by_method(const struct stage_run *s, const struct opened *in, const char *path, const struct gguf_export_options *options,
                        struct error *err) {
     struct gguf_types types;
-    struct gguf_export_options all = *options;
+    struct job j = {.s = s, .in = in, .model = in->model, .path = path, .gguf = *options, .ints = stage_quantize_ints(s->stage)};
     TRY(read_plan(&types, s->recipe, s->stage->options, err));
-    all.types = &types;
-    const int rc = by_method(s, in, path, &all, err);
+    j.gguf.types = &types;
+    const int rc = by_method(&j, err);
     gguf_types_release(&types);
     return rc;
 }

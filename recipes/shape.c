@@ -99,6 +99,10 @@ static const struct loads {
   turns = {"from 4.53 on, which reads layer_types", "yes (layer_types)", "if it reads layer_types: its windows no longer take turns",
            "no: its windows no longer take turns"},
   gguf = {"no (GGUF)", "no (GGUF)", "no (GGUF)", "yes"}, deci = {"no (GGUF)", "no (GGUF)", "no (GGUF)", "yes (architecture deci)"},
+  compressed = {"with the package compressed-tensors (layout checked, not run there)", "with the package compressed-tensors (layout checked, not run there)",
+                "as compressed-tensors (layout checked, not run there)", "no: integers of other layouts (pdq quantize: GGUF types)"},
+  gptq = {"with the package gptqmodel or auto-gptq (layout checked, not run there)", "with the package gptqmodel (layout checked, not run there)",
+          "as gptq (layout checked, not run there)", "no: integers of other layouts (pdq quantize: GGUF types)"},
   by_name = {"no: no such class there (safetensors by name)", "no: no such class there (safetensors by name)", "no", "no"};
 
 static int is(const struct config *c, const char *type) { return strcmp(c->model_type, type) == 0; }
@@ -111,7 +115,9 @@ struct json *loads_json(const struct config *c, int is_gguf) {
         same_ff &= c->layer[l].n_ff == c->layer[0].n_ff && c->layer[l].n_ff;
         full &= c->layer[l].n_head * c->head_dim == c->hidden;
     }
+    const char *quantized = json_string(json_get(json_get(c->source, "quantization_config"), "quant_method"));
     const struct loads *l = !model_has_blocks(c)         ? &by_name
+                            : quantized && !is_gguf      ? (strcmp(quantized, "gptq") == 0 ? &gptq : &compressed)
                             : is_gguf                    ? (plain ? &gguf : &deci)
                             : config_is_block_configs(c) ? &blocks
                             : config_has_full_heads(c)   ? (!same_ff ? &uneven : full ? &folder : &fewer_heads)

@@ -188,7 +188,11 @@ int stage_save(const struct stage_run *s, const struct model *m, const char *fol
         .provenance = provenance};
     int result = model_save(m, folder, &options, err);
     json_free(provenance);
-    return result < 0 || !s->run->parent.tokenizer ? result : complete_tokenizer(s->run->parent.tokenizer, folder, err);
+    return result < 0 ? result : stage_complete_tokenizer(s, folder, err);
+}
+
+int stage_complete_tokenizer(const struct stage_run *s, const char *folder, struct error *err) {
+    return s->run->parent.tokenizer ? complete_tokenizer(s->run->parent.tokenizer, folder, err) : 0;
 }
 
 int stage_measure(const struct stage_run *s, struct model *m, int is_test, double *loss, double *accuracy, struct error *err) {

@@ -95,7 +95,7 @@ struct stage_type {
 extern const struct stage_type *const stage_types[]; // ends with NULL
 extern const struct stage_type stage_prune, stage_sparsify, stage_distill, stage_train, stage_lottery, stage_quantize, stage_export, stage_sample;
 
-enum quantize_method { QUANTIZE_RTN, QUANTIZE_WEIGHTED, QUANTIZE_GPTQ };
+enum quantize_method { QUANTIZE_RTN, QUANTIZE_WEIGHTED, QUANTIZE_GPTQ, QUANTIZE_MSE };
 struct quantize_options {
     char *type;
     int pure, allow_fallback, padded, requantize;
@@ -103,9 +103,13 @@ struct quantize_options {
     struct option_list calibration;
     char *imatrix, *plan;
     int64_t calibration_tokens;
-    double damping;
+    double damping, alpha;
     int act_order;
+    int64_t group_size;
+    int rescale, clip, bias_correction, observer; // enum rescale_kind; whether awq cuts; a place in OBSERVERS
 };
+struct int_type;
+const struct int_type *stage_quantize_ints(const struct stage *s); // NULL: its type is one of GGUF
 enum { FORMAT_HF, FORMAT_GGUF, FORMAT_BOTH };
 struct export_options {
     int format, dtype, padded; // dtype: enum dtype
@@ -126,6 +130,8 @@ void stage_add_product(struct stage_run *s, const char *name, const char *path);
 // Saves m as a Hugging Face folder in f32 (or as options say) with the tokenizer files of the stage's input.
 int stage_save(const struct stage_run *s, const struct model *m, const char *folder, enum dtype dtype,
                int64_t shard_bytes, struct error *err);
+// tokenizer.json and tokenizer_config.json where the folder, or what was carried into it, has none of its own.
+int stage_complete_tokenizer(const struct stage_run *s, const char *folder, struct error *err);
 // Where the product came from: version, recipe, seed, hashes. The caller frees.
 struct json *stage_provenance(const struct stage_run *s);
 // Fills everything of a trainer but loss, context and the model's weights. held_out lives as long as the trainer.
@@ -154,7 +160,7 @@ int stage_distill_model(struct stage_run *s, const struct distill_options *o, st
                         const char *title, const char *folder, struct train_result *result, struct error *err);
 const char *stage_quantize_type(const struct stage *s);
 // Is *type, the value of `key`, one that can be written? It becomes the name that is shown.
-int stage_check_gguf_type(char **type, const char *key, const char *where, struct error *err);
+int stage_check_gguf_type(char **type, const char *key, const char *others, const char *where, struct error *err);
 struct gguf_export_options;
 int stage_writes_gguf(const struct stage *s);
 // Of a stage that writes GGUF; name and provenance are the caller's to give.

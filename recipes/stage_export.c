@@ -29,7 +29,7 @@ struct gguf_export_options stage_export_gguf_options(const struct stage *s) {
 }
 
 int stage_writes_gguf(const struct stage *s) {
-    return s->type == &stage_quantize ||
+    return (s->type == &stage_quantize && !stage_quantize_ints(s)) ||
            (s->type == &stage_export && ((const struct export_options *)s->options)->format != FORMAT_HF);
 }
 

@@ -6,23 +6,35 @@
 #include "common/base/file.h"
 #include "quant/gguf_export.h"
 #include "quant/gguf_mix.h"
+#include "quant/int_types.h"
+#include "quant/observe.h"
 #include "recipes/quantize_method.h"
 #include "recipes/stage.h"
 
 #define ROW(name, kind, field) name, kind, offsetof(struct quantize_options, field)
 const struct option stage_quantize_table[] = {
     {ROW("type", OPTION_STRING, type), "Q8_0", 0, 0, NULL, "TYPE",
-     GGUF_TYPES ", as llama-quantize mixes them"},
+     "in a GGUF file " GGUF_TYPES ", as llama-quantize mixes them; in a folder of safetensors " INT_TYPES},
+    {ROW("group_size", OPTION_INT, group_size), "128", 0, 1 << 20, NULL, "N",
+     "W4A16 and GPTQ: columns that share a scale; 0: all of a row"},
     {ROW("pure", OPTION_BOOL, pure), "false", 0, 0, NULL, NULL, "give every matrix the bare type, no mix"},
     {ROW("allow_fallback", OPTION_BOOL, allow_fallback), "false", 0, 0, NULL, NULL,
      "give a matrix whose rows do not fit the type's blocks a larger type, and say so"},
     {ROW("padded", OPTION_BOOL, padded), "false", 0, 0, NULL, NULL,
      "fill removed heads and channels with zeros where readers need the full shape"},
     {ROW("requantize", OPTION_BOOL, requantize), "false", 0, 0, NULL, NULL, "take a model that is quantized already, whose errors add up"},
-    {ROW("method", OPTION_CHOICE, method), "rtn", 0, 0, "rtn|weighted|gptq", NULL,
-     "rtn: each weight to the nearest; weighted: scales for the inputs of a text; gptq: errors made up for by later columns"},
+    {ROW("method", OPTION_CHOICE, method), "rtn", 0, 0, "rtn|weighted|gptq|mse", NULL,
+     "rtn: each weight to the nearest; mse: scales of the least squared error; weighted: scales for the inputs of a text; gptq: errors made up for "
+     "by later columns"},
+    {ROW("rescale", OPTION_CHOICE, rescale), "none", 0, 0, "none|smooth|awq", NULL,
+     "first, channels divided by factors that the next matrix is multiplied by: smooth (SmoothQuant) for rounded inputs, awq for rounded weights"},
+    {ROW("alpha", OPTION_DOUBLE, alpha), "0.5", 0, 1, NULL, "F", "smooth: how much of the inputs' ranges moves into the weights"},
+    {ROW("clip", OPTION_BOOL, clip), "true", 0, 0, NULL, NULL, "awq: cut off weights where that rounds the rest better"},
+    {ROW("bias_correction", OPTION_BOOL, bias_correction), "false", 0, 0, NULL, NULL,
+     "rtn: take what rounding adds to the mean outputs, on a text, back in the biases"},
+    {ROW("observer", OPTION_CHOICE, observer), "minmax", 0, 0, OBSERVERS, NULL, "W8A8_STATIC: how the ranges of inputs are taken from the text"},
     {ROW("calibration", OPTION_LIST, calibration), NULL, 0, 0, NULL, "FILE",
-     "text for weighted and gptq (may be repeated); in a recipe data.train unless given"},
+     "text for weighted, gptq, rescale and W8A8_STATIC (may be repeated); in a recipe data.train unless given"},
     {ROW("calibration_tokens", OPTION_INT, calibration_tokens), "65536", 1, 1e12, NULL, "N", "tokens of it"},
     {ROW("imatrix", OPTION_STRING, imatrix), NULL, 0, 0, NULL, "FILE",
      "importance matrix for weighted: from pdq calibrate, or from llama-imatrix"},
@@ -32,6 +44,8 @@ const struct option stage_quantize_table[] = {
      "gptq: in what order: blocks with large inputs first, and large columns first within a block; else as they stand"},
     {.name = NULL}};
 #undef ROW
+
+const struct int_type *stage_quantize_ints(const struct stage *s) { return int_type_find(((const struct quantize_options *)s->options)->type); }
 
 const char *stage_quantize_type(const struct stage *s) { return ((const struct quantize_options *)s->options)->type; }
 
@@ -44,10 +58,10 @@ struct gguf_export_options stage_gguf_options(const struct stage *s) {
     return s->type == &stage_quantize ? export_options(s->options) : stage_export_gguf_options(s);
 }
 
-int stage_check_gguf_type(char **type, const char *key, const char *where, struct error *err) {
+int stage_check_gguf_type(char **type, const char *key, const char *others, const char *where, struct error *err) {
     const struct gguf_mix *mix = gguf_mix_find(*type), *near = mix ? NULL : gguf_mix_nearest(*type);
     if (!mix)
-        return error_set(err, "%s: \"%s\": found \"%s\", expected " GGUF_TYPES "%s%s%s", where, key, *type,
+        return error_set(err, "%s: \"%s\": found \"%s\", expected " GGUF_TYPES "%s%s%s%s", where, key, *type, others,
                          near ? "; did you mean " : "", near ? near->name : "", near ? "?" : "");
     char *shown = xstrdup(mix->name); // llama.cpp has two names for some
     free(*type);
@@ -55,9 +69,22 @@ int stage_check_gguf_type(char **type, const char *key, const char *where, struc
     return 0;
 }
 
+static int validate_ints(struct quantize_options *o, const struct int_type *type, const char *where, struct error *err) {
+    char *shown = xstrdup(type->name);
+    free(o->type);
+    o->type = shown;
+    if (o->pure || o->allow_fallback || o->padded || o->plan)
+        return error_set(err, "%s: \"%s\" is for GGUF files; \"type\" is %s, a folder of safetensors", where,
+                         o->pure ? "pure" : o->allow_fallback ? "allow_fallback" : o->padded ? "padded" : "plan", type->name);
+    return quantize_method_check(o, where, err);
+}
+
 static int validate(struct recipe *r, int index, const char *where, struct error *err) {
     struct quantize_options *o = r->stage[index].options;
-    TRY(stage_check_gguf_type(&o->type, "type", where, err));
+    const struct int_type *ints = int_type_find(o->type);
+    if (ints)
+        return validate_ints(o, ints, where, err);
+    TRY(stage_check_gguf_type(&o->type, "type", ", or " INT_TYPES, where, err));
     return quantize_method_check(o, where, err);
 }
 
@@ -107,7 +134,7 @@ static int run(struct stage_run *s, struct error *err) {
     const struct quantize_options *o = s->stage->options;
     struct opened in;
     TRY((quantize_method_runs_model(o) ? stage_borrow_input : stage_map_input)(s, &in, err));
-    char *name = xasprintf("%s-%s.gguf", s->recipe->name, o->type), *path = path_join(s->folder, name);
+    char *name = xasprintf(stage_quantize_ints(s->stage) ? "%s-%s" : "%s-%s.gguf", s->recipe->name, o->type), *path = path_join(s->folder, name);
     struct json *provenance = stage_provenance(s);
     struct gguf_export_options options = export_options(o);
     options.provenance = provenance;

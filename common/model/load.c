@@ -12,6 +12,7 @@
 #include "common/base/file.h"
 #include "common/base/log.h"
 #include "common/base/threads.h"
+#include "common/model/packed.h"
 #include "common/model/stored.h"
 
 #define SHAPE_TEXT 128
@@ -117,17 +118,43 @@ static int check_leftover(const struct safetensor *t, const struct safetensors *
                      c->qkv_bias ? "yes" : "no", c->mlp_bias ? "yes" : "no");
 }
 
+struct source { // of one parameter
+    const struct safetensor *plain; // NULL: integers
+    struct packed_weight packed;
+};
+
+static int match_parameter(const struct model *shape, const struct safetensors *s, const struct packed_scheme *scheme, const struct parameter *p,
+                           const char *folder, struct source *source, struct error *err) {
+    const int found = p->t.n_dim == 2 && stored_plainly(p)
+                          ? packed_find(&source->packed, scheme, s, p->name, tensor_rows(&p->t), tensor_columns(&p->t), folder, err)
+                          : 0;
+    if (found)
+        return found > 0 ? 0 : -1;
+    source->plain = find_source(s, shape, p);
+    return check_parameter(p, source->plain, &shape->config, folder, err);
+}
+
+static void mark_used(unsigned char *used, const struct safetensors *s, const struct source *source) {
+    const struct packed_weight *w = &source->packed;
+    const struct safetensor *const part[] = {w->codes, w->scale, w->zero, w->order, w->shape, w->input};
+    if (source->plain)
+        used[source->plain - s->tensor] = 1;
+    for (size_t k = 0; k < sizeof part / sizeof *part && !source->plain; k++)
+        if (part[k])
+            used[part[k] - s->tensor] = 1;
+}
+
 // shape: a model without storage. Fills source[parameter].
 static int match_tensors(const struct model *shape, const struct safetensors *s, const char *folder,
-                         const struct safetensor **source, struct error *err) {
+                         struct source *source, struct error *err) {
     int rc = -1;
+    struct packed_scheme scheme;
+    TRY(packed_scheme_read(&scheme, shape->config.source, folder, err));
     unsigned char *used = xcalloc((size_t)s->n_tensor + 1, 1, "tensors used");
     for (int i = 0; i < shape->n_parameter; i++) {
-        const struct parameter *p = &shape->parameter[i];
-        source[i] = find_source(s, shape, p);
-        if (check_parameter(p, source[i], &shape->config, folder, err) < 0)
+        if (match_parameter(shape, s, &scheme, &shape->parameter[i], folder, &source[i], err) < 0)
             goto out;
-        used[source[i] - s->tensor] = 1;
+        mark_used(used, s, &source[i]);
     }
     for (int64_t i = 0; i < s->n_tensor; i++)
         if (!used[i] && check_leftover(&s->tensor[i], s, shape, folder, err) < 0)
@@ -138,19 +165,73 @@ out:
     return rc;
 }
 
-static void read_values(struct model *m, const struct safetensor *const *source) {
+// An integer matrix whose products round their inputs, too: the values, and a hook that says so.
+struct rounded_weight {
+    struct weight_hook hook;
+    struct input_rounding inputs;
+};
+
+struct rounded_owner { // model lifetime: model->owner_context
+    struct rounded_weight *weight; // [n_parameter]
+};
+
+static void rounded_release(void *context) {
+    struct rounded_owner *owner = context;
+    free(owner->weight);
+    free(owner);
+}
+
+static void data_rows(void *context, const struct tensor *w, int64_t row0, int64_t n, float *to) {
+    (void)context;
+    memcpy(to, w->data + row0 * tensor_columns(w), (size_t)(n * tensor_columns(w)) * sizeof *to);
+}
+
+static struct input_rounding rounding_of(const struct packed_weight *w) {
+    return (struct input_rounding){.bits = w->scheme.input_bits, .scale = packed_input_scale(w)};
+}
+
+static void round_inputs(struct model *m, int i, const struct source *source) {
+    if (!m->owner_context) {
+        struct rounded_owner *owner = xcalloc(1, sizeof *owner, "a quantized model");
+        owner->weight = xcalloc((size_t)m->n_parameter, sizeof *owner->weight, "a quantized model");
+        m->owner_context = owner;
+        m->owner_release = rounded_release;
+    }
+    struct rounded_weight *r = &((struct rounded_owner *)m->owner_context)->weight[i];
+    r->inputs = rounding_of(&source->packed);
+    r->hook = (struct weight_hook){.context = r, .rows = data_rows, .inputs = &r->inputs};
+    m->parameter[i].t.hook = &r->hook;
+}
+
+static void read_packed(struct model *m, int i, const struct source *source) {
+    struct tensor *t = &m->parameter[i].t;
+#pragma omp parallel for schedule(static)
+    for (int64_t r = 0; r < tensor_rows(t); r++)
+        packed_rows(&source->packed, r, 1, t->data + r * tensor_columns(t));
+    if (source->packed.scheme.input_bits)
+        round_inputs(m, i, source);
+}
+
+static void read_values(struct model *m, const struct source *source) {
     for (int i = 0; i < m->n_parameter; i++) {
         const struct parameter *p = &m->parameter[i];
-        stored_rows(source[i], p, 0, tensor_rows(&p->t), p->t.data);
+        const struct safetensor *plain = source[i].plain;
+        if (!plain) {
+            read_packed(m, i, &source[i]);
+            continue;
+        }
+        stored_rows(plain, p, 0, tensor_rows(&p->t), p->t.data);
         if (stored_is_last(p))
-            file_map_drop(source[i]->data, (size_t)source[i]->bytes); // else the model is there twice at the end
+            file_map_drop(plain->data, (size_t)plain->bytes); // else the model is there twice at the end
     }
 }
 
 // One matrix in a file, behind a hook.
 struct mapped_weight {
     struct weight_hook hook; // its context is this struct
-    const struct safetensor *source;
+    const struct safetensor *source; // NULL: integers
+    struct packed_weight packed;
+    struct input_rounding inputs;
     const struct parameter *parameter;
     struct mapped_owner *owner;
 };
@@ -183,6 +264,10 @@ static void move_on(struct mapped_owner *owner, const struct safetensor *whole, 
 
 static void mapped_rows(void *context, const struct tensor *w, int64_t row0, int64_t n, float *to) {
     const struct mapped_weight *m = context;
+    if (!m->source) {
+        packed_rows(&m->packed, row0, n, to);
+        return;
+    }
     int64_t columns = tensor_columns(w), size = (int64_t)dtype_size(m->source->dtype);
     if (!stored_plainly(m->parameter)) { // its rows lie all over the file
         stored_rows(m->source, m->parameter, row0, n, to);
@@ -206,7 +291,7 @@ static void mapped_release(void *context) {
 }
 
 // The files go to the model, which closes them.
-static void attach(struct model *m, const struct safetensors *files, const struct safetensor *const *source) {
+static void attach(struct model *m, const struct safetensors *files, const struct source *source) {
     struct mapped_owner *owner = xcalloc(1, sizeof *owner, "a mapped model");
     *owner = (struct mapped_owner){.files = *files, .n_parameter = m->n_parameter, .n_last = threads_count()};
     owner->last = xcalloc((size_t)owner->n_last, sizeof *owner->last, "a mapped model");
@@ -217,11 +302,15 @@ static void attach(struct model *m, const struct safetensors *files, const struc
         struct mapped_weight *w = &owner->weight[i];
         if (t->n_dim == 1) {
             t->data = owner->vector[i] = xmalloc((size_t)tensor_count(t) * sizeof *t->data, t->name);
-            stored_rows(source[i], &m->parameter[i], 0, 1, t->data);
+            stored_rows(source[i].plain, &m->parameter[i], 0, 1, t->data);
             continue;
         }
-        *w = (struct mapped_weight){.hook = {.context = w, .rows = mapped_rows}, .source = source[i],
+        *w = (struct mapped_weight){.hook = {.context = w, .rows = mapped_rows}, .source = source[i].plain, .packed = source[i].packed,
                                    .parameter = &m->parameter[i], .owner = owner};
+        if (!w->source && w->packed.scheme.input_bits) {
+            w->inputs = rounding_of(&w->packed);
+            w->hook.inputs = &w->inputs;
+        }
         t->hook = &w->hook;
     }
     m->owner_context = owner;
@@ -236,7 +325,7 @@ static struct model *load(const char *folder, enum load_kind kind, struct error 
     struct config config;
     struct safetensors s = {0};
     struct model *shape = NULL, *m = NULL;
-    const struct safetensor **source = NULL;
+    struct source *source = NULL;
     if (config_read(&config, folder, err) < 0)
         return NULL;
     if (safetensors_open(&s, folder, err) < 0)

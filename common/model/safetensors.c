@@ -350,7 +350,7 @@ static int64_t item_count(const struct safetensors_item *item) {
 }
 
 static int64_t item_bytes(const struct write_job *job, const struct safetensors_item *item) {
-    return item_count(item) * (int64_t)dtype_size(job->dtype);
+    return item_count(item) * (item->raw ? type_find(item->raw_type)->bits / 8 : (int64_t)dtype_size(job->dtype));
 }
 
 static int compare_items(const void *a, const void *b) {
@@ -394,7 +394,7 @@ static char *make_header(const struct write_job *job, int shard) {
             continue;
         static const char *const names[] = {[DTYPE_F32] = "F32", [DTYPE_F16] = "F16", [DTYPE_BF16] = "BF16"};
         struct json *o = json_object(), *shape = json_array(), *offsets = json_array();
-        json_set_string(o, "dtype", names[job->dtype]);
+        json_set_string(o, "dtype", item->raw ? item->raw_type : names[job->dtype]);
         for (int d = 0; d < item->n_dim; d++)
             json_push(shape, json_from_number((double)item->dim[d]));
         json_set(o, "shape", shape);
@@ -456,7 +456,8 @@ static int write_shard(struct write_job *job, int shard, struct error *err) {
         rc = file_writer_put(w, header, strlen(header), err);
     for (int64_t i = 0; i < job->n && rc == 0; i++)
         if (job->shard[i] == shard)
-            rc = put_item(w, job->item[i], job->dtype, err);
+            rc = job->item[i]->raw ? file_writer_put(w, job->item[i]->raw, (size_t)item_bytes(job, job->item[i]), err)
+                                   : put_item(w, job->item[i], job->dtype, err);
     free(name);
     free(path);
     free(header);

@@ -46,6 +46,8 @@ struct safetensors_item {
     int64_t dim[SAFETENSORS_DIMS];
     const float *data;
     const struct tensor *hooked; // a weight whose hook gives the values, so that no f32 copy is needed; NULL: data does
+    const void *raw;             // instead of both: the bytes as they are to lie in the file, of raw_type ("I8", "I32", "I64"); NULL: none
+    const char *raw_type;
 };
 // Writes folder/model.safetensors, or, when the data is larger than shard_bytes (0: never), shards
 // model-00001-of-0000N.safetensors and the index. Keys sorted; metadata {"format":"pt"} plus the given object's strings.

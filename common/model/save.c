@@ -74,24 +74,31 @@ static int check_disk(const struct model *m, const char *folder, enum dtype dtyp
 static int write_weights(const struct model *m, const char *folder, const struct save_options *o, struct error *err) {
     struct json *metadata = NULL;
     int n;
+    const struct save_integers *q = o->integers;
     struct stored_tensor *stored = stored_list(m, &n);
-    struct safetensors_item *items = xcalloc((size_t)n, sizeof *items, "tensors to write");
+    struct safetensors_item *items = xcalloc((size_t)(n + (q ? q->n : 0)), sizeof *items, "tensors to write");
+    int64_t n_item = 0;
     for (int i = 0; i < n; i++) {
         const struct tensor *t = &stored[i].t, *own = &stored[i].part[0]->t;
         const int plain = stored_plainly(stored[i].part[0]) && !own->hook;
-        items[i] = (struct safetensors_item){
+        if (q && q->replaced[stored[i].part[0] - m->parameter])
+            continue;
+        items[n_item] = (struct safetensors_item){
             .name = stored[i].name, .n_dim = t->n_dim, .data = plain ? own->data : NULL, .hooked = plain ? NULL : t};
-        memcpy(items[i].dim, t->dim, (size_t)t->n_dim * sizeof t->dim[0]);
+        memcpy(items[n_item].dim, t->dim, (size_t)t->n_dim * sizeof t->dim[0]);
         if (!own->hook && !own->data)
-            BUG("model_save: tensor %s has neither data nor hook", items[i].name);
+            BUG("model_save: tensor %s has neither data nor hook", items[n_item].name);
+        n_item++;
     }
+    for (int64_t i = 0; q && i < q->n; i++)
+        items[n_item++] = q->item[i];
     if (o->provenance) {
         char *text = json_text(o->provenance, 0);
         metadata = json_object();
         json_set_string(metadata, "pdq", text);
         free(text);
     }
-    int rc = safetensors_write(folder, items, n, o->dtype, o->shard_bytes, metadata, err);
+    int rc = safetensors_write(folder, items, n_item, o->dtype, o->shard_bytes, metadata, err);
     json_free(metadata);
     free(items);
     free(stored);
@@ -126,6 +133,8 @@ int model_save(const struct model *m, const char *folder, const struct save_opti
     int rc = -1;
     int64_t carried = 0;
     struct json *config = config_to_json(&m->config, names[o->dtype]);
+    if (o->integers)
+        json_set(config, "quantization_config", json_copy(o->integers->config));
     char *text = json_text(config, 1), *path = path_join(folder, "config.json");
     spell_floats(&text);
     int carry = o->carry_from && !same_folder(o->carry_from, folder);

@@ -41,15 +41,15 @@ struct tensor *op_linear(struct tape *tape, struct tensor *x, struct tensor *w, 
         BUG("op_linear: %s[%ld,%ld] times %s[%ld,%ld]^T, bias of %ld", x->name, (long)N, (long)I, w->name,
             (long)w->dim[0], (long)w->dim[1], bias ? (long)tensor_count(bias) : 0L);
     struct tensor *y = tape_tensor(tape, w->name, 2, N, O, 1);
-    if (w->hook && w->hook->forward) {
-        w->hook->forward(w->hook->context, tape, w, N, x->data, y->data);
-    } else if (w->hook && w->hook->dot && N <= DOT_ROWS) {
-        weight_dot(w, x->data, N, y->data);
-    } else {
-        const size_t mark = arena_mark(&tape->arena);
-        gemm(tape->precision, PLAIN, TRANSPOSED, N, O, I, x->data, I, weight_values(tape, w), I, 0, y->data, O);
-        arena_reset(&tape->arena, mark);
-    }
+    const size_t mark = arena_mark(&tape->arena);
+    const float *in = w->hook && w->hook->inputs ? rounded_inputs(tape, w->hook->inputs, x->data, N, I) : x->data;
+    if (w->hook && w->hook->forward)
+        w->hook->forward(w->hook->context, tape, w, N, in, y->data);
+    else if (w->hook && w->hook->dot && N <= DOT_ROWS)
+        weight_dot(w, in, N, y->data);
+    else
+        gemm(tape->precision, PLAIN, TRANSPOSED, N, O, I, in, I, weight_values(tape, w), I, 0, y->data, O);
+    arena_reset(&tape->arena, mark);
     if (bias)
         add_bias(y->data, bias->data, N, O);
     tape_record(tape, linear_backward, y, x, w, bias, NULL);

@@ -12,6 +12,12 @@
 struct tensor;
 struct tape;
 
+// What a product's inputs are rounded to first: symmetric integers times a scale.
+struct input_rounding {
+    int bits;
+    float scale; // of all inputs; 0: each row's own, its largest magnitude / (2^(bits-1) - 1)
+};
+
 // A weight hook (mask, fake-quant, quantized storage), applied by op_linear, op_embed and the output head.
 struct weight_hook {
     void *context;
@@ -29,6 +35,7 @@ struct weight_hook {
                            float *dx);
     void (*add_gradient)(void *context, struct tape *tape, const struct tensor *w, int64_t N, const float *dy,
                          const float *x);
+    const struct input_rounding *inputs; // of op_linear; the backward pass takes them as they are. NULL: not rounded
 };
 
 #define TENSOR_DIMS 3

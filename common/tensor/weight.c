@@ -1,6 +1,8 @@
 // weight.c: weights behind hooks: masks, fake-quant, quantized storage.
 #include "common/tensor/weight.h"
 
+#include <math.h>
+
 #include "common/tensor/vecmath.h"
 
 #define ROW_BLOCK 32 // rows that one thread makes at a time
@@ -31,6 +33,27 @@ void weight_dot(const struct tensor *w, const float *x, int64_t N, float *y)
         for (int64_t i = 0; i < N; i++)
             w->hook->dot(w->hook->context, w, r, n, x + i * columns, y + i * rows + r);
     }
+}
+
+// A row's own scale as vLLM's int8 kernel takes it; compressed-tensors' own simulation divides by 2^(bits-1) - 0.5.
+static void round_row(const struct input_rounding *r, const float *x, int64_t n, float *to)
+{
+    const float most = (float)((1 << (r->bits - 1)) - 1);
+    float scale = r->scale;
+    for (int64_t i = 0; i < n && r->scale <= 0; i++)
+        scale = fabsf(x[i]) > scale ? fabsf(x[i]) : scale;
+    scale = r->scale > 0 ? scale : scale / most;
+    for (int64_t i = 0; i < n; i++)
+        to[i] = scale > 0 ? fminf(fmaxf(rintf(x[i] / scale), -most - 1), most) * scale : 0;
+}
+
+const float *rounded_inputs(struct tape *tape, const struct input_rounding *r, const float *x, int64_t N, int64_t I)
+{
+    float *to = arena_alloc(&tape->arena, (size_t)(N * I) * sizeof *to);
+#pragma omp parallel for schedule(static) if (N * I > PARALLEL_MIN)
+    for (int64_t n = 0; n < N; n++)
+        round_row(r, x + n * I, I, to + n * I);
+    return to;
 }
 
 int weight_changes_gradient(const struct tensor *w) { return w->hook && w->hook->backward; }

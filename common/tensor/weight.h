@@ -21,4 +21,7 @@ void weight_add_gradient(struct tape *tape, struct tensor *w, int64_t N, const f
 // bias->grad += the sums of dy's columns. dy [N,O].
 void bias_add_gradient(struct tensor *bias, int64_t N, const float *dy);
 
+// x [N, I] as r rounds it, at the top of the step arena.
+const float *rounded_inputs(struct tape *tape, const struct input_rounding *r, const float *x, int64_t N, int64_t I);
+
 #endif

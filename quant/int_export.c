@@ -1,0 +1,186 @@
+// int_export.c: see int_export.h. With GPTQ, layers go in order, and within a layer q, k and v; o; gate and up; down, each seeing what is
+// before it as it will be read.
+#include "quant/int_export.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/model/save.h"
+#include "quant/gguf_names.h"
+#include "quant/int_matrix.h"
+#include "quant/overlay.h"
+
+struct writer { // lifetime: one export
+    const struct model *m;
+    const struct int_export_options *o;
+    struct int_tensors *tensor; // [n_parameter]
+    struct model *overlay;      // GPTQ: the model with what is rounded already; NULL: not needed
+    float *input_scale;         // [n_layer * LAYER_INPUTS]; NULL: none
+};
+
+static float *read_matrix(const struct parameter *p, struct error *err)
+{
+    const int64_t D = tensor_rows(&p->t), C = tensor_columns(&p->t);
+    float *W = xmalloc((size_t)(D * C) * sizeof *W, p->name);
+    tensor_read_rows(&p->t, 0, D, W);
+    for (int64_t i = 0; i < D * C; i++)
+        if (!isfinite(W[i])) {
+            error_set(err, "tensor %s: the value at row %" PRId64 ", column %" PRId64 " is %g: the model is broken", p->name, i / C, i % C,
+                      (double)W[i]);
+            free(W);
+            return NULL;
+        }
+    return W;
+}
+
+static const float *weights_of(const struct writer *w, const struct parameter *p)
+{
+    struct gguf_name name;
+    if (!w->o->importance || !gguf_parameter_name(&w->m->config, p, &name))
+        return NULL;
+    return importance_find(w->o->importance, name.text);
+}
+
+// Of this model?
+static int check_importance(const struct writer *w, struct error *err)
+{
+    for (int i = 0; i < w->m->n_parameter && w->o->importance; i++) {
+        const struct parameter *p = &w->m->parameter[i];
+        struct gguf_name name;
+        if (int_type_takes(p) && gguf_parameter_name(&w->m->config, p, &name) &&
+            importance_length(w->o->importance, name.text) != tensor_columns(&p->t))
+            return error_set(err, "%s: has no entry for %s of %" PRId64 " values: an importance matrix of another model; make one with pdq calibrate",
+                             w->o->importance->path ? w->o->importance->path : "importance", name.text, tensor_columns(&p->t));
+    }
+    return 0;
+}
+
+static void show(struct writer *w, const struct parameter *p, const struct int_matrix *q)
+{
+    float *own = w->overlay ? overlay_values(w->overlay, p) : NULL;
+#pragma omp parallel for schedule(static)
+    for (int64_t d = 0; d < (own ? q->D : 0); d++)
+        int_matrix_row(q, d, own + d * q->C);
+}
+
+static int round_parameter(struct writer *w, int i, const struct moments *s, struct error *err)
+{
+    const struct parameter *p = &w->m->parameter[i];
+    struct int_matrix q;
+    float *W = read_matrix(p, err);
+    int rc = 0;
+    if (!W)
+        return -1;
+    int_matrix_init(&q, w->o->type, tensor_rows(&p->t), tensor_columns(&p->t), w->o->group);
+    if (s)
+        rc = int_matrix_gptq(&q, W, s->gram, w->o->gptq, p->name, err);
+    else
+        int_matrix_round(&q, W, weights_of(w, p));
+    if (w->input_scale)
+        q.input_scale = w->input_scale[p->layer * LAYER_INPUTS + layer_input_of(p)];
+    if (rc == 0) {
+        show(w, p, &q);
+        int_tensors_make(&w->tensor[i], &q, p->name);
+    }
+    int_matrix_release(&q);
+    free(W);
+    return rc;
+}
+
+static void see(void *context, enum layer_input kind, const struct tensor *x)
+{
+    (void)kind;
+    moments_add(context, x);
+}
+
+static int round_kind(struct writer *w, struct layer_walk *walk, int layer, enum layer_input kind, struct error *err)
+{
+    struct moments s = {0};
+    int rc = 0;
+    for (int i = 0; i < w->m->n_parameter && rc == 0; i++) {
+        const struct parameter *p = &w->m->parameter[i];
+        if (p->layer != layer || !int_type_takes(p) || layer_input_of(p) != kind)
+            continue;
+        if (!s.C) {
+            moments_init(&s, tensor_columns(&p->t), 1);
+            layer_walk_look(walk, layer, 1U << kind, see, &s);
+        }
+        rc = round_parameter(w, i, &s, err);
+    }
+    moments_release(&s);
+    return rc;
+}
+
+static int round_layers(struct writer *w, struct error *err)
+{
+    struct layer_walk walk;
+    int rc = 0;
+    w->overlay = overlay_new(w->m);
+    layer_walk_begin(&walk, w->overlay, w->o->text);
+    for (int l = 0; l < w->m->config.n_layer && rc == 0; l++) {
+        for (int kind = 0; kind < LAYER_INPUTS && rc == 0; kind++)
+            rc = round_kind(w, &walk, l, (enum layer_input)kind, err);
+        if (rc == 0)
+            layer_walk_advance(&walk, l);
+        for (int i = 0; i < w->m->n_parameter; i++)
+            if (w->m->parameter[i].layer == l)
+                overlay_drop(w->overlay, &w->m->parameter[i]);
+    }
+    layer_walk_end(&walk);
+    model_free(w->overlay);
+    w->overlay = NULL;
+    return rc;
+}
+
+static int round_all(struct writer *w, struct error *err)
+{
+    if (w->o->gptq)
+        return round_layers(w, err);
+    for (int i = 0; i < w->m->n_parameter; i++)
+        if (int_type_takes(&w->m->parameter[i]))
+            TRY(round_parameter(w, i, NULL, err));
+    return 0;
+}
+
+static int save(struct writer *w, const char *folder, struct error *err)
+{
+    const struct int_export_options *o = w->o;
+    const int n = w->m->n_parameter;
+    struct safetensors_item *items = xcalloc((size_t)n * INT_PARTS, sizeof *items, "tensors to write");
+    unsigned char *replaced = xcalloc((size_t)n, 1, "tensors to write");
+    int64_t n_item = 0;
+    for (int i = 0; i < n; i++) {
+        replaced[i] = w->tensor[i].n > 0;
+        for (int k = 0; k < w->tensor[i].n; k++)
+            items[n_item++] = w->tensor[i].item[k];
+    }
+    const int ordered = o->gptq && o->gptq->act_order && o->group;
+    struct json *config = int_type_config(o->type, o->group, o->gptq ? o->gptq->damping : 0.01, ordered);
+    const struct save_integers integers = {items, n_item, replaced, config};
+    const struct save_options options = {.dtype = o->type->dtype, .carry_from = o->carry_from, .provenance = o->provenance, .integers = &integers};
+    const int rc = model_save(w->m, folder, &options, err);
+    json_free(config);
+    free(items);
+    free(replaced);
+    return rc;
+}
+
+int int_export(const struct model *m, const char *folder, const struct int_export_options *o, struct error *err)
+{
+    struct writer w = {.m = m, .o = o};
+    TRY(int_type_check(o->type, o->group, m, err));
+    TRY(check_importance(&w, err));
+    w.tensor = xcalloc((size_t)m->n_parameter, sizeof *w.tensor, "integer weights");
+    if (o->type->static_input)
+        w.input_scale = observe_inputs(m, o->text, o->observer, o->type->input_bits);
+    int rc = round_all(&w, err);
+    if (rc == 0)
+        rc = save(&w, folder, err);
+    for (int i = 0; i < m->n_parameter; i++)
+        int_tensors_release(&w.tensor[i]);
+    free(w.tensor);
+    free(w.input_scale);
+    return rc;
+}

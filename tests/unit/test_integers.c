@@ -1,0 +1,230 @@
+// test_integers.c: rounding to integers with scales, their layouts read back, rounded inputs, observers against numpy, factors and biases in
+// double.
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/base/random.h"
+#include "common/model/packed.h"
+#include "common/tensor/ops.h"
+#include "quant/int_matrix.h"
+#include "quant/observe.h"
+#include "quant/rescale.h"
+#include "tests/unit/tiny.h"
+
+static const char *const names[] = {"W8A8", "W8A8_STATIC", "W8A16", "W4A16", "W4A16_ASYM", "GPTQ-4", "GPTQ-4_ASYM", "GPTQ-8"};
+#define N_NAMES (sizeof names / sizeof *names)
+
+static void fill(float *to, int64_t n, uint64_t seed)
+{
+    struct random r;
+    random_init(&r, seed, "integers", 0);
+    for (int64_t i = 0; i < n; i++)
+        to[i] = (float)random_normal(&r);
+}
+
+// Half a step, and what the scale lost to 8 or 11 bits; scales of zeros, and of groups all of one sign.
+Test(integers, values_lie_within_half_a_step)
+{
+    enum { D = 8, C = 128 };
+    float W[D * C], row[C];
+    fill(W, D * C, 1);
+    memset(W + C, 0, C * sizeof *W);
+    for (int c = 0; c < C; c++)
+        W[2 * C + c] = fabsf(W[2 * C + c]);
+    for (size_t k = 0; k < N_NAMES; k++) {
+        struct int_matrix m;
+        int_matrix_init(&m, int_type_find(names[k]), D, C, 32);
+        int_matrix_round(&m, W, NULL);
+        for (int d = 0; d < D; d++) {
+            int_matrix_row(&m, d, row);
+            for (int c = 0; c < C; c++) {
+                const float scale = m.scale[d * (C / m.group) + c / m.group];
+                cr_assert_leq(fabsf(row[c] - W[d * C + c]), 0.62f * scale + 0.004f * fabsf(W[d * C + c]), "%s row %d column %d: %g, %g, scale %g",
+                              names[k], d, c, (double)row[c], (double)W[d * C + c], (double)scale);
+            }
+        }
+        int_matrix_release(&m);
+    }
+}
+
+// Weighted scales lose less than those of the largest values, and GPTQ leaves smaller errors of outputs than rounding does, with groups in
+// the columns' order and in that of their inputs, and with a scale for a whole row.
+static double error_of(const struct int_matrix *m, const float *W, const double *H)
+{
+    double sum = 0;
+    float row[128];
+    for (int64_t d = 0; d < m->D; d++) {
+        int_matrix_row(m, d, row);
+        for (int64_t i = 0; i < m->C; i++)
+            for (int64_t k = 0; k < m->C; k++)
+                sum += (double)(row[i] - W[d * m->C + i]) * H[i * m->C + k] * (double)(row[k] - W[d * m->C + k]);
+    }
+    return sum;
+}
+
+Test(integers, methods_lose_less)
+{
+    enum { D = 8, C = 128, N = 400 };
+    static float W[D * C], used[D * C], x[N * C];
+    static double H[C * C];
+    fill(W, D * C, 2);
+    fill(x, N * C, 3);
+    for (int n = 0; n < N; n++)
+        for (int c = 1; c < C; c++)
+            x[n * C + c] = (0.8f * x[n * C + c - 1] + 0.6f * x[n * C + c]);
+    for (int n = 0; n < N; n++)
+        for (int i = 0; i < C; i++)
+            for (int k = 0; k < C; k++)
+                H[i * C + k] += (double)x[n * C + i] * (double)x[n * C + k] * (i % 9 ? 1 : 3) * (k % 9 ? 1 : 3);
+    float weight[C];
+    for (int c = 0; c < C; c++)
+        weight[c] = (float)H[c * C + c];
+    for (size_t k = 0; k < N_NAMES; k++)
+        for (int order = 0; order < 2; order++) {
+            struct int_matrix m, searched, better;
+            struct error err;
+            const struct gptq_options o = {.damping = 0.01, .act_order = order, .refits = 2};
+            const struct int_type *t = int_type_find(names[k]);
+            int_matrix_init(&m, t, D, C, 32);
+            int_matrix_init(&searched, t, D, C, 32);
+            int_matrix_init(&better, t, D, C, 32);
+            int_matrix_round(&m, W, NULL);
+            int_matrix_round(&searched, W, weight);
+            memcpy(used, W, sizeof used);
+            cr_assert_eq(int_matrix_gptq(&better, used, H, &o, "w", &err), 0, "%s", err.text);
+            cr_expect_lt(error_of(&better, W, H), 0.8 * error_of(&m, W, H), "%s order %d", names[k], order);
+            cr_expect_lt(error_of(&searched, W, H), 1.02 * error_of(&m, W, H), "%s", names[k]); // H's products are not in the weights
+            cr_expect_eq(better.order != NULL, order && t->layout == PACKED_GPTQ, "%s", names[k]);
+            int_matrix_release(&m);
+            int_matrix_release(&searched);
+            int_matrix_release(&better);
+        }
+}
+
+// Rows that no power of two divides: a scale for a row, in parts of four columns.
+Test(integers, gptq_of_odd_widths)
+{
+    enum { D = 3, C = 172 };
+    static float W[D * C];
+    static double H[C * C];
+    struct int_matrix m;
+    struct error err;
+    const struct gptq_options o = {.damping = 0.01, .act_order = 1};
+    fill(W, D * C, 4);
+    for (int i = 0; i < C; i++)
+        H[i * C + i] = 1 + i % 5;
+    int_matrix_init(&m, int_type_find("W8A8"), D, C, 0);
+    cr_assert_eq(int_matrix_gptq(&m, W, H, &o, "w", &err), 0);
+    cr_expect_gt(m.scale[0], 0);
+    int_matrix_release(&m);
+}
+
+static void hook_rows(void *context, const struct tensor *w, int64_t row0, int64_t n, float *to)
+{
+    (void)context;
+    memcpy(to, w->data + row0 * tensor_columns(w), (size_t)(n * tensor_columns(w)) * sizeof *to);
+}
+
+// x to the nearest of 255 integers of its row's largest magnitude; zeros stay zeros.
+Test(integers, inputs_are_rounded_by_row)
+{
+    struct tape tape;
+    float xs[2 * 4] = {0.1f, -2.54f, 1.27f, 0.013f, 0, 0, 0, 0}, ws[3 * 4] = {1, 0, 0, 0, 0, 1, 0, 0, 1, 1, 1, 1};
+    const struct input_rounding rounding = {.bits = 8};
+    struct tensor x = {.name = "x", .n_dim = 2, .dim = {2, 4, 1}, .data = xs};
+    const struct tensor plain = {.name = "w", .n_dim = 2, .dim = {3, 4, 1}, .data = ws};
+    struct tensor w = plain;
+    const struct weight_hook hook = {.inputs = &rounding, .rows = hook_rows};
+    w.hook = &hook;
+    tape_init(&tape, PRECISION_F32);
+    const float *y = op_linear(&tape, &x, &w, NULL)->data, s = 2.54f / 127;
+    cr_expect_float_eq(y[0], 5 * s, 1e-6);
+    cr_expect_float_eq(y[1], -127 * s, 1e-6);
+    cr_expect_float_eq(y[2], (5 - 127 + 64 + 1) * s, 1e-5); // 63.5 to even, 0.65 to 1
+    cr_expect_eq(y[3], 0);
+    tape_release(&tape);
+}
+
+static float made_up(const char *kind, int64_t i)
+{
+    const double u = (double)((uint64_t)i * 2654435761U % 4294967296U) / 4294967296.0 - 0.5;
+    if (kind[0] == 'f')
+        return (float)u;
+    return (float)(kind[0] == 'p' ? u * u * u * 8 : i % 1000 == 7 ? u * 40 : u * u * u);
+}
+
+// Against numpy, tests/ref/observers_golden.py.
+Test(integers, observers_as_numpy_finds_them)
+{
+    static float x[20000];
+    static struct histogram h;
+    char kind[16];
+    int bits, n = 0;
+    double want[4];
+    FILE *f = fopen(PDQ_SOURCE_DIR "/tests/golden/observers.txt", "r");
+    cr_assert(f);
+    while (fscanf(f, "%15s %d %lf %lf %lf %lf", kind, &bits, &want[0], &want[1], &want[2], &want[3]) == 6) {
+        for (int i = 0; i < 20000; i++)
+            x[i] = made_up(kind, i);
+        h = (struct histogram){0};
+        histogram_see(&h, x, 20000);
+        histogram_count(&h, x, 20000);
+        for (int i = 0; i < 4; i++) // printed with nine digits
+            cr_expect(fabs(observer_at(i)->range(&h, bits) - want[i]) <= 1e-7 * want[i], "%s, %d bits, %s: %.9g, numpy %.9g", kind, bits,
+                      observer_at(i)->name, observer_at(i)->range(&h, bits), want[i]);
+        n++;
+    }
+    fclose(f);
+    cr_expect_eq(n, 6);
+}
+
+// ---- factors of channels ----
+
+static struct rounding to_ints(void *context, const struct parameter *p)
+{
+    (void)p;
+    return (struct rounding){.ints = int_type_find(context), .group = 8};
+}
+
+static const float *states(struct model *m, struct tape *tape, const int32_t *ids)
+{
+    const struct forward f = {.ids = ids, .B = 1, .T = 32};
+    return model_forward(m, tape, &f)->data;
+}
+
+// Heads of two query heads for a key/value head; the function stays, the weights do not.
+static void keeps_the_function(enum rescale_kind kind, int changed_least)
+{
+    struct model *m = tiny_model(2, 32, 5);
+    struct dataset data = tiny_data(2000);
+    struct error err;
+    struct tape tape, other;
+    const struct walk_text text = {.data = &data, .seq_len = 32, .tokens = 512, .batch = 4, .seed = 1};
+    char type[] = "W4A16";
+    const struct rescale_options o = {.kind = kind, .alpha = 0.5, .rounding = to_ints, .context = type};
+    struct model *changed = rescale(m, &text, &o, &err);
+    cr_assert_not_null(changed, "%s", err.text);
+    tape_init(&tape, PRECISION_F32);
+    tape_init(&other, PRECISION_F32);
+    const float *a = states(m, &tape, data.token), *b = states(changed, &other, data.token);
+    double most = 0, largest = 0;
+    for (int i = 0; i < 32 * 32; i++) {
+        most = fmax(most, fabs((double)a[i] - (double)b[i]));
+        largest = fmax(largest, fabs((double)a[i]));
+    }
+    cr_expect_leq(most, 1e-4 * largest, "kind %d: off by %g of %g", (int)kind, most, largest); // f32, two layers
+    int n = 0;
+    for (int i = 0; i < m->n_parameter; i++)
+        n += changed->parameter[i].t.data != m->parameter[i].t.data;
+    cr_expect_geq(n, changed_least);
+    tape_release(&tape);
+    tape_release(&other);
+    model_free(changed);
+    model_free(m);
+    dataset_release(&data);
+}
+
+Test(integers, smooth_keeps_the_function) { keeps_the_function(RESCALE_SMOOTH, 14); } // two norms, q, k, v, gate, up in each layer
+Test(integers, awq_keeps_the_function) { keeps_the_function(RESCALE_AWQ, 18); }       // o and down as well
