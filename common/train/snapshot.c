@@ -1,6 +1,6 @@
 // snapshot.c: see snapshot.h.
 //
-//   header | weights | first moments | second moments (AdamW) | best weights (if kept) | the same three of what is trained along |
+//   header | weights | first moments | second moments (AdamW) | best weights (if kept) | the same three of each model that is trained along |
 //   log | digest of all before
 //
 // The file is written by one machine and read by the same kind of machine (little-endian), and replaced whole:
@@ -20,7 +20,7 @@ struct header {
     char identity[40]; // HASH_TEXT, NULs after it
     int64_t n_element, step, evaluated, optimizer_step, log_bytes;
     double best_held_out;
-    int64_t has_second, has_best, n_beside;
+    int64_t has_second, has_best, n_along; // elements of all that is trained along
 };
 
 // Writes and hashes at once.
@@ -30,6 +30,15 @@ static int put(struct file_writer *w, struct hasher *h, const void *data, size_t
         return 0;
     hasher_add(h, data, bytes);
     return file_writer_put(w, data, bytes, err);
+}
+
+// Elements of what is trained along.
+static int64_t count_along(const struct snapshot *s)
+{
+    int64_t n = s->beside ? s->beside->n_element : 0;
+    for (int k = 0; k < s->n_peer; k++)
+        n += s->peer[k]->n_element;
+    return n;
 }
 
 // Weights and moments of one model.
@@ -53,7 +62,7 @@ int snapshot_write(const char *path, const char *identity, const struct model *m
     head.best_held_out = s->best_held_out;
     head.has_second = o->v != NULL;
     head.has_best = s->best != NULL;
-    head.n_beside = s->beside ? s->beside->n_element : 0;
+    head.n_along = count_along(s);
 
     struct hasher *h = hasher_new();
     char digest[HASH_TEXT];
@@ -63,6 +72,8 @@ int snapshot_write(const char *path, const char *identity, const struct model *m
     status = status < 0 ? status : put(&w, h, s->best, s->best ? bytes : 0, err);
     if (s->beside)
         status = status < 0 ? status : put_state(&w, h, s->beside, s->beside_optimizer, err);
+    for (int k = 0; k < s->n_peer; k++)
+        status = status < 0 ? status : put_state(&w, h, s->peer[k], &s->peer_optimizer[k], err);
     status = status < 0 ? status : put(&w, h, s->log, s->log_bytes, err);
     hasher_end(h, digest);
     status = status < 0 ? status : file_writer_put(&w, digest, HASH_TEXT, err);
@@ -89,10 +100,10 @@ static int check(const char *path, const struct file_map *map, const struct head
             "start weights differ; remove it to train from the start, or choose another output",
             path, head->identity, identity);
     if (head->n_element != m->n_element || head->has_second != (o->v != NULL) || head->log_bytes < 0 ||
-        (head->has_best != 0 && head->has_best != 1) || head->step < 0 || head->n_beside != (s->beside ? s->beside->n_element : 0))
+        (head->has_best != 0 && head->has_best != 1) || head->step < 0 || head->n_along != count_along(s))
         return damaged(path, "its header does not fit this run", err);
     const size_t arrays = 2 + (size_t)head->has_second;
-    const size_t floats = (arrays + (size_t)head->has_best) * (size_t)m->n_element + arrays * (size_t)head->n_beside;
+    const size_t floats = (arrays + (size_t)head->has_best) * (size_t)m->n_element + arrays * (size_t)head->n_along;
     const size_t fixed = sizeof *head + floats * sizeof(float) + HASH_TEXT;
     if (map->size < fixed || map->size - fixed != (size_t)head->log_bytes)
         return damaged(path, "its size does not match its header", err);
@@ -148,6 +159,10 @@ int snapshot_read(const char *path, const char *identity, struct model *m, struc
     if (s->beside) {
         at = take_state(at, s->beside, s->beside_optimizer);
         s->beside_optimizer->step = head.optimizer_step;
+    }
+    for (int k = 0; k < s->n_peer; k++) {
+        at = take_state(at, s->peer[k], &s->peer_optimizer[k]);
+        s->peer_optimizer[k].step = head.optimizer_step;
     }
     s->log_bytes = s->log_capacity = (size_t)head.log_bytes;
     s->log = xmalloc(s->log_bytes + 1, "the log of a training run");
