@@ -157,13 +157,12 @@ static struct model *open_large(const struct stage_run *s, struct opened *other,
     return status < 0 ? NULL : other->model;
 }
 
-static const double *sort_by; // of the windows that are sorted; one select stage runs at a time in a process
-
 // The largest first, of equal ones the first.
-static int by_score(const void *a, const void *b) {
+static int by_score(const void *a, const void *b, void *scores) {
     const int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
-    if (sort_by[x] != sort_by[y])
-        return sort_by[x] > sort_by[y] ? -1 : 1;
+    const double *score = scores;
+    if (score[x] != score[y])
+        return score[x] > score[y] ? -1 : 1;
     return x < y ? -1 : x > y;
 }
 
@@ -173,12 +172,11 @@ static int by_number(const void *a, const void *b) {
 }
 
 // The windows that stay, in the text's order; the caller frees.
-static int64_t *choose(const double *score, int64_t windows, int64_t kept) {
+static int64_t *choose(double *score, int64_t windows, int64_t kept) {
     int64_t *window = xmalloc((size_t)windows * sizeof *window, "windows");
     for (int64_t i = 0; i < windows; i++)
         window[i] = i;
-    sort_by = score;
-    qsort(window, (size_t)windows, sizeof *window, by_score);
+    qsort_r(window, (size_t)windows, sizeof *window, by_score, score);
     qsort(window, (size_t)kept, sizeof *window, by_number);
     return window;
 }
