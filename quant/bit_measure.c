@@ -15,6 +15,8 @@
 
 #define REFERENCE 3.5
 
+#define PROVENANCE 2048 // bytes, at most, of the words about its making that the file gets (paths of usual length)
+
 struct measuring { // one call of bit_plan_make
     const struct bit_options *options;
     struct model *base, *overlay;
@@ -130,7 +132,7 @@ static int measure_tensor(struct measuring *m, const struct gguf_plan_tensor *pl
 static int list_all(const struct measuring *m, struct bit_plan *p, struct error *err)
 {
     p->tensor = xcalloc((size_t)m->plan->n_tensor, sizeof *p->tensor, "bit plan");
-    p->fixed_bytes = m->plan->file_bytes;
+    p->fixed_bytes = m->plan->file_bytes + PROVENANCE;
     for (int64_t i = 0; i < m->plan->n_tensor; i++) {
         const struct gguf_plan_tensor *t = &m->plan->tensor[i];
         if (!is_chosen(t))

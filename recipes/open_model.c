@@ -86,8 +86,22 @@ int opened_look(struct opened *o, const char *path, int has_weights, struct erro
     return 0;
 }
 
+// A GGUF file's rotary frequencies are its own; a model of the same config must have them, too.
+static int check_rope(const struct opened *o, struct error *err) {
+    struct model *m = model_new(&o->model->config, 0);
+    int64_t i = 0;
+    while (i < m->config.head_dim / 2 && fabs(m->rope[i] / o->model->rope[i] - 1) <= ROPE_TOLERANCE)
+        i++;
+    const int agree = i == m->config.head_dim / 2;
+    model_free(m);
+    return agree ? 0 : error_set(err, "%s: rope_freqs.weight holds factors that no config.json can say, so the file can be evaluated, but not "
+                                 "pruned, trained or exported", o->path);
+}
+
 int opened_map(struct opened *o, struct error *err) {
-    if (o->is_gguf || o->model->data)
+    if (o->is_gguf)
+        return check_rope(o, err);
+    if (o->model->data)
         return 0;
     struct model *m = model_map(o->path, err);
     if (!m)
@@ -109,15 +123,8 @@ int opened_read(struct opened *o, struct error *err) {
 }
 
 int opened_widen(struct opened *o, struct error *err) {
+    TRY(check_rope(o, err));
     struct model *m = model_new(&o->model->config, 1);
-    for (int64_t i = 0; i < m->config.head_dim / 2; i++)
-        if (fabs(m->rope[i] / o->model->rope[i] - 1) > ROPE_TOLERANCE) {
-            model_free(m);
-            return error_set(err,
-                             "%s: rope_freqs.weight holds factors that no config.json can say, so the file can be "
-                             "evaluated, but not pruned, trained or exported",
-                             o->path);
-        }
     for (int i = 0; i < m->n_parameter; i++) {
         const struct tensor *from = &o->model->parameter[i].t;
         tensor_read_rows(from, 0, tensor_rows(from), m->parameter[i].t.data);

@@ -34,9 +34,11 @@ static int read_plan(struct gguf_types *types, const struct recipe *r, const str
     return rc;
 }
 
+int quantize_method_runs_model(const struct quantize_options *o) { return o->method != QUANTIZE_RTN && !o->imatrix; }
+
 int quantize_method_needs_text(const struct stage *s) {
     const struct quantize_options *o = s->options;
-    return o->method != QUANTIZE_RTN && !o->calibration.count && !o->imatrix;
+    return quantize_method_runs_model(o) && !o->calibration.count;
 }
 
 // A file whose matrices are in blocks already: what they lost stays lost.
@@ -142,14 +144,14 @@ int quantize_method_forecast(struct forecast *f, const struct gguf_export_option
     const struct quantize_options *o = r->stage[f->index].options;
     struct gguf_export_options all = *options;
     struct dataset own = {0};
-    if (f->uses_parent && !o->requantize) {
+    if (forecast_from_parent(f) && !o->requantize) {
         char *path = recipe_path(r, r->model);
         const int rc = path_is_gguf(path) && !file_is_directory(path) ? refuse_quantized(path, err) : 0;
         free(path);
         TRY(rc);
     }
     TRY(check_files(f, &all, err));
-    if (o->method == QUANTIZE_RTN || o->imatrix)
+    if (!quantize_method_runs_model(o))
         return 0;
     add_cost(f);
     if (!o->calibration.count)

@@ -126,6 +126,8 @@ struct json *loads_json(const struct config *c, int is_gguf) {
     json_set_string(o, "transformers 4", l->transformers4);
     json_set_string(o, "transformers 5", l->transformers5);
     json_set_string(o, "vLLM", l->vllm);
-    json_set_string(o, "llama.cpp", l->llama_cpp);
+    const int loses_head = !is_gguf && model_is_language(c) && !model_is_causal(c) && c->head != HEAD_NONE; // see gguf_export
+    json_set_string(o, "llama.cpp", loses_head && l->llama_cpp != by_name.llama_cpp ? "as an encoder without its head, after conversion to GGUF (pdq export)"
+                                                                                    : l->llama_cpp);
     return o;
 }

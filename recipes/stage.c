@@ -85,6 +85,17 @@ int stage_borrow_input(const struct stage_run *s, struct opened *o, struct error
     return 0;
 }
 
+int stage_map_input(const struct stage_run *s, struct opened *o, struct error *err) {
+    if (strcmp(s->input, s->run->parent.path) == 0 && s->run->parent.model->data)
+        return stage_borrow_input(s, o, err);
+    if (opened_look(o, s->input, 1, err) == 0) {
+        if (opened_map(o, err) == 0)
+            return 0;
+        opened_release(o);
+    }
+    return error_prefix(err, "stage %d (%s)", s->index, s->stage->type->name);
+}
+
 int stage_open_input(const struct stage_run *s, struct opened *o, struct error *err) {
     if (opened_any(o, s->input, err) < 0)
         return error_prefix(err, "stage %d (%s)", s->index, s->stage->type->name);

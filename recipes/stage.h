@@ -63,6 +63,7 @@ struct forecast { // what a stage will do, need and leave
 };
 // Is the stage's input the recipe's model itself?
 int forecast_from_parent(const struct forecast *f);
+#define FORECAST_STREAM ((int64_t)16 << 20) // memory of what goes from file to file row by row: pieces of 4 MiB as f32, their blocks, mapped pages
 // Options of a training that are for classifiers alone, by the shape that is trained (forecast_fresh comes first).
 int forecast_check_images(const struct forecast *f, const struct train_options *o, struct error *err);
 // A stage that begins with fresh weights of another folder's shape (NULL: it does not) leaves a model of that shape.
@@ -115,6 +116,8 @@ int stage_open_input(const struct stage_run *s, struct opened *o, struct error *
 // A model of fresh random weights: of the named shape (relative to the recipe), or, NULL, of the input's.
 int stage_open_fresh(const struct stage_run *s, const char *shape, struct opened *o, struct error *err);
 int stage_borrow_input(const struct stage_run *s, struct opened *o, struct error *err);
+// For what looks at rows one after the other: weights stay in their file, behind hooks, unless they have been read already.
+int stage_map_input(const struct stage_run *s, struct opened *o, struct error *err);
 // Declares a file or folder, relative to the stage's folder ("." is the folder itself), as a product: a row of the
 // report.
 void stage_add_product(struct stage_run *s, const char *name, const char *path);

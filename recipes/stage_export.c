@@ -51,8 +51,7 @@ static int folder_config(const struct export_options *o, const struct config *in
 
 static int forecast(struct forecast *f, struct error *err) {
     const struct export_options *o = f->recipe->stage[f->index].options;
-    f->uses_parent = forecast_from_parent(f);
-    f->memory = f->uses_parent ? 0 : 4 * config_parameters(&f->in);
+    f->memory = FORECAST_STREAM;
     f->bytes = 8 * (double)config_parameters(&f->in);
     if (o->format != FORMAT_GGUF) {
         struct config folder;
@@ -119,7 +118,7 @@ static int run_folder(struct stage_run *s, const struct opened *in, struct error
 static int run(struct stage_run *s, struct error *err) {
     const struct export_options *o = s->stage->options;
     struct opened in;
-    TRY(stage_borrow_input(s, &in, err));
+    TRY(stage_map_input(s, &in, err));
     int status = 0;
     if (o->format != FORMAT_GGUF) {
         status = run_folder(s, &in, err);

@@ -380,19 +380,9 @@ static int run_steps(struct pruning *p, struct error *err) {
     return status;
 }
 
-// What looks at rows alone leaves the weights where they are, unless they have been read already.
-static int open_input(struct pruning *p, struct error *err) {
-    struct stage_run *s = p->stage;
-    int in_memory = strcmp(s->input, s->run->parent.path) == 0 && s->run->parent.model->data;
-    if (in_memory || !prune_streams(p->options) || p->stage->run->parent.is_gguf)
-        return stage_borrow_input(s, &p->current, err);
-    TRY(opened_look(&p->current, s->input, 1, err));
-    return opened_map(&p->current, err);
-}
-
 static int run(struct stage_run *s, struct error *err) {
     struct pruning p = {.stage = s, .options = s->stage->options};
-    TRY(open_input(&p, err));
+    TRY((prune_streams(p.options) ? stage_map_input : stage_borrow_input)(s, &p.current, err));
     config_copy(&p.original, &p.current.model->config);
     p.state.original = &p.original;
     int status = 0;

@@ -42,14 +42,19 @@ static void copy_parameter(const struct model *m, const struct parameter *from, 
 {
     const int64_t columns = tensor_columns(&from->t), R = tensor_rows(&to->t), C = tensor_columns(&to->t);
     const enum axis row_axis = from->spec->rows, column_axis = from->spec->columns;
+    float *values = xmalloc((size_t)columns * sizeof *values, "row");
     for (int64_t r = 0; r < R; r++) {
         const int64_t row = from->t.n_dim == 1 ? 0 : pad_source(&m->config, shape, row_axis, from->layer, r);
-        for (int64_t k = 0; row >= 0 && k < C; k++) {
+        if (row < 0)
+            continue;
+        tensor_read_rows(&from->t, row, 1, values);
+        for (int64_t k = 0; k < C; k++) {
             const int64_t column = pad_source(&m->config, shape, column_axis, from->layer, k);
             if (column >= 0)
-                to->t.data[r * C + k] = from->t.data[row * columns + column];
+                to->t.data[r * C + k] = values[column];
         }
     }
+    free(values);
 }
 
 struct model *model_pad(const struct model *m, const struct layer_shape *layer)
