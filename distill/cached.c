@@ -18,7 +18,6 @@ struct cached { // lifetime: one run
     const struct trainer *trainer;
     struct head_top top; // of a batch
     struct answers answers;
-    int64_t steps;
 };
 
 // Rows of the batch at hand. What a run reads was found whole before it began (teacher_cache_lacks).
@@ -40,9 +39,9 @@ static struct tensor *cached_loss(void *context, struct tape *tape, const struct
 {
     struct cached *c = context;
     struct model *student = c->trainer->model;
-    const double T = c->options->temperature, alpha = distill_alpha(c->options, c->steps, step);
+    const double T = c->options->temperature, alpha = distill_alpha(c->options, c->answers.steps, step);
     double divergence[DIVERGENCES];
-    answers_at(&c->answers, distill_share_done(c->steps, step), divergence);
+    answers_at(&c->answers, distill_share_done(c->answers.steps, step), divergence);
     if (!forward->again)
         read_batch(c, targets);
     struct tensor *x = model_forward(student, tape, forward);
@@ -68,7 +67,7 @@ int distill_check_cached(const struct distill_options *o, const char *where, str
         return error_set(err, "%s: \"%s\" needs more of the teacher than its answers, and a teacher cache holds those alone; leave one of "
                          "them out", where, o->features ? "features" : "hidden");
     struct answers answers;
-    TRY(answers_read(&answers, o->divergence, err));
+    TRY(answers_read(&answers, o, 1, err));
     for (int d = 0; d < DIVERGENCES; d++)
         if (d != DIVERGENCE_KL && answers_has(&answers, d))
             return error_set(err, "%s: divergence \"%s\" needs the teacher's probability of every token, and a teacher cache holds the likeliest and "
@@ -98,15 +97,14 @@ int distill_run_cached(struct trainer *t, const struct teacher_cache *cache, con
     TRY(train_check(&o->train, "distill", err));
     TRY(distill_check_cached(o, "distill", err));
     struct answers answers;
-    TRY(answers_read(&answers, o->divergence, err));
+    TRY(answers_read(&answers, o, train_steps(&o->train, t->seq_len), err));
     struct trainer trainer = *t;
     trainer.options = o->train;
     struct cached c = {.options = o,
                        .answers = answers,
                        .cache = cache,
                        .trainer = &trainer,
-                       .top = top_rows_new(o->train.batch * t->seq_len, cache->shape.k, cache->shape.m),
-                       .steps = train_steps(&o->train, t->seq_len)};
+                       .top = top_rows_new(o->train.batch * t->seq_len, cache->shape.k, cache->shape.m)};
     char identity[HASH_TEXT];
     distill_identify(t, o, NULL, 0, cache->key, identity);
     trainer.loss = cached_loss;

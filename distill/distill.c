@@ -32,7 +32,11 @@ const struct option distill_option_table[] = {
     {"shape", OPTION_STRING, AT(shape), NULL, 0, 0, NULL, "DIR",
      "the student begins with fresh random weights of this folder's shape, and the stage's input is the teacher"},
     {"inherit", OPTION_BOOL, AT(inherit), "false", 0, 0, NULL, NULL,
-     "with shape: begin with the teacher's weights where they fit, its layers evenly spread"},
+     "with shape: begin with the teacher's weights, of a wider teacher with its best heads and channels"},
+    {"inherit_layers", OPTION_CHOICE, AT(inherit_layers), "spread", 0, 0, "spread|mean", NULL,
+     "of a deeper teacher: layers evenly spread, or the means of neighbours"},
+    {"inherit_score", OPTION_STRING, AT(inherit_score), "magnitude", 0, 0, NULL, "NAME",
+     "of a wider teacher: the score that ranks its heads and channels, one of prune's"},
     {"alpha", OPTION_DOUBLE, AT(alpha), "0.7", 0, 1, NULL, "R",
      "weight of the soft targets; the hard ones get the rest"},
     {"temperature", OPTION_DOUBLE, AT(temperature), "2", 0.1, 100, NULL, "R", "temperature of the soft targets"},
@@ -53,6 +57,10 @@ const struct option distill_option_table[] = {
      "which student layer follows which teacher layer: " LAYER_MAPS ", or [[S,T],...] from 0"},
     {"features", OPTION_JSON, AT(features), NULL, 0, 0, NULL, "[{...},...]", "losses on features"},
     FAKE_QUANT_ROWS(struct distill_options, fake.),
+    {"students", OPTION_JSON, AT(students), NULL, 0, 0, NULL, "[{...},...]",
+     "further students, each {\"shape\": DIR} or {\"model\": MODEL}: all learn from each other, without a teacher"},
+    {"go_on", OPTION_CHOICE, AT(go_on), "first", 0, 0, "first|best", NULL,
+     "of several students, the one that the following stages go on from: the stage's own, or the best on data.eval"},
     TRAIN_OPTION_ROWS(struct distill_options, train.),
     {0}};
 
@@ -121,7 +129,7 @@ static int check_pair(const struct distill_options *o, const struct config *stud
 static int check_several(const struct distill_options *o, const struct config *student, struct error *err)
 {
     struct answers answers;
-    TRY(answers_read(&answers, o->divergence, err));
+    TRY(answers_read(&answers, o, 1, err));
     if (student->head == HEAD_SPANS)
         return error_set(err, "distill.teacher: answers as spans are learned from one teacher; name one");
     for (int d = 0; d < DIVERGENCES; d++)
@@ -146,7 +154,7 @@ int distill_check(const struct distill_options *o, const struct config *student,
         return error_set(err, "distill.divergence: answers as spans are learned by KL alone; leave it out");
     struct answers answers;
     struct features features;
-    TRY(answers_read(&answers, o->divergence, err));
+    TRY(answers_read(&answers, o, 1, err));
     TRY(features_read(&features, o, student, teacher, n, err));
     features_release(&features);
     return 0;
@@ -166,48 +174,12 @@ int64_t distill_feature_bytes(const struct distill_options *o, const struct conf
     return bytes;
 }
 
-static double temperature_at(const struct distillation *d, int64_t step)
-{
-    const struct distill_options *o = d->options;
-    double done = d->steps > 1 ? (double)step / (double)(d->steps - 1) : 1;
-    switch ((enum temperature_rule)o->temperature_rule) {
-    case TEMPERATURE_CONSTANT:
-        return o->temperature;
-    case TEMPERATURE_FALLING:
-        return fmax(1, 3 * pow(0.9, (double)step / 1000));
-    case TEMPERATURE_RISING:
-        return 1 + (o->temperature - 1) * done;
-    }
-    BUG("distill: temperature rule %d", o->temperature_rule);
-}
-
 double distill_alpha(const struct distill_options *o, int64_t steps, int64_t step)
 {
     double half = (double)steps / 2;
     if (o->order == TARGETS_HARD_FIRST && (double)step < half)
         return o->alpha * (double)step / half;
     return o->alpha;
-}
-
-double distill_share_done(int64_t steps, int64_t step) { return steps > 1 ? (double)step / (double)(steps - 1) : 0; }
-
-// The soft targets' and the hard ones' loss, from the fused head; all divergences but KL are further terms of the log.
-static struct tensor *answers_loss(const struct distillation *d, struct tape *tape, const struct forward *f, struct tensor *x,
-                                   struct head_spec *spec, int64_t step, struct loss_parts *parts)
-{
-    double weight[DIVERGENCES];
-    struct head_result head;
-    answers_at(&d->answers, distill_share_done(d->steps, step), weight);
-    spec->divergence = weight;
-    spec->beta = d->options->beta;
-    struct tensor *loss = model_head_loss(d->student, tape, f, x, spec, &head);
-    *parts = (struct loss_parts){.loss = (1 - spec->alpha) * head.ce, .ce = head.ce, .kl = head.kl};
-    for (int k = 0; k < DIVERGENCES; k++) {
-        parts->loss += spec->alpha * weight[k] * divergence_scale(k, spec->temperature) * head.divergence[k];
-        if (k != DIVERGENCE_KL && answers_has(&d->answers, k))
-            parts->term[parts->n_term++] = (struct loss_term){answers_log_name(k), head.divergence[k]};
-    }
-    return loss;
 }
 
 // Adds the losses on features to the answers' loss, and notes each.
@@ -278,10 +250,8 @@ static struct tensor *distill_loss(void *context, struct tape *tape, const struc
                              .further = further,
                              .n_further = d->n_teacher - 1,
                              .mean_logits = answers_has(&d->answers, DIVERGENCE_MSE),
-                             .alpha = distill_alpha(d->options, d->steps, step),
-                             .temperature = temperature_at(d, step),
                              .weight = weight};
-    struct tensor *loss = answers_loss(d, tape, &student_forward, x, &spec, step, parts);
+    struct tensor *loss = answers_loss(&d->answers, d->options, d->student, tape, &student_forward, x, &spec, step, parts);
     return shows ? add_features(d, tape, forward, loss, weight, step, parts) : loss;
 }
 
@@ -340,7 +310,7 @@ int distill_run(struct trainer *t, struct model *const *teacher, int n, const st
         teacher_config[i] = &teacher[i]->config;
     TRY(distill_check(o, student_config, teacher_config, n, err));
     struct distillation d = {.student = t->model, .n_teacher = n, .options = o, .steps = train_steps(&o->train, t->seq_len)};
-    TRY(answers_read(&d.answers, o->divergence, err));
+    TRY(answers_read(&d.answers, o, d.steps, err));
     TRY(features_read(&d.features, o, student_config, teacher_config, n, err));
     features_initialise(&d.features, t->seed);
     teachers_init(&d, teacher, weight, t->precision);

@@ -10,6 +10,7 @@ struct option;
 struct teacher_cache;
 
 enum temperature_rule { TEMPERATURE_CONSTANT, TEMPERATURE_FALLING, TEMPERATURE_RISING };
+enum { GO_ON_FIRST, GO_ON_BEST };
 enum target_order { TARGETS_MIXED, TARGETS_HARD_FIRST };
 
 struct distill_options { // rows in distill_option_table (which also holds train_option_table's rows through `train`)
@@ -17,6 +18,8 @@ struct distill_options { // rows in distill_option_table (which also holds train
     struct json *teacher_weights; // of several (teacher_weights_read); NULL: all the same
     char *shape;         // the student is a fresh model of this folder's shape; NULL: the stage's input
     int inherit;         // that fresh model begins with the teacher's weights where they fit
+    int inherit_layers;  // enum inherit_layers
+    char *inherit_score; // where it is narrower: a score of prune's
     double alpha, temperature;
     struct json *divergence; // of the soft targets (answers.h); NULL: kl
     double beta;             // of Jensen-Shannon's
@@ -30,6 +33,8 @@ struct distill_options { // rows in distill_option_table (which also holds train
     struct json *layer_map; // of features that name none (layer_map_read, feature.h); NULL: each loss's own
     struct json *features;  // losses on features (feature.h); NULL: none
     struct fake_quant_options fake; // the caller's to attach
+    struct json *students;  // further students, which learn from each other (distill_mutual_check); NULL: none
+    int go_on;              // of several, which one the following stages go on from
     struct train_options train;
 };
 extern const struct option distill_option_table[];
@@ -54,6 +59,12 @@ int distill_run_cached(struct trainer *t, const struct teacher_cache *cache, con
 int distill_check_cached(const struct distill_options *o, const char *where, struct error *err);
 // A flag for each window of t's data that a run with these options reads. The caller frees.
 unsigned char *distill_wanted_windows(const struct trainer *t, const struct train_options *o);
+
+// Deep mutual learning (mutual.c): n students, the first of them t->model, teach each other, without a teacher. All end trained.
+#define STUDENTS_MOST 8
+int distill_mutual_check(const struct distill_options *o, const struct config *const *student, int n, struct error *err);
+int distill_run_mutual(struct trainer *t, struct model *const *student, int n, const struct distill_options *o, struct train_result *r,
+                       struct error *err);
 
 // ---- for the schemes ----
 

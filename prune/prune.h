@@ -166,6 +166,13 @@ int hidden_plan(struct model *m, int64_t keep, int score_is_random, const struct
 // Hidden channels that a fraction leaves: the nearest multiple of align.
 int64_t hidden_count(int64_t whole, double removed, int64_t align);
 
+// Can a model of shape `to` begin with a part of a wider one of shape `from` (to_shape.c)? Not where no width is less: then model_inherit does.
+int prune_shape_fits(const struct config *from, const struct config *to);
+// That part, a new model. *score: of heads and feed-forward channels.
+const struct prune_score *prune_score_named(const char *name); // NULL: there is none
+int prune_to_shape(const struct model *from, const struct config *to, enum inherit_layers layers, const struct prune_score *score,
+                   const struct calibration *c, struct model **out, struct error *err);
+
 struct prune_state {              // lifetime: the stage's run
     const struct config *original; // the model before the first step
     struct plan kept;             // what of it is in the model at hand; n_layer 0: everything

@@ -253,7 +253,8 @@ static int take_done(struct run *run, const struct recipe *r, int index, const c
                                  .shown = whole ? xstrdup(shown) : path_join(shown, path),
                                  .folder = xstrdup(folder),
                                  .hash = xstrdup(json_string(json_get(done, "hash")))};
-        status = add_row(run, r, c, s, !type->keeps_model, err);
+        // Of a model that goes on and others beside it, the folder's own is the stage's.
+        status = add_row(run, r, c, s, !type->keeps_model && (whole || strcmp(first_path, ".") != 0), err);
     }
     json_push(c->stages, facts);
     json_push(c->stage_times, times);

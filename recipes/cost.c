@@ -37,15 +37,24 @@ static int64_t head_floats(const struct config *c, int64_t rows, int teachers) {
            (teachers ? threads_count() * c->vocab : 0);
 }
 
-// Of the student's step alone, without the weights.
-static int64_t step_floats(const struct config *c, const struct train_options *o, int64_t rows, int teachers) {
+struct step_floats {
+    int64_t kept, passing; // from the forward pass on; most in the head or in the backward pass
+};
+
+// Of a student's step, without the weights.
+static struct step_floats step_parts(const struct config *c, const struct train_options *o, int64_t rows, int teachers) {
     struct activations a = activations(c);
     int64_t forward = rows * (a.layers + 3 * c->hidden), backward = rows * a.gradients;
     if (o->checkpoint) {
         forward = rows * (c->n_layer + 3) * c->hidden;
         backward = rows * (2 * c->hidden + a.largest + a.gradients);
     }
-    return forward + max_i64(backward, head_floats(c, rows, teachers));
+    return (struct step_floats){forward, max_i64(backward, head_floats(c, rows, teachers))};
+}
+
+static int64_t step_floats(const struct config *c, const struct train_options *o, int64_t rows, int teachers) {
+    const struct step_floats f = step_parts(c, o, rows, teachers);
+    return f.kept + f.passing;
 }
 
 #define STEP_ARRAYS 9 // times that a step reads or writes an array as large as the trained weights: optimizer, norm, clearing
@@ -94,6 +103,26 @@ struct step_cost step_cost(const struct config *student, const struct config *te
     if (o->eval_every) // the step's memory stays taken meanwhile
         cost.activations += eval_memory(student, NULL, eval_batch_rows(seq_len));
     cost.memory = cost.activations + state_bytes(student, o, &extent);
+    return cost;
+}
+
+struct step_cost step_cost_students(const struct config *const *student, int n, const struct train_options *o, int64_t seq_len) {
+    const int64_t rows = o->batch * seq_len;
+    const double tokens = (double)(rows * o->accumulate);
+    struct step_cost cost = {0};
+    int64_t kept = 0, passing = 0;
+    for (int k = 0; k < n; k++) {
+        const struct config *c = student[k];
+        const struct step_cost one = step_cost(c, NULL, o, seq_len);
+        const struct step_floats f = step_parts(c, o, rows, n - 1);
+        kept += f.kept;
+        passing = max_i64(passing, f.passing);
+        cost.flops += one.flops + tokens * (double)(n - 1) * 2 * (double)(c->hidden * c->vocab); // its logits, for each of the others
+        cost.bytes += one.bytes;
+        cost.memory += one.memory - one.activations;
+    }
+    cost.activations = 4 * (kept + passing) + (o->eval_every ? eval_memory(student[0], NULL, eval_batch_rows(seq_len)) : 0);
+    cost.memory += cost.activations;
     return cost;
 }
 

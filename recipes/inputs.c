@@ -9,6 +9,7 @@
 #include "common/eval/evaluate.h"
 #include "prune/prune.h"
 #include "recipes/sampled.h"
+#include "recipes/selected.h"
 #include "recipes/stage.h"
 
 // 1: the recipe's files for a text are there. 0: none are named, or one is absent and drawing is allowed. -1: one is
@@ -130,6 +131,8 @@ int inputs_take_sampled(struct inputs *in, const struct tokenizer *t, const char
     free(in->sampled_from);
     in->sampled_from = NULL;
     int status = sampled_read(&in->sampled, path, t, err);
+    if (status == 0)
+        status = selected_windows(&in->sampled.data, folder, err);
     if (status == 0) {
         in->sampled_from = xstrdup(folder);
         memcpy(in->sampled.hash, hash, HASH_TEXT);

@@ -61,7 +61,7 @@ const struct option sample_option_table[] = {
 
 // Keys whose values are paths.
 static int is_path_key(const char *key) {
-    static const char *const keys[] = {"model", "output", "train", "eval", "teacher", "teacher_cache", "shape", "images", "data", "unlabelled", "calibration", "imatrix", "plan"};
+    static const char *const keys[] = {"model", "output", "train", "eval", "teacher", "reference", "teacher_cache", "shape", "images", "data", "unlabelled", "calibration", "imatrix", "plan"};
     for (size_t i = 0; key && i < sizeof keys / sizeof *keys; i++)
         if (strcmp(key, keys[i]) == 0)
             return 1;

@@ -16,7 +16,7 @@
 #include "recipes/inputs.h"
 
 const struct stage_type *const stage_types[] = {&stage_prune,    &stage_sparsify, &stage_distill, &stage_train,
-                                                &stage_lottery, &stage_quantize, &stage_export,   &stage_sample, NULL};
+                                                &stage_lottery, &stage_quantize, &stage_export,   &stage_sample, &stage_select, NULL};
 
 int forecast_from_parent(const struct forecast *f) {
     for (int i = 0; i < f->index; i++)

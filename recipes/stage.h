@@ -93,7 +93,7 @@ struct stage_type {
     int (*run)(struct stage_run *s, struct error *err);
 };
 extern const struct stage_type *const stage_types[]; // ends with NULL
-extern const struct stage_type stage_prune, stage_sparsify, stage_distill, stage_train, stage_lottery, stage_quantize, stage_export, stage_sample;
+extern const struct stage_type stage_prune, stage_sparsify, stage_distill, stage_train, stage_lottery, stage_quantize, stage_export, stage_sample, stage_select;
 
 enum quantize_method { QUANTIZE_RTN, QUANTIZE_WEIGHTED, QUANTIZE_GPTQ, QUANTIZE_MSE };
 struct quantize_options {
@@ -175,6 +175,8 @@ struct step_cost {
 };
 struct step_cost step_cost(const struct config *student, const struct config *teacher, const struct train_options *o,
                            int64_t seq_len);
+// Of students that teach each other.
+struct step_cost step_cost_students(const struct config *const *student, int n, const struct train_options *o, int64_t seq_len);
 // The same with a teacher beside one that was counted; not its weights.
 void step_cost_add_teacher(struct step_cost *cost, const struct config *student, const struct config *teacher, const struct train_options *o,
                            int64_t seq_len);

@@ -4,12 +4,13 @@
 #include <string.h>
 
 #include "common/base/file.h"
-#include "common/base/log.h"
 #include "distill/distill.h"
+#include "recipes/heir.h"
 #include "recipes/teacher_answers.h"
 #include "recipes/inputs.h"
 #include "recipes/quantize_aware.h"
 #include "recipes/stage.h"
+#include "recipes/students.h"
 
 #define ANSWER_BYTES 3 // of an entry of a teacher cache, about
 #define DRAW_BYTES 1   // of a possible draw there, about
@@ -26,21 +27,23 @@ static const char *teacher_path(const struct stage *s, size_t i) {
 }
 
 static int files(const struct stage *s, stage_file *add, void *context, struct error *err) {
-    return add(context, ((const struct distill_options *)s->options)->shape, 1, err);
+    const struct distill_options *o = s->options;
+    TRY(add(context, o->shape, 1, err));
+    return students_files(o, add, context, err);
 }
 
 static int has_teachers(const struct distill_options *o) { return o->teacher.count > 0; }
 
 static int validate(struct recipe *r, int index, const char *where, struct error *err) {
     struct distill_options *o = r->stage[index].options;
-    if (o->inherit && !o->shape)
-        return error_set(err, "%s: \"inherit\" is for a student of another shape; give \"shape\", the folder of its config.json", where);
+    TRY(heir_check(o->inherit, o->shape, o->inherit_layers, o->inherit_score, where, err));
     o->train.keep_zeros |= stage_after_sparsify(r, index);
     TRY(quantize_aware_check(&o->fake, &o->train, where, err));
     if (o->fake.quantize_scales == SCALES_LEARNED && (o->features || o->hidden > 0))
         return error_set(err, "%s: \"quantize_scales\": learned scales do not go with losses on features, which may learn projections; leave one of "
                          "them out", where);
     TRY(distill_check_cached(o, where, err));
+    TRY(students_validate(r, o, where, err));
     if (o->teacher.count > TEACHERS_MOST)
         return error_set(err, "%s: \"teacher\" names %zu models, expected at most %d", where, o->teacher.count, TEACHERS_MOST);
     return stage_check_training(r, &o->train, where, err);
@@ -149,6 +152,8 @@ static int forecast(struct forecast *f, struct error *err) {
     struct shapes shapes;
     TRY(forecast_fresh(f, o->shape, err));
     TRY(forecast_check_images(f, &o->train, err));
+    if (o->students)
+        return students_forecast(f, o, err);
     int result = teacher_shapes(f, o, &shapes, err);
     if (result == 0)
         result = forecast_teaching(f, o, &shapes, err);
@@ -224,8 +229,7 @@ int stage_distill_model(struct stage_run *s, const struct distill_options *o, st
     struct fake_quant rounding = {0};
     int status = o->inherit || !o->teacher_cache ? open_teachers(&t, err) : 0;
     if (status == 0 && o->inherit)
-        log_info("%s: the student begins with %ld of its %ld weights from the teacher", title,
-                 (long)model_inherit(student, t.teacher[0]), (long)student->n_element);
+        status = heir_take(s, student, t.teacher[0], o->inherit_layers, o->inherit_score, title, err);
     stage_trainer(s, &trainer, student, &o->train, title, folder, &held_out);
     if (status == 0)
         status = quantize_aware_start(s, student, &o->fake, folder, err);
@@ -241,20 +245,24 @@ int stage_distill_model(struct stage_run *s, const struct distill_options *o, st
     return status;
 }
 
+static int run_taught(struct stage_run *s, const struct distill_options *o, struct model *student, struct error *err) {
+    struct train_result result;
+    TRY(stage_distill_model(s, o, student, "distill", s->folder, &result, err));
+    TRY(stage_save(s, student, s->folder, DTYPE_F32, 0, err));
+    stage_add_training(s, &result, "run.jsonl");
+    stage_add_product(s, quantize_aware_product(&o->fake, o->shape ? "distilled" : "recovered"), ".");
+    return 0;
+}
+
 static int run(struct stage_run *s, struct error *err) {
     struct opened in;
-    struct train_result result;
     const struct distill_options *o = s->stage->options;
     TRY(o->shape ? stage_open_fresh(s, o->shape, &in, err) : stage_open_input(s, &in, err));
-    int status = stage_distill_model(s, o, in.model, "distill", s->folder, &result, err);
-    if (status == 0)
-        status = stage_save(s, in.model, s->folder, DTYPE_F32, 0, err);
+    int status = o->students ? students_run(s, o, in.model, err) : run_taught(s, o, in.model, err);
     if (status == 0) {
         trainer_drop_snapshot(s->folder);
         quantize_aware_forget(s->folder);
-        stage_add_training(s, &result, "run.jsonl");
         stage_add_missing_class(s, in.model, o->train.drop_class);
-        stage_add_product(s, quantize_aware_product(&o->fake, o->shape ? "distilled" : "recovered"), ".");
     }
     opened_release(&in);
     return status;

@@ -41,6 +41,8 @@ static int read_recover(const struct recipe *r, const struct prune_options *o, c
         result = distill_check_cached(recover, place, err);
     if (result == 0 && recover->fake.quantize)
         result = error_set(err, "%s: \"quantize\" is for what is written next, and a step of pruning follows; give it to a distill stage", place);
+    if (result == 0 && recover->students)
+        result = error_set(err, "%s: \"students\" is for a distill stage; leave it out", place);
     if (result < 0)
         options_release(distill_option_table, recover);
     free(place);

@@ -2,15 +2,15 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "common/base/log.h"
+#include "recipes/heir.h"
 #include "recipes/inputs.h"
 #include "recipes/quantize_aware.h"
 #include "recipes/stage.h"
 
 struct train_stage_options {
     struct train_options train;
-    int init, inherit;
-    char *shape;
+    int init, inherit, inherit_layers;
+    char *shape, *inherit_score;
     struct fake_quant_options fake;
 };
 static const struct option table[] = {
@@ -20,7 +20,11 @@ static const struct option table[] = {
     {"shape", OPTION_STRING, offsetof(struct train_stage_options, shape), NULL, 0, 0, NULL, "DIR",
      "start from fresh random weights of this folder's shape instead (its config.json)"},
     {"inherit", OPTION_BOOL, offsetof(struct train_stage_options, inherit), "false", 0, 0, NULL, NULL,
-     "with shape: begin with the stage's input's weights where they fit, its layers evenly spread"},
+     "with shape: begin with the stage's input's weights, of a wider model with its best heads and channels"},
+    {"inherit_layers", OPTION_CHOICE, offsetof(struct train_stage_options, inherit_layers), "spread", 0, 0, "spread|mean", NULL,
+     "of a deeper model: layers evenly spread, or the means of neighbours"},
+    {"inherit_score", OPTION_STRING, offsetof(struct train_stage_options, inherit_score), "magnitude", 0, 0, NULL, "NAME",
+     "of a wider model: the score that ranks its heads and channels, one of prune's"},
     FAKE_QUANT_ROWS(struct train_stage_options, fake.),
     {.name = NULL}};
 
@@ -35,8 +39,7 @@ static int files(const struct stage *s, stage_file *add, void *context, struct e
 
 static int validate(struct recipe *r, int index, const char *where, struct error *err) {
     struct train_stage_options *o = r->stage[index].options;
-    if (o->inherit && !o->shape)
-        return error_set(err, "%s: \"inherit\" is for a model of another shape; give \"shape\", the folder of its config.json", where);
+    TRY(heir_check(o->inherit, o->shape, o->inherit_layers, o->inherit_score, where, err));
     o->train.keep_zeros |= stage_after_sparsify(r, index);
     TRY(quantize_aware_check(&o->fake, &o->train, where, err));
     return stage_check_training(r, &o->train, where, err);
@@ -62,9 +65,10 @@ static int forecast(struct forecast *f, struct error *err) {
 static int inherit(struct stage_run *s, struct model *m, struct error *err) {
     struct opened from = {0};
     TRY(stage_open_input(s, &from, err));
-    log_info("train: begins with %ld of %ld weights from %s", (long)model_inherit(m, from.model), (long)m->n_element, s->input);
+    const struct train_stage_options *o = s->stage->options;
+    const int status = heir_take(s, m, from.model, o->inherit_layers, o->inherit_score, "train", err);
     opened_release(&from);
-    return 0;
+    return status;
 }
 
 static int run(struct stage_run *s, struct error *err) {

@@ -199,6 +199,33 @@ int dataset_fits(const struct dataset *d, int64_t seq_len, const char *where, st
     return 0;
 }
 
+static int64_t window_start(const struct dataset *d, int64_t seq_len, int64_t w) { return d->n_question ? d->start[w] : w * seq_len; }
+
+static int64_t window_end(const struct dataset *d, int64_t seq_len, int64_t w)
+{
+    const int64_t end = w * seq_len + seq_len + 1;
+    return d->n_question ? d->start[w + 1] : end < d->n_token ? end : d->n_token;
+}
+
+void dataset_choose(struct dataset *chosen, const struct dataset *d, int64_t seq_len, const int64_t *window, int64_t n)
+{
+    *chosen = (struct dataset){.n_question = n, .text_bytes = d->text_bytes};
+    chosen->start = xmalloc((size_t)(n + 1) * sizeof *chosen->start, "chosen windows");
+    chosen->answer = xmalloc((size_t)(n + 1) * sizeof *chosen->answer, "chosen windows");
+    for (int64_t i = 0; i < n; i++)
+        chosen->n_token += window_end(d, seq_len, window[i]) - window_start(d, seq_len, window[i]);
+    chosen->token = xmalloc((size_t)(chosen->n_token + 1) * sizeof *chosen->token, "chosen windows");
+    int64_t at = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t start = window_start(d, seq_len, window[i]), tokens = window_end(d, seq_len, window[i]) - start;
+        memcpy(chosen->token + at, d->token + start, (size_t)tokens * sizeof *chosen->token);
+        chosen->start[i] = at;
+        chosen->answer[i] = at + (d->n_question ? d->answer[window[i]] - start : 1);
+        at += tokens;
+    }
+    chosen->start[n] = at;
+}
+
 int64_t dataset_windows(const struct dataset *d, int64_t seq_len)
 {
     return d->n_question ? d->n_question : (d->n_token - 1 + seq_len - 1) / seq_len;

@@ -41,6 +41,8 @@ int dataset_add(struct dataset *d, const struct tokenizer *t, const struct docum
                 struct error *err);
 // Moves all of `more` behind d; one may not be text and the other questions.
 int dataset_append(struct dataset *d, struct dataset *more, const char *where, struct error *err);
+// A dataset of windows number window[0 .. n-1] of d alone, each with its own tokens: they become questions whose prompts are what is not predicted.
+void dataset_choose(struct dataset *chosen, const struct dataset *d, int64_t seq_len, const int64_t *window, int64_t n);
 // Every question must fit a window of seq_len + 1 tokens.
 int dataset_fits(const struct dataset *d, int64_t seq_len, const char *where, struct error *err);
 // Every id must be a row of an embedding of `vocab` rows.

@@ -148,8 +148,11 @@ struct model *model_new(const struct config *config, int with_storage);
 void model_free(struct model *m); // NULL is fine
 // Matrices normal with the architecture's deviation, norms 1, biases 0; each tensor's values depend on (seed, its name) alone.
 void model_initialise(struct model *m, uint64_t seed);
-// Copies every tensor that both have in the same shape, of layers evenly spread (of 6: 0, 2, 4 of 0, 1, 2); returns the number of values.
-int64_t model_inherit(struct model *m, const struct model *from);
+// Copies every tensor that both have in the same shape; returns the number of values. Of 6 layers three take, spread, 0, 2 and 4; as means those of
+// 0 and 1, 2 and 3, 4 and 5.
+enum inherit_layers { INHERIT_SPREAD, INHERIT_MEAN };
+int64_t model_inherit(struct model *m, const struct model *from, enum inherit_layers layers);
+int64_t inherit_layer(int64_t layer, int64_t n_layer, int64_t of); // of `of`, the first that a layer of n_layer takes
 // Elements of the parameters that are not frozen: of m->grad and of all arrays of what is trained, which lie one behind the other there.
 int64_t model_trained(const struct model *m);
 void model_want_gradients(struct model *m); // allocates and attaches m->grad [model_trained]; the frozen ones get none

@@ -1,7 +1,7 @@
 // snapshot.c: see snapshot.h.
 //
 //   header | weights | first moments | second moments (AdamW) | best weights (if kept) | their average (if made) |
-//   the first three of what is trained along | log | digest of all before
+//   the first three of each model that is trained along | log | digest of all before
 //
 // Frozen weights are among the weights, and have no place in the other arrays.
 //
@@ -22,7 +22,7 @@ struct header {
     char identity[40]; // HASH_TEXT, NULs after it
     int64_t n_element, n_trained, step, evaluated, optimizer_step, log_bytes;
     double best_held_out;
-    int64_t has_second, has_best, has_average, n_beside;
+    int64_t has_second, has_best, has_average, n_along; // elements of all that is trained along
 };
 
 // Writes and hashes at once.
@@ -32,6 +32,15 @@ static int put(struct file_writer *w, struct hasher *h, const void *data, size_t
         return 0;
     hasher_add(h, data, bytes);
     return file_writer_put(w, data, bytes, err);
+}
+
+// Elements of what is trained along.
+static int64_t count_along(const struct snapshot *s)
+{
+    int64_t n = s->beside ? s->beside->n_element : 0;
+    for (int k = 0; k < s->n_peer; k++)
+        n += s->peer[k]->n_element;
+    return n;
 }
 
 // Weights and moments of one model.
@@ -56,7 +65,7 @@ int snapshot_write(const char *path, const char *identity, const struct model *m
     head.has_second = o->v != NULL;
     head.has_best = s->best != NULL;
     head.has_average = s->average != NULL;
-    head.n_beside = s->beside ? s->beside->n_element : 0;
+    head.n_along = count_along(s);
 
     struct hasher *h = hasher_new();
     char digest[HASH_TEXT];
@@ -67,6 +76,8 @@ int snapshot_write(const char *path, const char *identity, const struct model *m
     status = status < 0 ? status : put(&w, h, s->average, s->average ? bytes : 0, err);
     if (s->beside)
         status = status < 0 ? status : put_state(&w, h, s->beside, s->beside_optimizer, err);
+    for (int k = 0; k < s->n_peer; k++)
+        status = status < 0 ? status : put_state(&w, h, s->peer[k], &s->peer_optimizer[k], err);
     status = status < 0 ? status : put(&w, h, s->log, s->log_bytes, err);
     hasher_end(h, digest);
     status = status < 0 ? status : file_writer_put(&w, digest, HASH_TEXT, err);
@@ -92,11 +103,12 @@ static int check(const char *path, const struct file_map *map, const struct head
             "%s: snapshot of another run (inputs %.32s, this run's are %s): the options, the data or the "
             "start weights differ; remove it to train from the start, or choose another output",
             path, head->identity, identity);
-    if (head->n_element != m->n_element || head->n_trained != model_trained(m) || head->has_average != (s->average != NULL) || head->has_second != (o->v != NULL) || head->log_bytes < 0 ||
-        (head->has_best != 0 && head->has_best != 1) || head->step < 0 || head->n_beside != (s->beside ? s->beside->n_element : 0))
+    if (head->n_element != m->n_element || head->n_trained != model_trained(m) || head->has_average != (s->average != NULL) ||
+        head->has_second != (o->v != NULL) || head->log_bytes < 0 || (head->has_best != 0 && head->has_best != 1) || head->step < 0 ||
+        head->n_along != count_along(s))
         return damaged(path, "its header does not fit this run", err);
     const size_t moments = 1 + (size_t)head->has_second, copies = (size_t)head->has_best + (size_t)head->has_average;
-    const size_t floats = (size_t)m->n_element + (moments + copies) * (size_t)head->n_trained + (1 + moments) * (size_t)head->n_beside;
+    const size_t floats = (size_t)m->n_element + (moments + copies) * (size_t)head->n_trained + (1 + moments) * (size_t)head->n_along;
     const size_t fixed = sizeof *head + floats * sizeof(float) + HASH_TEXT;
     if (map->size < fixed || map->size - fixed != (size_t)head->log_bytes)
         return damaged(path, "its size does not match its header", err);
@@ -154,6 +166,10 @@ int snapshot_read(const char *path, const char *identity, struct model *m, struc
     if (s->beside) {
         at = take_state(at, s->beside, s->beside_optimizer);
         s->beside_optimizer->step = head.optimizer_step;
+    }
+    for (int k = 0; k < s->n_peer; k++) {
+        at = take_state(at, s->peer[k], &s->peer_optimizer[k]);
+        s->peer_optimizer[k].step = head.optimizer_step;
     }
     s->log_bytes = s->log_capacity = (size_t)head.log_bytes;
     s->log = xmalloc(s->log_bytes + 1, "the log of a training run");

@@ -15,6 +15,9 @@ struct snapshot { // lifetime: one training run
     size_t log_bytes, log_capacity;
     struct model *beside; // trained along (trainer.h), with its moments; neither owned, NULL: none
     struct optimizer *beside_optimizer;
+    struct model *const *peer; // the same, [n_peer]
+    struct optimizer *peer_optimizer;
+    int n_peer;
 };
 
 // identity: a hash of all the run's inputs; a snapshot of another run is refused by name.

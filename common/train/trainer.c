@@ -107,6 +107,7 @@ struct run {
     struct groups groups;
     struct adversary adversary;
     struct optimizer optimizer, beside; // of `trained`; of trainer->beside
+    struct optimizer *peer;             // [n_peer]
     struct snapshot state;
     struct tape tape;
     int32_t *inputs, *targets; // [batch * seq_len]
@@ -161,6 +162,8 @@ static void identify(struct run *r)
             hasher_add(h, t->moment[k], (size_t)t->model->n_element * sizeof *t->moment[k]);
     if (t->beside)
         hasher_add(h, t->beside->data, (size_t)t->beside->n_element * sizeof *t->beside->data);
+    for (int k = 0; k < t->n_peer; k++)
+        hasher_add(h, t->peer[k]->data, (size_t)t->peer[k]->n_element * sizeof *t->peer[k]->data);
     hasher_end(h, r->identity);
     free(text);
     json_free(options);
@@ -259,6 +262,21 @@ static void forget_trained(struct run *r)
     lora_detach(&r->lora, m);
 }
 
+static void peers_init(struct run *r, const struct optimizer_options *options)
+{
+    const struct trainer *t = r->trainer;
+    r->peer = xcalloc((size_t)t->n_peer + 1, sizeof *r->peer, "optimizers");
+    for (int k = 0; k < t->n_peer; k++) {
+        struct model *m = t->peer[k];
+        model_want_gradients(m);
+        memset(m->grad, 0, (size_t)m->n_element * sizeof *m->grad);
+        optimizer_init(&r->peer[k], options, m);
+    }
+    r->state.peer = t->peer;
+    r->state.peer_optimizer = r->peer;
+    r->state.n_peer = t->n_peer;
+}
+
 static void run_init(struct run *r, struct trainer *t)
 {
     const struct train_options *o = &t->options;
@@ -285,6 +303,7 @@ static void run_init(struct run *r, struct trainer *t)
         r->state.beside = t->beside;
         r->state.beside_optimizer = &r->beside;
     }
+    peers_init(r, &oo);
     copy_moments(r, 0);
     if (t->moment[0])
         r->optimizer.step = t->first_step;
@@ -303,6 +322,9 @@ static void run_release(struct run *r)
     free(r->is_zero);
     optimizer_release(&r->optimizer);
     optimizer_release(&r->beside);
+    for (int k = 0; k < r->trainer->n_peer; k++)
+        optimizer_release(&r->peer[k]);
+    free(r->peer);
     snapshot_release(&r->state);
     batch_release(r);
     forget_trained(r);
@@ -454,6 +476,29 @@ static void log_step(struct run *r, const struct loss_parts *parts, double rate,
     log_line(r, "}\n");
 }
 
+static int diverged(const struct run *r, double loss, double norm, struct error *err)
+{
+    return error_set(
+        err,
+        "%s: the run diverged at step %lld (loss %g, gradient norm %g); give a smaller learning_rate "
+        "than %g or a longer warmup",
+        r->trainer->title, (long long)r->state.step + 1, loss, norm, r->trainer->options.learning_rate);
+}
+
+static double clip_scale(const struct train_options *o, double norm) { return o->clip > 0 && norm > o->clip ? o->clip / norm : 1; }
+
+static int step_peers(struct run *r, double loss, double rate, struct error *err)
+{
+    const struct trainer *t = r->trainer;
+    for (int k = 0; k < t->n_peer; k++) {
+        const double norm = gradient_norm(t->peer[k]);
+        if (!isfinite(norm))
+            return diverged(r, loss, norm, err);
+        optimizer_step(&r->peer[k], t->peer[k], rate, clip_scale(&t->options, norm));
+    }
+    return 0;
+}
+
 static int train_step(struct run *r, struct error *err)
 {
     const struct trainer *t = r->trainer;
@@ -469,19 +514,16 @@ static int train_step(struct run *r, struct error *err)
     const int logged = (r->state.step + 1) % o->log_every == 0;
     double norm = o->clip > 0 || logged ? norm_of_all(r) : 0;
     if (!isfinite(parts.loss) || !isfinite(norm))
-        return error_set(
-            err,
-            "%s: the run diverged at step %lld (loss %g, gradient norm %g); give a smaller learning_rate "
-            "than %g or a longer warmup",
-            t->title, (long long)r->state.step + 1, parts.loss, norm, o->learning_rate);
+        return diverged(r, parts.loss, norm, err);
     int64_t warmup = o->warmup < 0 ? r->steps / 20 : o->warmup;
     const struct schedule schedule = {.kind = o->schedule, .peak = o->learning_rate, .floor = o->floor, .warmup = warmup,
                                       .decay = o->decay, .decay_every = o->decay_every};
     double rate = schedule_rate(&schedule, r->steps, r->state.step);
-    double scale = o->clip > 0 && norm > o->clip ? o->clip / norm : 1;
+    double scale = clip_scale(o, norm);
     optimizer_step(&r->optimizer, r->trained, rate, scale);
     if (t->beside)
         optimizer_step(&r->beside, t->beside, rate, scale);
+    TRY(step_peers(r, parts.loss, rate, err));
     if (r->state.average)
         average_add(r->state.average, r->trained, average_decay(o->ema, r->state.step));
     r->state.step++;

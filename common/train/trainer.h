@@ -129,7 +129,7 @@ struct loss_parts { // means over a micro-batch's counted tokens; what the curve
     } term[LOSS_TERMS];
 };
 
-#define HELD_OUT_NOTE 128
+#define HELD_OUT_NOTE 256
 
 struct trainer {
     struct model *model;
@@ -146,6 +146,10 @@ struct trainer {
     // A method's own parameters, trained along by the same rule, in snapshots, and nobody's afterwards: a model of parameters alone,
     // without an architecture. NULL: there are none.
     struct model *beside;
+    // Further models that learn from the same batches by the same rule, each clipped by its own norm; they are in snapshots, and the
+    // caller's afterwards. keep_zeros, keep_best and remask are for `model` alone.
+    struct model *const *peer; // [n_peer]
+    int n_peer;
     uint64_t seed;
     enum precision precision;
     struct train_options options;

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Every recipe that begins with the quickstart's model passes its dry run: keys, shapes and files are right. (Not the one with a budget in
-# milliseconds: whether that can be met is the machine's to say.)
+# milliseconds: whether that can be met is the machine's to say; nor those with models that an earlier run makes.)
 . "$(dirname "$0")/helpers.inc"
 cd "$work" || exit 1
 make_text text.txt 3000
 for recipe in $(grep -l '"model": "quickstart/model"' "$PDQ_SOURCE_DIR"/recipes/*.json); do
-    grep -q '"ms":' "$recipe" && continue
+    grep -q '"ms":\|"../runs/' "$recipe" && continue
     "$PDQ" run "$recipe" --dry-run --set data.train=text.txt --set data.eval=text.txt > out.txt 2> err.txt || fail "$recipe: $(tail -1 err.txt)"
     grep -q '^in all about' out.txt || fail "$recipe: $(cat out.txt)"
 done

@@ -1,8 +1,9 @@
 #!/usr/bin/python3
 """Writes tests/golden/model-llama/training.txt: ten AdamW steps of the small golden model by PyTorch in float32.
 
-Three runs from the same weights: cross-entropy on a new batch each step (constant learning rate), distillation from
-the golden mistral model on the same batches (falling rate), and distillation on one window again and again.
+Runs from the same weights: cross-entropy on a new batch each step (constant learning rate), distillation from the golden mistral model on
+the same batches (falling rate), distillation on one window again and again, and on that window mutual learning of both models and of
+three (Zhang et al. 2018, eq. 8: the mean of the KL to each of the others), all stepping at once.
 """
 import os
 
@@ -58,6 +59,47 @@ def train(batches, rates, teacher):
     return losses, norms
 
 
+def learner(name):
+    """A golden model and its optimizer."""
+    torch.set_default_dtype(torch.float32)
+    model = read_hf.open_model(os.path.join(GOLDEN, name))
+    for w in model.w.values():
+        w.requires_grad_()
+    groups = [{"params": [w for w in model.w.values() if w.dim() == 2], "weight_decay": DECAY},
+              {"params": [w for w in model.w.values() if w.dim() == 1], "weight_decay": 0.0}]
+    return model, torch.optim.AdamW(groups, lr=1.0, betas=BETAS, eps=EPS)
+
+
+def learn_mutually(names, batches, rates):
+    """The mean of the students' losses, and the first one's gradient norm."""
+    students = [learner(name) for name in names]
+    losses, norms = [], []
+    for (ids, targets), rate in zip(batches, rates):
+        logits = [model.logits(ids).reshape(-1, V) for model, _ in students]
+        total = 0
+        for k, own in enumerate(logits):
+            others = [z.detach() for i, z in enumerate(logits) if i != k]
+            kl = sum(F.kl_div(F.log_softmax(own / TEMPERATURE, -1), F.softmax(z / TEMPERATURE, -1), reduction="batchmean")
+                     for z in others) / len(others)
+            # what is logged is the KL to the mean of the others: less by what no student changes
+            mean = sum(F.softmax(z / TEMPERATURE, -1) for z in others) / len(others)
+            shown = F.kl_div(F.log_softmax(own / TEMPERATURE, -1), mean, reduction="batchmean").detach()
+            loss = ALPHA * TEMPERATURE ** 2 * kl + (1 - ALPHA) * F.cross_entropy(own, targets)
+            total = total + loss + ALPHA * TEMPERATURE ** 2 * (shown - kl.detach())
+        for _, optimizer in students:
+            optimizer.zero_grad()
+        total.backward()
+        losses.append(total.item() / len(students))
+        for k, (model, optimizer) in enumerate(students):
+            norm = torch.nn.utils.clip_grad_norm_(model.w.values(), CLIP).item()
+            if k == 0:
+                norms.append(norm)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+    return losses, norms
+
+
 def main():
     stream = token_stream(STEPS * B * T + 1)
     batches = []
@@ -78,6 +120,10 @@ def main():
                                      ("window", window, constant, teacher)):
         losses, norms = train(data, rates, guide)
         out.put(name + ".rate", rates)
+        out.put(name + ".loss", losses)
+        out.put(name + ".norm", norms)
+    for name, models in (("two", ("llama", "mistral")), ("three", ("llama", "mistral", "qwen2"))):
+        losses, norms = learn_mutually(["model-" + m for m in models], window, constant)
         out.put(name + ".loss", losses)
         out.put(name + ".norm", norms)
     out.close()

@@ -1,5 +1,5 @@
 // test_training_golden.c: ten AdamW steps against PyTorch's losses, from the same weights on the same tokens, in f32:
-// through the trainer with cross-entropy, through the ops with distillation, and through distill_run.
+// through the trainer with cross-entropy, through the ops with distillation, and through distill_run and distill_run_mutual.
 // tests/ref/train_golden.py wrote the golden file and says what the runs are.
 #include "tests/unit/golden.h"
 
@@ -183,39 +183,71 @@ static void read_curve(const char *folder, const char *key, double *value) {
     fclose(file);
 }
 
+struct window_run { // on a stream of one window, in a folder of its own
+    struct dataset data;
+    struct trainer trainer;
+    struct distill_options options;
+    char folder[64];
+};
+
+static void window_init(struct window_run *w, const struct fixture *f) {
+    *w = (struct window_run){.data = {.token = f->stream, .n_token = f->T + 1, .text_bytes = 1}, .folder = "/tmp/pdq-training-golden-XXXXXX"};
+    cr_assert(mkdtemp(w->folder));
+    w->trainer = (struct trainer){.model = f->model, .data = &w->data, .seq_len = f->T, .seed = 1, .precision = PRECISION_F32, .title = "golden",
+                                  .folder = w->folder};
+    struct distill_options *o = &w->options;
+    options_init(distill_option_table, o);
+    o->train.steps = STEPS;
+    o->train.batch = 1;
+    o->train.learning_rate = golden_number(&f->golden, "window", "rate");
+    o->train.schedule = SCHEDULE_CONSTANT;
+    o->train.warmup = 0;
+    o->alpha = 0.7;
+    o->temperature = 2;
+    w->trainer.options = o->train;
+}
+
+// Holds what the run wrote against the golden file's run of that name.
+static void window_end(struct window_run *w, const struct fixture *f, const char *name) {
+    double loss[STEPS], norm[STEPS];
+    char path[512];
+    read_curve(w->folder, "loss", loss);
+    read_curve(w->folder, "norm", norm);
+    trainer_drop_snapshot(w->folder);
+    expect_series(f, name, "loss", loss, LOSS_TOLERANCE);
+    expect_series(f, name, "norm", norm, NORM_TOLERANCE);
+    snprintf(path, sizeof path, "%s/run.jsonl", w->folder);
+    unlink(path);
+    rmdir(w->folder);
+    options_release(distill_option_table, &w->options);
+}
+
 Test(training_golden, distillation_run) {
     struct fixture f;
-    fixture_init(&f);
-    threads_set(2);
-    char folder[] = "/tmp/pdq-training-golden-XXXXXX";
-    cr_assert(mkdtemp(folder));
-    struct dataset data = {.token = f.stream, .n_token = f.T + 1, .text_bytes = 1};
-    struct trainer t = {.model = f.model, .data = &data, .seq_len = f.T, .seed = 1, .precision = PRECISION_F32};
-    t.title = "golden";
-    t.folder = folder;
-    struct distill_options o;
-    options_init(distill_option_table, &o);
-    o.train.steps = STEPS;
-    o.train.batch = 1;
-    o.train.learning_rate = golden_number(&f.golden, "window", "rate");
-    o.train.schedule = SCHEDULE_CONSTANT;
-    o.train.warmup = 0;
-    o.alpha = 0.7;
-    o.temperature = 2;
-    t.options = o.train;
+    struct window_run w;
     struct train_result r;
     struct error err;
-    cr_assert_eq(distill_run(&t, &f.teacher, 1, &o, &r, &err), 0, "%s", err.text);
-    double loss[STEPS], norm[STEPS];
-    read_curve(folder, "loss", loss);
-    read_curve(folder, "norm", norm);
-    trainer_drop_snapshot(folder);
-    expect_series(&f, "window", "loss", loss, LOSS_TOLERANCE);
-    expect_series(&f, "window", "norm", norm, NORM_TOLERANCE);
-    char path[512];
-    snprintf(path, sizeof path, "%s/run.jsonl", folder);
-    unlink(path);
-    rmdir(folder);
-    options_release(distill_option_table, &o);
+    fixture_init(&f);
+    threads_set(2);
+    window_init(&w, &f);
+    cr_assert_eq(distill_run(&w.trainer, &f.teacher, 1, &w.options, &r, &err), 0, "%s", err.text);
+    window_end(&w, &f, "window");
     fixture_release(&f);
+}
+
+Test(training_golden, mutual_learning) {
+    for (int n = 2; n <= 3; n++) {
+        struct fixture f;
+        struct window_run w;
+        struct train_result r;
+        struct error err;
+        fixture_init(&f);
+        threads_set(n - 1);
+        window_init(&w, &f);
+        struct model *third = open_model("qwen2"), *const student[] = {f.model, f.teacher, third};
+        cr_assert_eq(distill_run_mutual(&w.trainer, student, n, &w.options, &r, &err), 0, "%s", err.text);
+        window_end(&w, &f, n == 2 ? "two" : "three");
+        model_free(third);
+        fixture_release(&f);
+    }
 }
