@@ -231,9 +231,8 @@ static char *stage_folder(const struct recipe *r, int index, int shared, const c
 // Rows for a stage's products; the stage's facts and times go into the chain.
 static int take_done(struct run *run, const struct recipe *r, int index, const char *shown, const char *folder,
                      struct json *done, struct chain *c, struct error *err) {
-    const struct stage_type *type = r->stage[index].type;
     struct json *facts = json_copy(json_get(done, "facts")), *times = json_copy(json_get(done, "measured"));
-    json_set_string(facts, "type", type->name);
+    json_set_string(facts, "type", r->stage[index].type->name);
     json_set_string(facts, "folder", shown);
     json_set_string(facts, "hash", json_string(json_get(done, "hash")));
     json_set_string(times, "folder", shown);
@@ -254,7 +253,7 @@ static int take_done(struct run *run, const struct recipe *r, int index, const c
                                  .folder = xstrdup(folder),
                                  .hash = xstrdup(json_string(json_get(done, "hash")))};
         // Of a model that goes on and others beside it, the folder's own is the stage's.
-        status = add_row(run, r, c, s, !type->keeps_model && (whole || strcmp(first_path, ".") != 0), err);
+        status = add_row(run, r, c, s, whole || strcmp(first_path, ".") != 0, err);
     }
     json_push(c->stages, facts);
     json_push(c->stage_times, times);

@@ -34,7 +34,7 @@ struct chain { // what one recipe's stages left; lifetime: the report
     struct json *stages, *rows;            // facts
     struct json *stage_times, *row_speeds; // measured, in the same order
     char *last_product;                    // path of the last stage's first product
-    struct row_source *last; // the row of the last stage that changes the model, else of the last product
+    struct row_source *last; // the row of the last product; NULL: there is none
 };
 
 // shared: stage folders are OUT/stages/TYPE-HASH.

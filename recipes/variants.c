@@ -6,7 +6,7 @@
 //   "seeds": [1, 2, 3]
 //
 // A variant is the recipe with the members of "set" (named as --set names them) or with other stages. Stage folders
-// are named by their hash, so variants with a common beginning share it. A variant's loss is that of its last model;
+// are named by their hash, so variants with a common beginning share it. A variant's loss is that of what it made last;
 // with several seeds the losses of a token are averaged over them, and the comparison pairs these averages token by
 // token.
 #include <math.h>
@@ -199,7 +199,7 @@ static int run_seed(struct run *run, struct outcome *out, int64_t seed, int64_t 
                 row = one;
         if (!row || !json_get(row, "nll"))
             status = error_set(
-                err, "%s: variants are compared on held-out text: give data.eval, and a stage that changes the model",
+                err, "%s: variants are compared on held-out text: give data.eval, and a stage that makes a model or a file",
                 run->recipe->where);
         else
             status = add_losses(out, &chain, n_seeds, err);

@@ -13,12 +13,13 @@ cat > v.json <<'JSON'
    {"name": "ce", "set": {"distill.alpha": 0}},
    {"name": "kl", "set": {"distill.alpha": 1}, "versus": ["ce", "scratch"]},
    {"name": "scratch", "stages": [{"prune": {"ffn": 0.5, "calibration_tokens": 64}}, {"train": {"init": true, "steps": 3, "batch": 2}}]},
-   {"name": "random", "seeds": [5], "stages": [{"prune": {"ffn": 0.5, "score": "random"}}]}]}
+   {"name": "random", "seeds": [5], "stages": [{"prune": {"ffn": 0.5, "score": "random"}}]},
+   {"name": "file", "seeds": [1], "versus": ["kl"], "stages": [{"quantize": {"type": "Q8_0"}}]}]}
 JSON
 "$PDQ" run v.json -o out > table 2> err || fail "$(cat err)"
 grep -q '^kl - ce: ' table || fail "no comparison in: $(cat table)"
-# 2 seeds x (prune, distill ce, distill kl, train) + 1 random
-[ "$(find out/stages -mindepth 1 -maxdepth 1 | wc -l)" = 9 ] || fail "stages: $(ls out/stages)"
+# 2 seeds x (prune, distill ce, distill kl, train) + 1 random + 1 file
+[ "$(find out/stages -mindepth 1 -maxdepth 1 | wc -l)" = 10 ] || fail "stages: $(ls out/stages)"
 python3 - <<'PY' || fail "the report's figures"
 import array, json
 report = json.load(open("out/report.json"))
@@ -36,7 +37,7 @@ for c in report["comparisons"]:
     mean = sum(x - y for x, y in zip(a, b)) / len(a)
     assert abs(mean - c["difference"]) < 1e-9, c
     assert c["difference_low"] < mean < c["difference_high"], c
-assert len(report["comparisons"]) == 2
+assert len(report["comparisons"]) == 3
 assert abs(variants["ce"]["nll"] - sum(variants["ce"]["nll_by_seed"]) / 2) < 1e-9
 PY
 "$PDQ" run v.json -o out > table 2> err || fail "$(cat err)"
