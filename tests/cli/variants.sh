@@ -28,7 +28,7 @@ def losses(name):
     sums = None
     for run in variants[name]["runs"]:
         stage = run["stages"][-1]["folder"]
-        kind = run["rows"][-1]["name"]
+        kind = run["rows"][-1]["name"].replace("_", "-")
         a = array.array("d", open(f"out/{stage}/losses-{kind}.f64", "rb").read())
         sums = [x + y for x, y in zip(sums, a)] if sums else list(a)
     return [x / len(variants[name]["runs"]) for x in sums]
