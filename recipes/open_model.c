@@ -90,7 +90,7 @@ int opened_look(struct opened *o, const char *path, int has_weights, struct erro
 static int check_rope(const struct opened *o, struct error *err) {
     struct model *m = model_new(&o->model->config, 0);
     int64_t i = 0;
-    while (i < m->config.head_dim / 2 && fabs(m->rope[i] / o->model->rope[i] - 1) <= ROPE_TOLERANCE)
+    while (i < m->config.head_dim / 2 && fabs(m->rope[i] - o->model->rope[i]) <= ROPE_TOLERANCE * fabs(o->model->rope[i])) // all 0: it does not rotate
         i++;
     const int agree = i == m->config.head_dim / 2;
     model_free(m);
