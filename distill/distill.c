@@ -109,6 +109,9 @@ static int check_pair(const struct distill_options *o, const struct config *stud
     if (student->head != teacher->head || student->n_label != teacher->n_label)
         return error_set(err, "distill: the teacher's head (architectures in config.json) is another than the student's, or has other classes "
                          "(%lld, the student %lld); expected the same", (long long)teacher->n_label, (long long)student->n_label);
+    if (!model_is_language(student) && student->hidden != teacher->hidden)
+        return error_set(err, "distill: the teacher reads %lld inputs, the student %lld; expected the same", (long long)teacher->hidden,
+                         (long long)student->hidden);
     if (student->vocab != teacher->vocab)
         return error_set(
             err,

@@ -26,6 +26,8 @@ static void see(void *context, enum layer_input kind, const struct tensor *x)
 static const struct parameter *bias_of(const struct model *m, const struct parameter *p)
 {
     const int64_t spec = p->spec - m->arch->specs;
+    if (spec + 1 >= m->arch->n_specs)
+        return NULL;
     const struct parameter *next = m->slot[(p->layer + 1) * m->arch->n_specs + spec + 1];
     return next && next->t.n_dim == 1 && tensor_count(&next->t) == tensor_rows(&p->t) && !parameter_is_norm(next) ? next : NULL;
 }

@@ -63,6 +63,11 @@ void blocks_keep_grid(const char *format, block_decoder *decode, int64_t bytes, 
         if (same_bits(decoded, from + i, GRID_ELEMENTS))
             continue;
         g = g ? g : grid_format_find(format);
+        int zeros = 0;
+        for (int k = 0; k < GRID_ELEMENTS; k++)
+            zeros += from[i + k] == 0;
+        if (zeros == GRID_ELEMENTS) // whatever sign they have
+            continue;
         const float d = find_scale(g, from + i, code);
         if (d == 0)
             return;

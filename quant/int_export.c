@@ -167,6 +167,14 @@ static int save(struct writer *w, const char *folder, struct error *err)
     return rc;
 }
 
+static int check_inputs(const struct writer *w, struct error *err)
+{
+    for (int64_t i = 0; w->input_scale && i < w->m->config.n_layer * LAYER_INPUTS; i++)
+        if (!isfinite(w->input_scale[i]))
+            return error_set(err, "layer %" PRId64 ": what its matrices read is not finite: the model is broken", i / LAYER_INPUTS);
+    return 0;
+}
+
 int int_export(const struct model *m, const char *folder, const struct int_export_options *o, struct error *err)
 {
     struct writer w = {.m = m, .o = o};
@@ -175,7 +183,9 @@ int int_export(const struct model *m, const char *folder, const struct int_expor
     w.tensor = xcalloc((size_t)m->n_parameter, sizeof *w.tensor, "integer weights");
     if (o->type->static_input)
         w.input_scale = observe_inputs(m, o->text, o->observer, o->type->input_bits);
-    int rc = round_all(&w, err);
+    int rc = check_inputs(&w, err);
+    if (rc == 0)
+        rc = round_all(&w, err);
     if (rc == 0)
         rc = save(&w, folder, err);
     for (int i = 0; i < m->n_parameter; i++)

@@ -1,6 +1,7 @@
 // observe.c: see observe.h.
 #include "quant/observe.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,13 +14,15 @@
 
 void histogram_see(struct histogram *h, const float *x, int64_t n)
 {
-    for (int64_t i = 0; i < n; i++)
+    for (int64_t i = 0; i < n; i++) {
+        h->broken |= !isfinite(x[i]);
         h->most = (double)fabsf(x[i]) > h->most ? (double)fabsf(x[i]) : h->most;
+    }
 }
 
 void histogram_count(struct histogram *h, const float *x, int64_t n)
 {
-    for (int64_t i = 0; i < n && h->most > 0; i++) {
+    for (int64_t i = 0; i < n && h->most > 0 && !h->broken; i++) {
         const int64_t bin = (int64_t)((double)fabsf(x[i]) / h->most * OBSERVE_BINS);
         h->count[bin < OBSERVE_BINS ? bin : OBSERVE_BINS - 1]++;
     }
@@ -152,7 +155,8 @@ float *observe_inputs(const struct model *m, const struct walk_text *text, const
         for (w.counts = 0; w.counts < 2; w.counts++)
             layer_walk_look(&walk, l, (1U << LAYER_INPUTS) - 1, see, &w);
         for (int kind = 0; kind < LAYER_INPUTS; kind++)
-            scale[l * LAYER_INPUTS + kind] = (float)(o->range(&h[kind], bits) / (double)((1 << (bits - 1)) - 1));
+            scale[l * LAYER_INPUTS + kind] =
+                h[kind].broken ? NAN : fmaxf(FLT_MIN, (float)(o->range(&h[kind], bits) / (double)((1 << (bits - 1)) - 1)));
         layer_walk_advance(&walk, l);
     }
     layer_walk_end(&walk);

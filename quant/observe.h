@@ -10,6 +10,7 @@
 
 struct histogram { // of magnitudes; bins of equal width from 0 to `most`; lifetime: the caller's
     double most, count[OBSERVE_BINS], n;
+    int broken; // a value that is no number was seen
 };
 // First every value is shown to find the largest, then every one is counted.
 void histogram_see(struct histogram *h, const float *x, int64_t n);
@@ -22,7 +23,8 @@ struct observer {
 #define OBSERVERS "minmax|percentile|mse|entropy"
 const struct observer *observer_at(int i); // in the order of OBSERVERS
 
-// Scales for the inputs of every layer's matrices over a text, [n_layer * LAYER_INPUTS], 0 where there are none: range / (2^(bits-1) - 1).
+// Scales for the inputs of every layer's matrices over a text, [n_layer * LAYER_INPUTS], range / (2^(bits-1) - 1); NaN where a
+// value is not finite.
 // Two passes. The caller frees.
 float *observe_inputs(const struct model *m, const struct walk_text *text, const struct observer *o, int bits);
 

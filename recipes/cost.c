@@ -65,8 +65,8 @@ static struct train_extent extent_of(const struct config *c, const struct train_
     struct train_extent e;
     struct error err;
     struct model *m = model_new(c, 0);
-    if (train_check_model(o, m, "a training", &e, &err) < 0)
-        BUG("its options were not checked: %s", err.text);
+    if (train_check_model(o, m, "a training", &e, &err) < 0) // checked for another shape, as a pruned one's: at most all of it is trained
+        e = (struct train_extent){.trained = config_parameters(c), .product_share = 1};
     model_free(m);
     return e;
 }

@@ -26,6 +26,8 @@ int quantize_aware_check(struct fake_quant_options *o, const struct train_option
         return alone ? error_set(err, "%s: \"%s\" says how to round and \"quantize\" is not given; give the type", where, alone) : 0;
     if (o->quantize_scales == SCALES_LEARNED && train->keep_best)
         return error_set(err, "%s: \"keep_best\" keeps weights and no scales, which are learned here; leave one of them out", where);
+    if (train->lora)
+        return error_set(err, "%s: \"lora\" puts factors beside weights as they lie, and \"quantize\" rounds these; leave one of the two out", where);
     TRY(stage_check_gguf_type(&o->quantize, "quantize", "", where, err));
     if (strcmp(o->quantize, "F32") == 0)
         return error_set(err, "%s: \"quantize\": F32 leaves the weights as they are; leave it out", where);
@@ -100,7 +102,7 @@ int quantize_aware_forecast(struct forecast *f, const struct fake_quant_options 
 static char *start_path(const char *folder) { return path_join(folder, "start.gguf"); }
 
 static int write_start(const struct stage_run *s, struct model *m, const struct fake_quant_options *o, const char *path, struct error *err) {
-    const int64_t seq_len = s->recipe->data.seq_len, tokens = s->run->inputs->train.data.n_token;
+    const int64_t seq_len = s->recipe->data.seq_len, tokens = s->train->data.n_token;
     struct quantize_options q = gptq_options(o, (tokens - 1) / seq_len * seq_len);
     const struct stage stage = {.type = &stage_quantize, .options = &q};
     struct stage_run as_quantize = *s;

@@ -41,6 +41,9 @@ static int read_recover(const struct recipe *r, const struct prune_options *o, c
         result = distill_check_cached(recover, place, err);
     if (result == 0 && recover->fake.quantize)
         result = error_set(err, "%s: \"quantize\" is for what is written next, and a step of pruning follows; give it to a distill stage", place);
+    if (result == 0 && (recover->inherit || recover->shape))
+        result = error_set(err, "%s: \"%s\" chooses what a student begins with, and here it is the pruned model; leave it out", place,
+                           recover->shape ? "shape" : "inherit");
     if (result == 0 && recover->students)
         result = error_set(err, "%s: \"students\" is for a distill stage; leave it out", place);
     if (result < 0)

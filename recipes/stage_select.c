@@ -1,8 +1,10 @@
 // stage_select.c: difference sampling (Gu et al. 2024, MiniPLM, section 2.2): of the text to learn from, the windows that a large model finds more
 // likely than a small one does, by most. What the small one knows already, and what is noise to both, goes.
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/base/file.h"
 #include "common/base/progress.h"
@@ -199,6 +201,12 @@ static int keep_best(struct stage_run *s, const char *path, int64_t windows, str
     double *score = xmalloc(map.size, "scores of windows");
     memcpy(score, map.data, map.size);
     file_unmap(&map);
+    for (int64_t i = 0; i < windows; i++)
+        if (!isfinite(score[i])) {
+            free(score);
+            unlink(path);
+            return error_set(err, "select: window %ld of the text has no difference of likelihoods: the teacher or the reference is broken", (long)i);
+        }
     const double share = o->keep * (double)windows;
     const int64_t kept = share < 1 ? 1 : (int64_t)(share + 0.5);
     int64_t *window = choose(score, windows, kept);

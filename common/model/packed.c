@@ -211,6 +211,8 @@ int packed_find(struct packed_weight *w, const struct packed_scheme *s, const st
     if (s->static_input)
         TRY(take(&f, "input_scale", NULL, 1, 0, &w->input));
     TRY(check_scales(w, &f));
+    if (w->input && !(number(w->input, 0) > 0 && isfinite(number(w->input, 0))))
+        return error_set(err, "%s: tensor %s is %g; expected a scale above 0: the model is broken", folder, w->input->name, (double)number(w->input, 0));
     return 1;
 }
 

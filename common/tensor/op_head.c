@@ -345,11 +345,11 @@ struct tensor *op_head_loss(struct tape *tape, struct tensor *x, struct tensor *
     struct arena *arena = &tape->arena;
     struct tensor *y = tape_tensor(tape, "loss", 1, 1, 1, 1);
     struct head h = {.tape = tape, .x = x, .w = w, .spec = spec, .N = tensor_rows(x), .D = tensor_columns(x), .V = w->dim[0],
-                     .gradient = tape->recording && (x->needs_grad || w->needs_grad)};
+                     .gradient = tape->recording && (x->needs_grad || w->needs_grad || (spec->bias && spec->bias->needs_grad))};
     h.rows = head_chunk_rows(h.N, h.V);
     for (int64_t n = 0; n < h.N; n++)
         h.count += spec->targets[n] >= 0;
-    struct node *node = tape_record(tape, head_backward, y, x, w, NULL, NULL);
+    struct node *node = tape_record(tape, head_backward, y, x, w, spec->bias, NULL);
     if (node) {
         h.dx = x->needs_grad ? arena_alloc(arena, (size_t)(h.N * h.D) * sizeof(float)) : NULL;
         struct head_saved *saved = node->saved = arena_alloc(arena, sizeof *saved);

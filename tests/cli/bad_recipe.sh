@@ -48,6 +48,9 @@ training 'rates: "\*norm\*": expected a number above 0' '"rates": {"*norm*": "ha
 training 'lora: unknown key "rang"; did you mean "rank"' '"lora": {"rang": 2}'
 training 'lora: found a number, expected an object' '"lora": 8'
 training 'lora.targets: "\*embed\*" matches no tensor that it can be for; .* near: model.layers' '"lora": {"targets": "*embed*"}'
+training '"lora" puts factors beside weights .* "quantize" rounds' '"lora": {}, "quantize": "Q8_0"'
+bad '"inherit" chooses what a student begins with' \
+    '{"model": "m", "data": {"train": "text.txt", "seq_len": 32}, "stages": [{"prune": {"ffn": 0.5, "steps": 2, "recover": {"steps": 1, "inherit": true}}}]}'
 training '"lora" freezes all weights .*leave "freeze" out' '"lora": {}, "freeze": "*norm*"'
 training '"ema": found 1, expected a number from 0 to' '"ema": 1'
 training '"fgm": found -1, expected a number from 0' '"fgm": -1'

@@ -37,6 +37,8 @@ for name in gpt2 gpt2-bare; do
     [ $name = gpt2 ] || continue # the other's GELU is not the one that GGUF's gpt2 means
     run export "$source" -o m.gguf --dtype f32 --force
     agrees "$name, GGUF" "$source" m.gguf
+    run export m.gguf -o back --dtype f32 --force
+    agrees "$name, GGUF and back" back
     run export uneven -o m.gguf --padded --dtype f32 --force
     agrees "$name, uneven as GGUF" uneven m.gguf
 done
