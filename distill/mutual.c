@@ -28,10 +28,11 @@ int distill_mutual_check(const struct distill_options *o, const struct config *c
         int is_there;
     } others[] = {{"teacher", o->teacher.count > 0}, {"teacher_weights", o->teacher_weights != NULL}, {"teacher_cache", o->teacher_cache != NULL},
                   {"features", o->features != NULL}, {"hidden", o->hidden > 0}, {"inherit", o->inherit}, {"keep_best", o->train.keep_best},
-                  {"keep_zeros", o->train.keep_zeros}};
+                  {"keep_zeros", o->train.keep_zeros}, {"quantize", o->fake.quantize != NULL}, {"ema", o->train.ema > 0},
+                  {"freeze", o->train.freeze.count > 0}, {"rates", o->train.rates != NULL}, {"lora", o->train.lora != NULL}, {"fgm", o->train.fgm > 0}};
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         if (others[i].is_there)
-            return error_set(err, "distill.%s: does not go with \"students\", which learn from each other's answers alone; leave one of the two out",
+            return error_set(err, "distill.%s: does not go with \"students\", all weights of which learn from each other's answers; leave one of the two out",
                              others[i].name);
     if (n > STUDENTS_MOST)
         return error_set(err, "distill.students: %d students with the stage's own, expected at most %d", n, STUDENTS_MOST);

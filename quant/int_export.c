@@ -20,18 +20,10 @@ struct writer { // lifetime: one export
     float *input_scale;         // [n_layer * LAYER_INPUTS]; NULL: none
 };
 
-static float *read_matrix(const struct parameter *p, struct error *err)
+static float *read_matrix(const struct parameter *p)
 {
-    const int64_t D = tensor_rows(&p->t), C = tensor_columns(&p->t);
-    float *W = xmalloc((size_t)(D * C) * sizeof *W, p->name);
-    tensor_read_rows(&p->t, 0, D, W);
-    for (int64_t i = 0; i < D * C; i++)
-        if (!isfinite(W[i])) {
-            error_set(err, "tensor %s: the value at row %" PRId64 ", column %" PRId64 " is %g: the model is broken", p->name, i / C, i % C,
-                      (double)W[i]);
-            free(W);
-            return NULL;
-        }
+    float *W = xmalloc((size_t)tensor_count(&p->t) * sizeof *W, p->name);
+    tensor_read_rows(&p->t, 0, tensor_rows(&p->t), W);
     return W;
 }
 
@@ -69,10 +61,8 @@ static int round_parameter(struct writer *w, int i, const struct moments *s, str
 {
     const struct parameter *p = &w->m->parameter[i];
     struct int_matrix q;
-    float *W = read_matrix(p, err);
+    float *W = read_matrix(p);
     int rc = 0;
-    if (!W)
-        return -1;
     int_matrix_init(&q, w->o->type, tensor_rows(&p->t), tensor_columns(&p->t), w->o->group);
     if (s)
         rc = int_matrix_gptq(&q, W, s->gram, w->o->gptq, p->name, err);

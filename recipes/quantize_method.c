@@ -304,7 +304,8 @@ static int apply(struct job *j, change *how, struct error *err) {
 static int by_method(struct job *j, struct error *err) {
     const struct quantize_options *o = options_of(j);
     struct dataset own = {0};
-    int rc = o->method == QUANTIZE_RTN && !quantize_method_runs_model(o) ? 0 : check_weights(j->model, err);
+    const int checked_later = o->method == QUANTIZE_RTN && !quantize_method_runs_model(o) && !int_type_find(o->type); // row by row, as written
+    int rc = checked_later ? 0 : check_weights(j->model, err);
     if (rc == 0 && quantize_method_runs_model(o))
         rc = open_text(j->s->recipe, o, j->in->tokenizer, &j->model->config, &j->s->train->data, &own, &j->text, err);
     if (rc == 0 && o->rescale != RESCALE_NONE)

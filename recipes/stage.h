@@ -158,6 +158,8 @@ struct distill_options;
 // snapshots and run.jsonl.
 int stage_distill_model(struct stage_run *s, const struct distill_options *o, struct model *student,
                         const char *title, const char *folder, struct train_result *result, struct error *err);
+// What a distill stage and a prune stage's recovery check alike.
+int stage_check_distilling(const struct recipe *r, const struct distill_options *o, const char *where, struct error *err);
 const char *stage_quantize_type(const struct stage *s);
 // Is *type, the value of `key`, one that can be written? It becomes the name that is shown.
 int stage_check_gguf_type(char **type, const char *key, const char *others, const char *where, struct error *err);

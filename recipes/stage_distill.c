@@ -34,6 +34,13 @@ static int files(const struct stage *s, stage_file *add, void *context, struct e
 
 static int has_teachers(const struct distill_options *o) { return o->teacher.count > 0; }
 
+int stage_check_distilling(const struct recipe *r, const struct distill_options *o, const char *where, struct error *err) {
+    TRY(distill_check_cached(o, where, err));
+    if (o->teacher.count > TEACHERS_MOST)
+        return error_set(err, "%s: \"teacher\" names %zu models, expected at most %d", where, o->teacher.count, TEACHERS_MOST);
+    return stage_check_training(r, &o->train, where, err);
+}
+
 static int validate(struct recipe *r, int index, const char *where, struct error *err) {
     struct distill_options *o = r->stage[index].options;
     TRY(heir_check(o->inherit, o->shape, o->inherit_layers, o->inherit_score, where, err));
@@ -42,11 +49,8 @@ static int validate(struct recipe *r, int index, const char *where, struct error
     if (o->fake.quantize_scales == SCALES_LEARNED && (o->features || o->hidden > 0))
         return error_set(err, "%s: \"quantize_scales\": learned scales do not go with losses on features, which may learn projections; leave one of "
                          "them out", where);
-    TRY(distill_check_cached(o, where, err));
     TRY(students_validate(r, o, where, err));
-    if (o->teacher.count > TEACHERS_MOST)
-        return error_set(err, "%s: \"teacher\" names %zu models, expected at most %d", where, o->teacher.count, TEACHERS_MOST);
-    return stage_check_training(r, &o->train, where, err);
+    return stage_check_distilling(r, o, where, err);
 }
 
 struct shapes { // of the teachers; owned

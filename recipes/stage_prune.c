@@ -36,9 +36,7 @@ static int read_recover(const struct recipe *r, const struct prune_options *o, c
     options_init(distill_option_table, recover);
     int result = options_read_json(distill_option_table, recover, o->recover, place, err);
     if (result == 0)
-        result = stage_check_training(r, &recover->train, place, err);
-    if (result == 0)
-        result = distill_check_cached(recover, place, err);
+        result = stage_check_distilling(r, recover, place, err);
     if (result == 0 && recover->fake.quantize)
         result = error_set(err, "%s: \"quantize\" is for what is written next, and a step of pruning follows; give it to a distill stage", place);
     if (result == 0 && (recover->inherit || recover->shape))

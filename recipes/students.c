@@ -63,11 +63,6 @@ int students_validate(const struct recipe *r, const struct distill_options *o, c
         return error_set(err, "%s: \"go_on\": \"best\" needs held-out text: give data.eval", where);
     if (!o->students)
         return 0;
-    const struct train_options *t = &o->train;
-    const char *alone = t->ema > 0 ? "ema" : t->freeze.count ? "freeze" : t->rates ? "rates" : t->lora ? "lora" : t->fgm > 0 ? "fgm"
-                        : o->fake.quantize ? "quantize" : NULL;
-    if (alone)
-        return error_set(err, "%s: \"%s\" does not go with \"students\", which are trained as they are; leave one of them out", where, alone);
     const int status = list_read(&l, o, where, err);
     list_release(&l);
     return status;
