@@ -43,7 +43,8 @@ static int check_folder(const char *path, struct error *err) {
                          path);
     if (!file_is_directory(path))
         return error_set(
-            err, "%s: a file, but its name does not end in .gguf; expected a model's folder or a .gguf file", path);
+            err, "%s: a file, but its name does not end in .gguf; expected a model's folder or a .gguf file%s", path,
+            path_ends_with(path, ".json") ? " (recipes are for pdq run)" : "");
     char *config = path_join(path, "config.json"), *recipe = path_join(path, "recipe.json");
     int has_config = file_exists(config), has_recipe = file_exists(recipe);
     free(config);

@@ -51,7 +51,7 @@ static char *output_name(const char *output) {
 
 // The stage's paths start at the current folder.
 static void make_absolute(struct json *options) {
-    static const char *const keys[] = {"teacher", "teacher_cache", "imatrix", "calibration", "plan"};
+    static const char *const keys[] = {"teacher", "teacher_cache", "shape", "imatrix", "calibration", "plan"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         struct json *v = json_get(options, keys[i]), *list = json_kind(v) == JSON_ARRAY ? json_array() : NULL;
         for (const struct json *item = list ? json_first(v) : NULL; item; item = json_next(item)) {

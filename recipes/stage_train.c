@@ -4,28 +4,22 @@
 
 #include "recipes/heir.h"
 #include "recipes/inputs.h"
-#include "recipes/quantize_aware.h"
 #include "recipes/stage.h"
+#include "recipes/stage_train.h"
 
-struct train_stage_options {
-    struct train_options train;
-    int init, inherit, inherit_layers;
-    char *shape, *inherit_score;
-    struct fake_quant_options fake;
-};
-static const struct option table[] = {
-    TRAIN_OPTION_ROWS(struct train_stage_options, train.),
-    {"init", OPTION_BOOL, offsetof(struct train_stage_options, init), "false", 0, 0, NULL, NULL,
+const struct option stage_train_option_table[] = {
+    TRAIN_OPTION_ROWS(struct stage_train_options, train.),
+    {"init", OPTION_BOOL, offsetof(struct stage_train_options, init), "false", 0, 0, NULL, NULL,
      "start from fresh random weights of the model's shape (it needs no weights then)"},
-    {"shape", OPTION_STRING, offsetof(struct train_stage_options, shape), NULL, 0, 0, NULL, "DIR",
+    {"shape", OPTION_STRING, offsetof(struct stage_train_options, shape), NULL, 0, 0, NULL, "DIR",
      "start from fresh random weights of this folder's shape instead (its config.json)"},
-    {"inherit", OPTION_BOOL, offsetof(struct train_stage_options, inherit), "false", 0, 0, NULL, NULL,
+    {"inherit", OPTION_BOOL, offsetof(struct stage_train_options, inherit), "false", 0, 0, NULL, NULL,
      "with shape: begin with the stage's input's weights, of a wider model with its best heads and channels"},
-    {"inherit_layers", OPTION_CHOICE, offsetof(struct train_stage_options, inherit_layers), "spread", 0, 0, "spread|mean", NULL,
+    {"inherit_layers", OPTION_CHOICE, offsetof(struct stage_train_options, inherit_layers), "spread", 0, 0, "spread|mean", NULL,
      "of a deeper model: layers evenly spread, or the means of neighbours"},
-    {"inherit_score", OPTION_STRING, offsetof(struct train_stage_options, inherit_score), "magnitude", 0, 0, NULL, "NAME",
+    {"inherit_score", OPTION_STRING, offsetof(struct stage_train_options, inherit_score), "magnitude", 0, 0, NULL, "NAME",
      "of a wider model: the score that ranks its heads and channels, one of prune's"},
-    FAKE_QUANT_ROWS(struct train_stage_options, fake.),
+    FAKE_QUANT_ROWS(struct stage_train_options, fake.),
     {.name = NULL}};
 
 static int needs_text(const struct stage *s) {
@@ -34,11 +28,11 @@ static int needs_text(const struct stage *s) {
 }
 
 static int files(const struct stage *s, stage_file *add, void *context, struct error *err) {
-    return add(context, ((const struct train_stage_options *)s->options)->shape, 1, err);
+    return add(context, ((const struct stage_train_options *)s->options)->shape, 1, err);
 }
 
 static int validate(struct recipe *r, int index, const char *where, struct error *err) {
-    struct train_stage_options *o = r->stage[index].options;
+    struct stage_train_options *o = r->stage[index].options;
     TRY(heir_check(o->inherit, o->shape, o->inherit_layers, o->inherit_score, where, err));
     o->train.keep_zeros |= stage_after_sparsify(r, index);
     TRY(quantize_aware_check(&o->fake, &o->train, where, err));
@@ -46,7 +40,7 @@ static int validate(struct recipe *r, int index, const char *where, struct error
 }
 
 static int forecast(struct forecast *f, struct error *err) {
-    const struct train_stage_options *o = f->recipe->stage[f->index].options;
+    const struct stage_train_options *o = f->recipe->stage[f->index].options;
     TRY(forecast_fresh(f, o->shape, err));
     TRY(forecast_check_images(f, &o->train, err));
     int64_t seq_len = f->recipe->data.seq_len, steps = train_steps(&o->train, seq_len);
@@ -65,14 +59,14 @@ static int forecast(struct forecast *f, struct error *err) {
 static int inherit(struct stage_run *s, struct model *m, struct error *err) {
     struct opened from = {0};
     TRY(stage_open_input(s, &from, err));
-    const struct train_stage_options *o = s->stage->options;
+    const struct stage_train_options *o = s->stage->options;
     const int status = heir_take(s, m, from.model, o->inherit_layers, o->inherit_score, "train", err);
     opened_release(&from);
     return status;
 }
 
 static int run(struct stage_run *s, struct error *err) {
-    const struct train_stage_options *o = s->stage->options;
+    const struct stage_train_options *o = s->stage->options;
     struct opened in = {0};
     struct trainer trainer;
     struct held_out held_out;
@@ -105,8 +99,8 @@ out:
 }
 
 const struct stage_type stage_train = {.name = "train",
-                                       .table = table,
-                                       .size = sizeof(struct train_stage_options),
+                                       .table = stage_train_option_table,
+                                       .size = sizeof(struct stage_train_options),
                                        .needs_text = needs_text,
                                        .takes_images = 1,
                                        .takes_examples = 1,

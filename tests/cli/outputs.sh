@@ -17,6 +17,13 @@ mkdir mine && touch mine/thesis.txt
 refused 1 'holds no model' "$PDQ" prune m -o mine --ffn 0.5 --score l1 --force
 [ -e mine/thesis.txt ] || fail "--force removed what was not ours"
 quiet "$PDQ" distill p --teacher m -o d --data text.txt --seq-len 32 --steps 2 --batch 2
+quiet "$PDQ" train p -o t --data text.txt --seq-len 32 --steps 2 --batch 2
+echo '{"name": "t", "model": "p", "data": {"train": ["text.txt"], "seq_len": 32}, "stages": [{"train": {"steps": 2, "batch": 2}}]}' > t.json
+quiet "$PDQ" run t.json -o t-run
+[ "$(grep -o '"loss":[^,]*' t/run.jsonl)" = "$(grep -o '"loss":[^,]*' t-run/01-train/run.jsonl)" ] || fail "pdq train is not the stage train"
+quiet "$PDQ" train p -o fresh --shape m --data text.txt --seq-len 32 --steps 2 --batch 2
+"$PDQ" inspect fresh | grep -q 'FFN 128' || fail "train --shape"
+refused 1 'recipes are for pdq run' "$PDQ" train t.json -o u --data text.txt --steps 2
 quiet "$PDQ" quantize d -o d.gguf --type Q8_0
 quiet "$PDQ" export d -o d-f16 --dtype f16
 quiet "$PDQ" export d -o d-f16.gguf --dtype f16
