@@ -161,6 +161,7 @@ static void row_source_free(struct row_source *s) {
     free((char *)s->shown);
     free((char *)s->folder);
     free((char *)s->hash);
+    free((char *)s->from);
     free(s);
 }
 
@@ -229,7 +230,7 @@ static char *stage_folder(const struct recipe *r, int index, int shared, const c
 }
 
 // Rows for a stage's products; the stage's facts and times go into the chain.
-static int take_done(struct run *run, const struct recipe *r, int index, const char *shown, const char *folder,
+static int take_done(struct run *run, const struct recipe *r, int index, const char *input, const char *shown, const char *folder,
                      struct json *done, struct chain *c, struct error *err) {
     struct json *facts = json_copy(json_get(done, "facts")), *times = json_copy(json_get(done, "measured"));
     json_set_string(facts, "type", r->stage[index].type->name);
@@ -251,7 +252,8 @@ static int take_done(struct run *run, const struct recipe *r, int index, const c
                                  .path = whole ? xstrdup(folder) : path_join(folder, path),
                                  .shown = whole ? xstrdup(shown) : path_join(shown, path),
                                  .folder = xstrdup(folder),
-                                 .hash = xstrdup(json_string(json_get(done, "hash")))};
+                                 .hash = xstrdup(json_string(json_get(done, "hash"))),
+                                 .from = stage_keeps_weights(&r->stage[index]) ? xstrdup(input) : NULL};
         // Of a model that goes on and others beside it, the folder's own is the stage's.
         status = add_row(run, r, c, s, whole || strcmp(first_path, ".") != 0, err);
     }
@@ -298,7 +300,7 @@ static int chain_step(struct run *run, const struct recipe *r, int index, int sh
             status = run_stage(&s, &done, err);
     }
     if (status == 0)
-        status = take_done(run, r, index, shown, folder, done, c, err);
+        status = take_done(run, r, index, at->path, shown, folder, done, c, err);
     if (lock >= 0)
         close(lock);
     if (status == 0 && !stage->type->keeps_model) {

@@ -11,15 +11,19 @@
 #include "recipes/forecast.h"
 #include "recipes/open_model.h"
 #include "recipes/shape.h"
+#include "recipes/weight_errors.h"
 
 struct inspect_options {
     int tensors, gzip, json;
+    char *against;
 };
 #define ROW(name, kind, field) name, kind, offsetof(struct inspect_options, field)
 static const struct option table[] = {
     {ROW("tensors", OPTION_BOOL, tensors), "false", 0, 0, NULL, NULL, "list every tensor"},
     {ROW("gzip", OPTION_BOOL, gzip), "false", 0, 0, NULL, NULL,
      "also the weights' size after gzip: how much of it is redundancy"},
+    {ROW("against", OPTION_STRING, against), NULL, 0, 0, NULL, "MODEL",
+     "also how far each matrix lies from this model's: relative error and largest difference"},
     {ROW("json", OPTION_BOOL, json), "false", 0, 0, NULL, NULL, "print one JSON object and nothing else"},
     {.name = NULL}};
 #undef ROW
@@ -115,6 +119,32 @@ static int add_gzip(struct json *o, const struct opened *m, struct error *err) {
     return 0;
 }
 
+static int add_weight_errors(struct json *o, struct opened *m, const char *against, struct error *err) {
+    struct opened from;
+    TRY(opened_look(&from, against, 1, err));
+    int rc = opened_map(&from, err);
+    rc = rc == 0 ? opened_map(m, err) : rc;
+    struct json *list = rc == 0 ? weight_errors(m, &from, err) : NULL;
+    if (list)
+        json_set(o, "weight_errors", list);
+    opened_release(&from);
+    return list ? 0 : -1;
+}
+
+static void print_weight_errors(const struct json *list) {
+    if (list)
+        printf("  %-40s %6s %9s %9s\n", "", "bits", "error", "largest");
+    for (const struct json *t = json_first(list); t; t = json_next(t)) {
+        const struct json *bits = json_get(t, "bits");
+        printf("  %-40s ", json_string(json_get(t, "name")));
+        if (bits)
+            printf("%6.3f", json_number(bits));
+        else
+            printf("%6s", "-");
+        printf(" %9.6f %9.6f\n", json_number(json_get(t, "relative_error")), json_number(json_get(t, "largest_error")));
+    }
+}
+
 static void print_types(const struct json *types) {
     for (const struct json *t = json_first(types); t; t = json_next(t))
         printf("  %-6s %5.0f tensors %14.0f bytes\n", json_key(t), json_number(json_get(t, "tensors")),
@@ -151,9 +181,10 @@ static void print_text(const struct json *o, const struct config *c, int tensors
         printf("  %-40s %-6s %s\n", json_string(json_get(t, "name")), json_string(json_get(t, "type")), dims);
         free(dims);
     }
+    print_weight_errors(json_get(o, "weight_errors"));
 }
 
-static int describe(const struct inspect_options *o, const struct opened *m, struct error *err) {
+static int describe(const struct inspect_options *o, struct opened *m, struct error *err) {
     struct json *object = json_object(), *tensors = json_array();
     char hash[HASH_TEXT] = "";
     json_set_string(object, "path", m->path);
@@ -173,6 +204,8 @@ static int describe(const struct inspect_options *o, const struct opened *m, str
     json_set(object, "tensors", tensors);
     if (status == 0 && o->gzip)
         status = add_gzip(object, m, err);
+    if (status == 0 && o->against)
+        status = add_weight_errors(object, m, o->against, err);
     if (status == 0 && o->json) {
         if (!o->tensors) {
             json_remove(object, "tensors");
@@ -198,7 +231,7 @@ static int run(struct call *call, struct error *err) {
 }
 
 const struct command cmd_inspect = {.name = "inspect",
-                                    .arguments = "PATH [--tensors] [--json]",
+                                    .arguments = "PATH [--tensors] [--against MODEL] [--json]",
                                     .summary =
                                         "show what a model is: shape, storage types, tokenizer, where it loads",
                                     .table = table,

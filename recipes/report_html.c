@@ -77,9 +77,12 @@ static const struct column text_columns[] = {
     {"parameters, M", "parameters", 3, 1e-6, 0},
     {"MFLOP/token", "flops_per_token", 2, 1e-6, 0},
     {"MB on disk", "bytes", 2, 1e-6, 0},
+    {"bits/weight", "bits_per_weight", 2, 1, 0},
+    {"MB after gzip", "gzip_bytes", 2, 1e-6, 0},
     {"loss", "nll", 4, 1, 0},
     {"&plusmn;", "nll_se", 4, 1, 0},
     {"perplexity", "ppl", 3, 1, 0},
+    {"over the parent's", "ppl_ratio", 4, 1, 0},
     {"KLD", "kld", 4, 1, 0},
     {"top-1", "top1", 4, 1, 0},
     {"prefill, tok/s", "prefill_tokens_per_second", 0, 1, 1},
@@ -167,6 +170,27 @@ static void put_similarity(FILE *f, const struct json *rows) {
                 else
                     fputs("<td></td>", f);
             }
+            fputs("</tr>\n", f);
+        }
+        fputs("</table>\n", f);
+    }
+}
+
+static void put_weight_errors(FILE *f, const struct json *rows) {
+    for (const struct json *r = json_first(rows); r; r = json_next(r)) {
+        const struct json *list = json_get(r, "weight_errors");
+        if (!list)
+            continue;
+        fputs("<h2>Weights in the file: ", f);
+        html_escaped(f, json_string(json_get(r, "name")));
+        fputs("</h2><p>Each matrix's distance from the one that it was made from, over that one's length (Frobenius norms), and the largest "
+              "difference of a weight.</p><table><tr><th></th><th>bits</th><th>error</th><th>largest</th></tr>\n", f);
+        for (const struct json *t = json_first(list); t; t = json_next(t)) {
+            fputs("<tr>", f);
+            html_text(f, "th", json_string(json_get(t, "name")));
+            html_number(f, json_get(t, "bits"), 2, 1);
+            html_number(f, json_get(t, "relative_error"), 5, 1);
+            html_number(f, json_get(t, "largest_error"), 5, 1);
             fputs("</tr>\n", f);
         }
         fputs("</table>\n", f);
@@ -262,6 +286,7 @@ static void put_page(FILE *f, const struct json *report, const char *out) {
         missing |= put_curves(f, json_get(report, "stages"), out);
         missing |= put_plans(f, json_get(report, "stages"), rows);
         put_similarity(f, rows);
+        put_weight_errors(f, rows);
         put_loads(f, rows);
     } else {
         put_variants(f, report);

@@ -21,6 +21,7 @@
 #include "recipes/inputs.h"
 #include "recipes/process.h"
 #include "recipes/shape.h"
+#include "recipes/weight_errors.h"
 
 static char *kept_path(const struct row_source *s, const char *prefix, const char *suffix) {
     char *name = xasprintf("%s-%s%s", prefix, s->name, suffix), *path;
@@ -192,6 +193,26 @@ static int cka_facts(struct run *run, const struct recipe *r, const struct row_s
     return 0;
 }
 
+// Sizes after gzip say something where weights are zero or rounded.
+static int wants_gzip(const struct recipe *r) {
+    for (int i = 0; i < r->n_stage; i++)
+        if (r->stage[i].type == &stage_quantize)
+            return 1;
+    return stage_after_sparsify(r, r->n_stage);
+}
+
+// Left out where layers were filled up, so that shapes differ.
+static void add_weight_errors(const struct row_source *s, struct opened *m, struct json *facts) {
+    struct opened from = {0};
+    struct error err;
+    if (s->from && opened_look(&from, s->from, 1, &err) == 0 && opened_map(&from, &err) == 0) {
+        struct json *list = weight_errors(m, &from, &err);
+        if (list)
+            json_set(facts, "weight_errors", list);
+    }
+    opened_release(&from);
+}
+
 static int facts_make(struct run *run, const struct recipe *r, const struct row_source *s, struct opened *m,
                       struct json *facts, struct error *err) {
     const struct config *c = &m->model->config;
@@ -206,12 +227,14 @@ static int facts_make(struct run *run, const struct recipe *r, const struct row_
     json_set_number(facts, "prefill_flops_per_token",
                     model_flops_per_token(c, r->data.seq_len) - 2 * (double)c->vocab * (double)c->hidden);
     json_set_number(facts, "bytes", (double)model_bytes(s->path));
-    if (stage_after_sparsify(r, r->n_stage)) {
+    json_set_number(facts, "bits_per_weight", 8 * (double)model_bytes(s->path) / (double)config_parameters(c));
+    if (wants_gzip(r)) {
         int64_t gzip;
         TRY(model_gzip_bytes(s->path, &gzip, err));
         json_set_number(facts, "gzip_bytes", (double)gzip);
     }
     json_set(facts, "loads", loads_json(c, m->is_gguf));
+    add_weight_errors(s, m, facts);
     TRY(evaluate_row(run, r, s, m, facts, err));
     return cka_facts(run, r, s, m, facts, err);
 }
@@ -286,7 +309,7 @@ static struct json *measure_speed(const struct run *run, const struct row_source
 
 int row_make(struct run *run, const struct recipe *r, const struct row_source *s, struct json **facts,
              struct json **measured, struct error *err) {
-    char *key = xasprintf("%s %s %s %s %ld %ld %s", s->hash, run->parent_hash, stage_after_sparsify(r, r->n_stage) ? "gzip" : "plain", run->inputs->eval.hash,
+    char *key = xasprintf("%s %s %s %s %ld %ld %s", s->hash, run->parent_hash, wants_gzip(r) ? "gzip" : "plain", run->inputs->eval.hash,
                           (long)r->data.seq_len, (long)r->data.eval_tokens, PDQ_VERSION);
     char *speed_key = xasprintf("%s %d", key, threads_count());
     char *facts_path = kept_path(s, "eval", ".json"), *speed_path = kept_path(s, "speed", ".json");

@@ -161,6 +161,8 @@ int stage_distill_model(struct stage_run *s, const struct distill_options *o, st
 // What a distill stage and a prune stage's recovery check alike.
 int stage_check_distilling(const struct recipe *r, const struct distill_options *o, const char *where, struct error *err);
 const char *stage_quantize_type(const struct stage *s);
+// Does it write its input's weights, each as near as a type allows? Not where factors of channels come first.
+int stage_keeps_weights(const struct stage *s);
 // Is *type, the value of `key`, one that can be written? It becomes the name that is shown.
 int stage_check_gguf_type(char **type, const char *key, const char *others, const char *where, struct error *err);
 struct gguf_export_options;

@@ -8,6 +8,7 @@
 #include "quant/gguf_mix.h"
 #include "quant/int_types.h"
 #include "quant/observe.h"
+#include "quant/rescale.h"
 #include "recipes/quantize_method.h"
 #include "recipes/stage.h"
 
@@ -109,6 +110,10 @@ int forecast_gguf(struct forecast *f, const struct gguf_export_options *options,
     }
     model_free(shape);
     return result;
+}
+
+int stage_keeps_weights(const struct stage *s) {
+    return s->type == &stage_quantize && ((const struct quantize_options *)s->options)->rescale == RESCALE_NONE;
 }
 
 static int files(const struct stage *s, stage_file *add, void *context, struct error *err) {

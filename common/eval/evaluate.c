@@ -438,6 +438,7 @@ struct json *eval_result_json(const struct eval_result *r)
     json_set_number(o, "kld_p95", compared * r->kld_p95);
     json_set_number(o, "kld_p99", compared * r->kld_p99);
     json_set_number(o, "against_nll", compared * r->against_nll);
+    json_set_number(o, "ppl_ratio", compared * exp(r->nll - r->against_nll));
     json_set_number(o, "difference", compared * r->difference);
     json_set_number(o, "difference_low", compared * r->difference_low);
     json_set_number(o, "difference_high", compared * r->difference_high);

@@ -18,9 +18,22 @@ refused 1 'holds no model' "$PDQ" prune m -o mine --ffn 0.5 --score l1 --force
 [ -e mine/thesis.txt ] || fail "--force removed what was not ours"
 quiet "$PDQ" distill p --teacher m -o d --data text.txt --seq-len 32 --steps 2 --batch 2
 quiet "$PDQ" train p -o t --data text.txt --seq-len 32 --steps 2 --batch 2
-echo '{"name": "t", "model": "p", "data": {"train": ["text.txt"], "seq_len": 32}, "stages": [{"train": {"steps": 2, "batch": 2}}]}' > t.json
+cat > t.json <<'JSON'
+{"name": "t", "model": "p", "data": {"train": ["text.txt"], "eval": ["text.txt"], "seq_len": 32, "eval_tokens": 200},
+ "stages": [{"train": {"steps": 2, "batch": 2}}, {"quantize": {"type": "Q8_0"}}, {"quantize": {"type": "Q4_0", "pure": true}}]}
+JSON
 quiet "$PDQ" run t.json -o t-run
 [ "$(grep -o '"loss":[^,]*' t/run.jsonl)" = "$(grep -o '"loss":[^,]*' t-run/01-train/run.jsonl)" ] || fail "pdq train is not the stage train"
+/usr/bin/python3 - <<'PYTHON' || fail "the report's rows of quantized files"
+import json
+rows = {r["name"]: r for r in json.load(open("t-run/report.json"))["rows"]}
+error = {n: sum(t["relative_error"] for t in rows[n]["weight_errors"]) for n in ("Q8_0", "Q4_0")}
+assert 0 < error["Q8_0"] < error["Q4_0"] and "weight_errors" not in rows["trained"], (error, list(rows))
+for r in rows.values():
+    assert r["bits_per_weight"] == 8 * r["bytes"] / r["parameters"] and r["gzip_bytes"] > 0, r
+assert abs(rows["Q4_0"]["ppl_ratio"] - rows["Q4_0"]["ppl"] / rows["parent"]["ppl"]) < 1e-9
+PYTHON
+grep -q '<h2>Weights in the file: Q4_0' t-run/report.html || fail "no weight errors on the page"
 quiet "$PDQ" train p -o fresh --shape m --data text.txt --seq-len 32 --steps 2 --batch 2
 "$PDQ" inspect fresh | grep -q 'FFN 128' || fail "train --shape"
 refused 1 'recipes are for pdq run' "$PDQ" train t.json -o u --data text.txt --steps 2
@@ -36,6 +49,33 @@ for model in d d.gguf d-f16 d-f16.gguf k.gguf; do
     quiet "$PDQ" generate "$model" --prompt "1 sheep" --tokens 3
     quiet "$PDQ" inspect "$model"
 done
+
+# how far a file's weights lie from the model's, beside the same computed by NumPy in float64
+quiet "$PDQ" export d.gguf -o d-f32 --dtype f32
+"$PDQ" inspect d.gguf --against d --json > errors.json
+/usr/bin/python3 - <<'PYTHON' || fail "weight errors"
+import json, struct, sys
+try:
+    import numpy as np
+except ImportError:
+    sys.exit(0)
+
+def read(path):
+    raw = open(path, "rb").read()
+    n = struct.unpack("<Q", raw[:8])[0]
+    return {name: np.frombuffer(raw[8 + n:][t["data_offsets"][0]:t["data_offsets"][1]], "<f4").astype(float)
+            for name, t in json.loads(raw[8:8 + n]).items() if name != "__metadata__"}
+
+w, q = read("d/model.safetensors"), read("d-f32/model.safetensors")
+errors = json.load(open("errors.json"))["weight_errors"]
+assert len(errors) == 15, len(errors) # 7 matrices in each of 2 layers, and the tied embedding
+for e in errors:
+    lost = w[e["name"]] - q[e["name"]]
+    relative = np.linalg.norm(lost) / np.linalg.norm(w[e["name"]])
+    # sums of float64 in another order
+    assert abs(e["relative_error"] / relative - 1) < 1e-12 and e["largest_error"] == abs(lost).max() and e["bits"] == 8.5, e
+PYTHON
+refused 1 'of another shape than in' "$PDQ" inspect d.gguf --against m
 
 : > empty.txt
 printf 'a few words' > few.txt
