@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/model/safetensors.h"
+
 #define MAX_VALUES (1 << 24)
 
 void importance_add(struct importance *to, const char *name, const double *square, int64_t n, int64_t rows)
@@ -79,6 +81,13 @@ static int take_count(struct reader *r, int32_t *to, int32_t least, int32_t most
     return 0;
 }
 
+static int check_value(const char *path, const char *name, int64_t i, double v, struct error *err)
+{
+    if (v >= 0 && isfinite(v))
+        return 0;
+    return error_set(err, "%s: value %" PRId64 " of %s is %g; expected mean squares", path, i, name, v);
+}
+
 static int take_entry(struct reader *r, struct importance *to)
 {
     char name[GGUF_NAME_MAX] = "";
@@ -97,8 +106,8 @@ static int take_entry(struct reader *r, struct importance *to)
         float v = 0;
         rc = take(r, &v, sizeof v, "values");
         square[i] = (double)v;
-        if (rc == 0 && !(v >= 0 && isfinite(v)))
-            rc = error_set(r->err, "%s: value %" PRId32 " of %s is %g; expected mean squares", r->map.path, i, name, (double)v);
+        if (rc == 0)
+            rc = check_value(r->map.path, name, i, square[i], r->err);
     }
     if (rc == 0)
         importance_add(to, name, square, n, calls ? calls : 1);
@@ -121,10 +130,47 @@ static int take_all(struct reader *r, struct importance *to)
     return take(r, to->text, (size_t)length, "the text's name");
 }
 
+// The mean squares in what calibration_write left.
+static int take_statistics(struct importance *to, const char *path, struct error *err)
+{
+    static const char suffix[] = ".mean_square";
+    struct safetensors s;
+    int rc = 0;
+    TRY(safetensors_open(&s, path, err));
+    for (int64_t i = 0; i < s.n_tensor && rc == 0; i++) {
+        const struct safetensor *t = &s.tensor[i];
+        char name[GGUF_NAME_MAX] = "";
+        const size_t length = strlen(t->name) - (path_ends_with(t->name, suffix) ? strlen(suffix) : 0);
+        if (!t->name[length] || length >= sizeof name || t->n_dim != 1 || !t->is_float || t->dtype != DTYPE_F32)
+            continue;
+        double *square = xmalloc((size_t)t->dim[0] * sizeof *square, "importance");
+        memcpy(name, t->name, length);
+        for (int64_t k = 0; k < t->dim[0] && rc == 0; k++) {
+            float v;
+            memcpy(&v, (const char *)t->data + (size_t)k * sizeof v, sizeof v);
+            square[k] = (double)v;
+            rc = check_value(path, name, k, square[k], err);
+        }
+        if (rc == 0)
+            importance_add(to, name, square, t->dim[0], 1);
+        free(square);
+    }
+    if (rc == 0 && !to->n_entry)
+        rc = error_set(err, "%s: holds no mean squares; expected a file of pdq calibrate", path);
+    safetensors_close(&s);
+    return rc;
+}
+
 int importance_read(struct importance *to, const char *path, struct error *err)
 {
     struct reader r = {.err = err};
     *to = (struct importance){.path = xstrdup(path)};
+    if (path_ends_with(path, ".safetensors")) {
+        const int status = take_statistics(to, path, err);
+        if (status < 0)
+            importance_release(to);
+        return status;
+    }
     if (file_map(&r.map, path, err) < 0) {
         importance_release(to);
         return -1;

@@ -1,7 +1,8 @@
 // importance.h: how much the columns of each matrix matter: the mean squares of what they are multiplied by, in llama.cpp's file.
 //
 // The file (llama-imatrix's of before mid 2025), little endian: entry count i32; entries (name: i32 length and bytes; calls i32; value
-// count i32; values f32: mean square times calls); then, since 2024, chunks i32 and the text's name. Names are GGUF's.
+// count i32; values f32: mean square times calls); then, since 2024, chunks i32 and the text's name. Names are GGUF's. Read from a
+// safetensors file of pdq calibrate (calibration_write), too.
 #ifndef PDQ_IMPORTANCE_H
 #define PDQ_IMPORTANCE_H
 

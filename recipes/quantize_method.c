@@ -252,14 +252,15 @@ static int take_importance(struct job *j, struct error *err) {
     const struct quantize_options *o = options_of(j);
     if (o->method == QUANTIZE_MSE)
         importance_of_ones(&j->importance, j->model);
-    if (o->method == QUANTIZE_GPTQ && !j->ints && !j->model->config.tie_embeddings) // for the head; that of a tied table is not weighted
-        calibrate(&j->importance, j->model, &j->text);
-    if (o->method != QUANTIZE_WEIGHTED)
-        return 0;
-    if (!o->imatrix) {
-        calibrate(&j->importance, j->model, &j->text);
-        return 0;
+    const int for_head = o->method == QUANTIZE_GPTQ && !j->ints && !j->model->config.tie_embeddings; // that of a tied table is not weighted
+    if (for_head || (o->method == QUANTIZE_WEIGHTED && !o->imatrix)) {
+        struct calibration_result c;
+        calibrate(&c, j->model, &j->text, 0);
+        calibration_importance(&c, j->model, &j->importance);
+        calibration_release(&c);
     }
+    if (o->method != QUANTIZE_WEIGHTED || !o->imatrix)
+        return 0;
     char *file = recipe_path(j->s->recipe, o->imatrix);
     const int rc = importance_read(&j->importance, file, err);
     free(file);

@@ -332,7 +332,7 @@ const struct safetensor *safetensors_find(const struct safetensors *s, const cha
 // ---- Writing ----
 
 struct write_job { // scratch
-    const char *folder;
+    const char *folder, *path; // one of them
     const struct safetensors_item **item; // sorted by name
     int *shard;                           // of each item
     int64_t n;
@@ -444,7 +444,7 @@ static int put_item(struct file_writer *w, const struct safetensors_item *item, 
 
 static int write_shard(struct write_job *job, int shard, struct error *err) {
     struct file_writer *w = &job->writer[shard];
-    char *name = shard_name(shard, job->n_shard), *path = path_join(job->folder, name);
+    char *name = shard_name(shard, job->n_shard), *path = job->path ? xstrdup(job->path) : path_join(job->folder, name);
     char *header = make_header(job, shard);
     unsigned char length[8];
     for (int i = 0; i < 8; i++)
@@ -521,33 +521,43 @@ static int publish(struct write_job *job, struct error *err) {
     return remove_stale_shards(job, err);
 }
 
-int safetensors_write(const char *folder, const struct safetensors_item *items, int64_t n, enum dtype dtype,
-                      int64_t shard_bytes, const struct json *metadata, struct error *err) {
+static int write_all(struct write_job *job, const struct safetensors_item *items, int64_t shard_bytes, struct error *err) {
     int rc = -1;
-    struct write_job job = {.folder = folder, .n = n, .dtype = dtype, .metadata = metadata};
-    if (n < 1)
-        BUG("safetensors_write: no tensors for %s", folder);
-    job.item = xmalloc((size_t)n * sizeof *job.item, "tensors to write");
-    job.shard = xmalloc((size_t)n * sizeof *job.shard, "shards");
-    for (int64_t i = 0; i < n; i++)
-        job.item[i] = &items[i];
-    qsort(job.item, (size_t)n, sizeof *job.item, compare_items);
-    assign_shards(&job, shard_bytes);
-    job.writer = xcalloc((size_t)job.n_shard, sizeof *job.writer, "shard writers");
-    if (job.n_shard > SHARDS_MAX) {
-        error_set(err, "%s: shards of %lld bytes would make %d files; at most %d: choose larger shards", folder,
-                  (long long)shard_bytes, job.n_shard, SHARDS_MAX);
+    if (job->n < 1)
+        BUG("safetensors_write: no tensors for %s", job->path ? job->path : job->folder);
+    job->item = xmalloc((size_t)job->n * sizeof *job->item, "tensors to write");
+    job->shard = xmalloc((size_t)job->n * sizeof *job->shard, "shards");
+    for (int64_t i = 0; i < job->n; i++)
+        job->item[i] = &items[i];
+    qsort(job->item, (size_t)job->n, sizeof *job->item, compare_items);
+    assign_shards(job, shard_bytes);
+    job->writer = xcalloc((size_t)job->n_shard, sizeof *job->writer, "shard writers");
+    if (job->n_shard > SHARDS_MAX) {
+        error_set(err, "%s: shards of %lld bytes would make %d files; at most %d: choose larger shards", job->folder,
+                  (long long)shard_bytes, job->n_shard, SHARDS_MAX);
         goto out;
     }
-    for (int i = 0; i < job.n_shard; i++)
-        if (write_shard(&job, i, err) < 0)
+    for (int i = 0; i < job->n_shard; i++)
+        if (write_shard(job, i, err) < 0)
             goto out;
-    rc = publish(&job, err);
+    rc = job->path ? file_writer_commit(&job->writer[0], err) : publish(job, err);
 out:
-    for (int i = 0; i < job.n_shard; i++)
-        file_writer_abort(&job.writer[i]);
-    free(job.writer);
-    free(job.shard);
-    free(job.item);
+    for (int i = 0; i < job->n_shard; i++)
+        file_writer_abort(&job->writer[i]);
+    free(job->writer);
+    free(job->shard);
+    free(job->item);
     return rc;
+}
+
+int safetensors_write(const char *folder, const struct safetensors_item *items, int64_t n, enum dtype dtype,
+                      int64_t shard_bytes, const struct json *metadata, struct error *err) {
+    struct write_job job = {.folder = folder, .n = n, .dtype = dtype, .metadata = metadata};
+    return write_all(&job, items, shard_bytes, err);
+}
+
+int safetensors_write_file(const char *path, const struct safetensors_item *items, int64_t n, enum dtype dtype, const struct json *metadata,
+                           struct error *err) {
+    struct write_job job = {.path = path, .n = n, .dtype = dtype, .metadata = metadata};
+    return write_all(&job, items, 0, err);
 }

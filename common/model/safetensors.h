@@ -55,5 +55,8 @@ struct safetensors_item {
 // earlier save left under other names is removed. A value that F16 cannot hold is an error naming the tensor.
 int safetensors_write(const char *folder, const struct safetensors_item *items, int64_t n, enum dtype dtype,
                       int64_t shard_bytes, const struct json *metadata, struct error *err);
+// The same as one file of any name, for tensors that are no model.
+int safetensors_write_file(const char *path, const struct safetensors_item *items, int64_t n, enum dtype dtype, const struct json *metadata,
+                           struct error *err);
 
 #endif

@@ -30,6 +30,34 @@ quiet "$PDQ" calibrate m --data text.txt -o m.imatrix --tokens 4096
 quiet "$PDQ" quantize m -o by-file.gguf --type Q4_K --method weighted --imatrix m.imatrix
 make_model other --dtype f32 --layers 1 --hidden 256 --heads 4 --kv-heads 2 --head-dim 64 --ffn 256 --vocab 300
 make_model wide --dtype f32 --layers 2 --hidden 512 --heads 4 --kv-heads 2 --head-dim 64 --ffn 256 --vocab 300
+# the same with ranges, means and Gram matrices: the same mean squares, so the same file; NumPy finds them consistent
+quiet "$PDQ" calibrate m --data text.txt -o m.safetensors --gram --tokens 4096
+quiet "$PDQ" quantize m -o by-statistics.gguf --type Q4_K --method weighted --imatrix m.safetensors
+[ "$(kld by-file.gguf)" = "$(kld by-statistics.gguf)" ] || fail "importance from a safetensors file gives another model"
+/usr/bin/python3 - <<'PYTHON' || fail "statistics of inputs"
+import json, struct, sys
+try:
+    import numpy as np
+except ImportError:
+    sys.exit(0)
+raw = open("m.safetensors", "rb").read()
+n = struct.unpack("<Q", raw[:8])[0]
+head = json.loads(raw[8:8 + n])
+assert head.pop("__metadata__")["tokens"] == "4096"
+t = {k: np.frombuffer(raw[8 + n:][v["data_offsets"][0]:v["data_offsets"][1]], "<f4").astype(float).reshape(v["shape"])
+     for k, v in head.items()}
+grams = [k[:-5] for k in t if k.endswith(".gram")]
+assert sorted(grams) == sorted(f"blk.{l}.{k}.weight" for l in (0, 1) for k in ("attn_q", "attn_output", "ffn_gate", "ffn_down")), grams
+for k in grams:
+    gram, square, mean, low, high = (t[f"{k}.{what}"] for what in ("gram", "mean_square", "mean", "low", "high"))
+    # one is summed in f32 over a batch of rows, the other in f64
+    assert np.allclose(np.diag(gram), square, rtol=1e-5) and (np.linalg.eigvalsh(gram - np.outer(mean, mean)) > -1e-5 * square.max()).all(), k
+    assert (low <= mean).all() and (mean <= high).all() and (square <= np.maximum(low**2, high**2) * (1 + 1e-6)).all(), k
+assert (t["blk.0.attn_k.weight.mean_square"] == t["blk.0.attn_q.weight.mean_square"]).all()
+PYTHON
+refused 2 'no room for it' "$PDQ" calibrate m --data text.txt -o g.imatrix --gram
+cp m/model.safetensors weights.safetensors
+refused 1 'holds no mean squares' "$PDQ" quantize m -o x.gguf --type Q4_K --method weighted --imatrix weights.safetensors
 refused 1 'm.imatrix: has an entry for blk.1.*another model' "$PDQ" quantize other -o x.gguf --type Q4_K --method weighted --imatrix m.imatrix
 refused 1 'm.imatrix: has 256 values for blk.0.*rows have 512: an importance matrix of another model' \
     "$PDQ" quantize wide -o x.gguf --type Q4_K --method weighted --imatrix m.imatrix

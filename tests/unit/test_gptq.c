@@ -271,7 +271,10 @@ Test(calibrate, mean_squares_of_every_matrix_s_inputs)
     const struct walk_text t = {.data = &d, .seq_len = 32, .tokens = 256, .batch = 4, .seed = 3};
     static const char *const names[LAYER_INPUTS] = {"attn_k", "attn_output", "ffn_up", "ffn_down"};
     const int64_t C[LAYER_INPUTS] = {32, 32, 32, 40};
-    calibrate(&i, m, &t);
+    struct calibration_result seen;
+    calibrate(&seen, m, &t, 0);
+    calibration_importance(&seen, m, &i);
+    calibration_release(&seen);
     cr_expect_eq(i.n_entry, 2 * 7 + 1);
     cr_expect_eq(i.chunks, 8);
     for (int l = 0; l < 2; l++)
