@@ -213,6 +213,8 @@ static struct tensor *add_features(struct distillation *d, struct tape *tape, co
     return loss;
 }
 
+int distill_asks_teachers(const struct distill_options *o) { return o->alpha > 0 || o->features || o->hidden > 0; }
+
 static void teachers_forward(struct distillation *d, const struct forward *forward)
 {
     for (int i = 0; i < d->n_teacher; i++) {
@@ -235,9 +237,13 @@ static struct tensor *distill_loss(void *context, struct tape *tape, const struc
     const int shows = d->features.n > 0;
     struct forward student_forward = *forward;
     student_forward.taps = shows ? &d->student_shown.taps : NULL;
-    if (!forward->again) // what the teachers said is still there
+    if (!forward->again && distill_asks_teachers(d->options)) // again: what the teachers said is still there
         teachers_forward(d, forward);
     struct tensor *x = model_forward(d->student, tape, &student_forward);
+    if (!distill_asks_teachers(d->options)) {
+        struct head_spec alone = {.targets = targets, .bias = model_head_bias(d->student), .weight = weight};
+        return answers_loss(&d->answers, d->options, d->student, tape, &student_forward, x, &alone, step, parts);
+    }
     struct head_teacher further[TEACHERS_MOST];
     for (int i = 1; i < d->n_teacher; i++) {
         const struct teacher *t = &d->teacher[i];

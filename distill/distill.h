@@ -48,6 +48,8 @@ int distill_check(const struct distill_options *o, const struct config *student,
 // pass keep for them. For options that distill_check found fine.
 int64_t distill_feature_bytes(const struct distill_options *o, const struct config *student, const struct config *const *teacher, int n,
                               int64_t rows, unsigned *shows);
+// Does any loss of these options ask the teachers? With alpha 0 and no features, a control on the text alone, they do not run.
+int distill_asks_teachers(const struct distill_options *o);
 // Fills the trainer's loss and context and runs it. Everything else in t is the caller's.
 int distill_run(struct trainer *t, struct model *const *teacher, int n, const struct distill_options *o, struct train_result *r,
                 struct error *err);

@@ -112,10 +112,11 @@ static int forecast_answers(struct forecast *f, const struct distill_options *o,
 static void forecast_cost(struct forecast *f, const struct distill_options *o, const struct shapes *s, int has_teacher) {
     const int64_t seq_len = f->recipe->data.seq_len, steps = train_steps(&o->train, seq_len), rows = o->train.batch * seq_len;
     unsigned shows[TEACHERS_MOST];
-    struct step_cost cost = step_cost(&f->out, has_teacher ? s->teacher[0] : NULL, &o->train, seq_len);
+    const int asks = distill_asks_teachers(o);
+    struct step_cost cost = step_cost(&f->out, has_teacher && asks ? s->teacher[0] : NULL, &o->train, seq_len);
     int64_t weights = 0, shown = distill_feature_bytes(o, &f->out, s->teacher, s->n, rows, shows);
     for (int i = 0; i < s->n; i++) {
-        if (i)
+        if (i && asks)
             step_cost_add_teacher(&cost, &f->out, s->teacher[i], &o->train, seq_len);
         weights += 4 * config_parameters(s->teacher[i]);
         shown += shown_memory(s->teacher[i], rows, shows[i]);

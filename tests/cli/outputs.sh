@@ -34,6 +34,8 @@ for r in rows.values():
 assert abs(rows["Q4_0"]["ppl_ratio"] - rows["Q4_0"]["ppl"] / rows["parent"]["ppl"]) < 1e-9
 PYTHON
 grep -q '<h2>Weights in the file: Q4_0' t-run/report.html || fail "no weight errors on the page"
+quiet "$PDQ" distill p --teacher m --alpha 0 -o alone --data text.txt --seq-len 32 --steps 2 --batch 2
+"$PDQ" inspect alone --against t --json | grep '"relative_error"' | grep -vq '"relative_error": *0,*$' && fail "alpha 0 is not training on the text alone"
 quiet "$PDQ" train p -o fresh --shape m --data text.txt --seq-len 32 --steps 2 --batch 2
 "$PDQ" inspect fresh | grep -q 'FFN 128' || fail "train --shape"
 refused 1 'recipes are for pdq run' "$PDQ" train t.json -o u --data text.txt --steps 2
