@@ -12,7 +12,7 @@
 // The factor makes a loss's gradient on the logits keep its size when T grows: that of kl, reverse_kl and js falls with 1/T^2, that of tv
 // with 1/T (it is no square).
 //
-// To add one: a name below and in DIVERGENCE_NAMES, its power of T and its terms in divergence.c, its formula in test_ops.c.
+// To add one: a name below and in DIVERGENCE_NAMES, its power of T and its terms in divergence.c, its formula in test_ops_losses.c.
 #ifndef PDQ_DIVERGENCE_H
 #define PDQ_DIVERGENCE_H
 

@@ -11,7 +11,7 @@
 // uninitialised and says so (beta 0), so that no time goes into zeros; parameters' gradients always exist (beta 1).
 //
 // To add an op: write op_<name>.c with a static backward and the forward right below it, one prototype in ops.h, and
-// a test in tests/unit/test_ops.c (naive double loop, finite differences; PyTorch's gradients come from
+// a test in tests/unit/test_ops_*.c (naive double loop, finite differences; PyTorch's gradients come from
 // tests/ref/make_golden.py).
 #ifndef PDQ_TAPE_H
 #define PDQ_TAPE_H
