@@ -3,22 +3,14 @@
 #include <math.h>
 #include <string.h>
 
-#include "common/base/random.h"
 #include "quant/block_codes.h"
 #include "quant/calibrate.h"
 #include "quant/gptq.h"
+#include "tests/unit/rounding.h"
 #include "tests/unit/tiny.h"
 
 static const char *const coded[] = {"Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"};
 #define N_CODED (sizeof coded / sizeof *coded)
-
-static void fill(float *to, int64_t n, uint64_t seed)
-{
-    struct random r;
-    random_init(&r, seed, "gptq", 0);
-    for (int64_t i = 0; i < n; i++)
-        to[i] = (float)random_normal(&r);
-}
 
 // Levels go one way, every value of a block is one of them, and the codes put back give the same values.
 Test(gptq, codes_say_what_the_decoder_says)
@@ -129,22 +121,6 @@ static void naive(const struct block_format *f, const double *H, const int64_t *
     }
 }
 
-// Sums of x x^T over N correlated inputs, some columns larger than others.
-static void make_inputs(double *H, int N, int C, uint64_t seed)
-{
-    float *x = xmalloc((size_t)(N * C) * sizeof *x, "test");
-    fill(x, (int64_t)N * C, seed);
-    memset(H, 0, (size_t)(C * C) * sizeof *H);
-    for (int n = 0; n < N; n++)
-        for (int c = 0; c < C; c++)
-            x[n * C + c] = (x[n * C + c] + (c ? 0.8f * x[n * C + c - 1] : 0)) * (c % 7 == 3 ? 3 : 1);
-    for (int n = 0; n < N; n++)
-        for (int i = 0; i < C; i++)
-            for (int k = 0; k < C; k++)
-                H[i * C + k] += (double)x[n * C + i] * (double)x[n * C + k];
-    free(x);
-}
-
 static void damp(double *H, int C, double share)
 {
     double mean = 0;
@@ -154,6 +130,8 @@ static void damp(double *H, int C, double share)
         H[i * C + i] += share * mean;
 }
 
+// The searches for a block's scale sometimes have two answers that are all but equally good, and f32 and double then choose differently: in
+// 5 of 100 rows of Q4_1, in 1 of the others. These rows have none.
 Test(gptq, equals_the_naive_reference)
 {
     enum { C = 96, D = 5 };
@@ -190,18 +168,12 @@ Test(gptq, equals_the_naive_reference)
         }
 }
 
-// What the squared error of the outputs grows by.
-static double damage(const struct block_format *f, const float *W, const unsigned char *blocks, const double *H, int D, int C)
+static double damage_of(const struct block_format *f, const float *W, const unsigned char *blocks, const double *H, int D, int C)
 {
-    float row[C_MAX];
-    double sum = 0;
-    for (int d = 0; d < D; d++) {
-        f->decode(blocks + d * block_row_bytes(f, C), row, C);
-        for (int i = 0; i < C; i++)
-            for (int k = 0; k < C; k++)
-                sum += ((double)W[d * C + i] - (double)row[i]) * H[i * C + k] * ((double)W[d * C + k] - (double)row[k]);
-    }
-    return sum;
+    static float V[8 * C_MAX];
+    for (int d = 0; d < D; d++)
+        f->decode(blocks + d * block_row_bytes(f, C), V + d * C, C);
+    return damage(W, V, H, D, C);
 }
 
 Test(gptq, every_format_harms_the_outputs_less_than_rounding)
@@ -223,7 +195,7 @@ Test(gptq, every_format_harms_the_outputs_less_than_rounding)
                 f->encode(W + d * C, NULL, C, nearest + d * block_row_bytes(f, C));
             cr_assert_eq(gptq_factor_make(&g, H, C, f->elements, &o, "w", &err), 0, "%s", err.text);
             gptq_round(&g, f, &o, V, D, blocks);
-            const double with = damage(f, W, blocks, H, D, C), without = damage(f, W, nearest, H, D, C);
+            const double with = damage_of(f, W, blocks, H, D, C), without = damage_of(f, W, nearest, H, D, C);
             cr_expect_lt(with, 0.75 * without, "%s, %d refits: %g of %g", coded[k], refits, with, without);
             gptq_factor_release(&g);
         }

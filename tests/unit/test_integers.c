@@ -5,24 +5,16 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "common/base/random.h"
 #include "common/model/packed.h"
 #include "common/tensor/ops.h"
 #include "quant/int_matrix.h"
 #include "quant/observe.h"
 #include "quant/rescale.h"
+#include "tests/unit/rounding.h"
 #include "tests/unit/tiny.h"
 
 static const char *const names[] = {"W8A8", "W8A8_STATIC", "W8A16", "W4A16", "W4A16_ASYM", "GPTQ-4", "GPTQ-4_ASYM", "GPTQ-8"};
 #define N_NAMES (sizeof names / sizeof *names)
-
-static void fill(float *to, int64_t n, uint64_t seed)
-{
-    struct random r;
-    random_init(&r, seed, "integers", 0);
-    for (int64_t i = 0; i < n; i++)
-        to[i] = (float)random_normal(&r);
-}
 
 // Half a step, and what the scale lost to 8 or 11 bits; scales of zeros, and of groups all of one sign.
 Test(integers, values_lie_within_half_a_step)
@@ -51,33 +43,21 @@ Test(integers, values_lie_within_half_a_step)
 
 // Weighted scales lose less than those of the largest values, and GPTQ leaves smaller errors of outputs than rounding does, with groups in
 // the columns' order and in that of their inputs, and with a scale for a whole row.
-static double error_of(const struct int_matrix *m, const float *W, const double *H)
+static double damage_of(const struct int_matrix *m, const float *W, const double *H)
 {
-    double sum = 0;
-    float row[128];
-    for (int64_t d = 0; d < m->D; d++) {
-        int_matrix_row(m, d, row);
-        for (int64_t i = 0; i < m->C; i++)
-            for (int64_t k = 0; k < m->C; k++)
-                sum += (double)(row[i] - W[d * m->C + i]) * H[i * m->C + k] * (double)(row[k] - W[d * m->C + k]);
-    }
-    return sum;
+    static float V[8 * 128];
+    for (int64_t d = 0; d < m->D; d++)
+        int_matrix_row(m, d, V + d * m->C);
+    return damage(W, V, H, m->D, m->C);
 }
 
 Test(integers, methods_lose_less)
 {
     enum { D = 8, C = 128, N = 400 };
-    static float W[D * C], used[D * C], x[N * C];
+    static float W[D * C], used[D * C];
     static double H[C * C];
     fill(W, D * C, 2);
-    fill(x, N * C, 3);
-    for (int n = 0; n < N; n++)
-        for (int c = 1; c < C; c++)
-            x[n * C + c] = (0.8f * x[n * C + c - 1] + 0.6f * x[n * C + c]);
-    for (int n = 0; n < N; n++)
-        for (int i = 0; i < C; i++)
-            for (int k = 0; k < C; k++)
-                H[i * C + k] += (double)x[n * C + i] * (double)x[n * C + k] * (i % 9 ? 1 : 3) * (k % 9 ? 1 : 3);
+    make_inputs(H, N, C, 3);
     float weight[C];
     for (int c = 0; c < C; c++)
         weight[c] = (float)H[c * C + c];
@@ -94,8 +74,8 @@ Test(integers, methods_lose_less)
             int_matrix_round(&searched, W, weight);
             memcpy(used, W, sizeof used);
             cr_assert_eq(int_matrix_gptq(&better, used, H, &o, "w", &err), 0, "%s", err.text);
-            cr_expect_lt(error_of(&better, W, H), 0.8 * error_of(&m, W, H), "%s order %d", names[k], order);
-            cr_expect_lt(error_of(&searched, W, H), 1.02 * error_of(&m, W, H), "%s", names[k]); // H's products are not in the weights
+            cr_expect_lt(damage_of(&better, W, H), 0.8 * damage_of(&m, W, H), "%s order %d", names[k], order);
+            cr_expect_lt(damage_of(&searched, W, H), 1.02 * damage_of(&m, W, H), "%s", names[k]); // H's products are not in the weights
             cr_expect_eq(better.order != NULL, order && t->layout == PACKED_GPTQ, "%s", names[k]);
             int_matrix_release(&m);
             int_matrix_release(&searched);

@@ -3,18 +3,10 @@
 #include <math.h>
 #include <string.h>
 
-#include "common/base/random.h"
 #include "common/tensor/cholesky.h"
 #include "prune/sparse.h"
+#include "tests/unit/rounding.h"
 #include "tests/unit/tiny.h"
-
-static void fill(float *to, int64_t n, uint64_t seed)
-{
-    struct random r;
-    random_init(&r, seed, "sparse", 0);
-    for (int64_t i = 0; i < n; i++)
-        to[i] = (float)random_normal(&r);
-}
 
 static int score_named(const char *name)
 {
@@ -41,13 +33,8 @@ static int sparsify_with(struct model *m, const char *score, const char *pattern
 Test(sparse, cholesky_of_the_inverse)
 {
     enum { N = 9 };
-    float x[20 * N];
-    double A[N * N] = {0}, U[N * N];
-    fill(x, 20 * N, 1);
-    for (int i = 0; i < N; i++)
-        for (int k = 0; k < N; k++)
-            for (int n = 0; n < 20; n++)
-                A[i * N + k] += (double)x[n * N + i] * (double)x[n * N + k];
+    double A[N * N], U[N * N];
+    make_inputs(A, 20, N, 1);
     memcpy(U, A, sizeof A);
     cr_assert_eq(cholesky_of_inverse(U, N), 0);
     for (int i = 0; i < N; i++)
@@ -126,33 +113,15 @@ Test(sparse, the_smallest_go)
     model_free(whole);
 }
 
-// |X W^T - X W'^T|^2 from H.
-static double damage(const float *W, const float *V, const double *H, int D, int C)
-{
-    double sum = 0;
-    for (int d = 0; d < D; d++)
-        for (int i = 0; i < C; i++)
-            for (int k = 0; k < C; k++)
-                sum += ((double)W[d * C + i] - (double)V[d * C + i]) * H[i * C + k] * ((double)W[d * C + k] - (double)V[d * C + k]);
-    return sum;
-}
-
 // With one weight of a row to go, SparseGPT is OBS: the others move by -w_q / [H^-1]_qq times H^-1's column q, as far as they lie to
 // the right of it; and on any problem it harms the outputs less than zeroing alone.
 Test(sparse, sparsegpt_makes_up_for_what_goes)
 {
     enum { D = 6, C = 24, N = 100 };
-    static float X[N * C], W[D * C], V[D * C], Z[D * C];
+    static float W[D * C], V[D * C], Z[D * C];
     static double H[C * C];
-    fill(X, N * C, 2);
+    make_inputs(H, N, C, 2);
     fill(W, D * C, 3);
-    for (int n = 0; n < N; n++) // correlated inputs
-        for (int c = 1; c < C; c++)
-            X[n * C + c] += 0.8f * X[n * C + c - 1];
-    for (int i = 0; i < C; i++)
-        for (int k = 0; k < C; k++)
-            for (int n = 0; n < N; n++)
-                H[i * C + k] += (double)X[n * C + i] * (double)X[n * C + k];
     static const int patterns[3][2] = {{2, 4}, {4, 8}, {0, 0}};
     for (int p = 0; p < 3; p++) {
         struct error err;
