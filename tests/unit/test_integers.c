@@ -55,12 +55,12 @@ Test(integers, methods_lose_less)
 {
     enum { D = 8, C = 128, N = 400 };
     static float W[D * C], used[D * C];
-    static double H[C * C];
+    static double H[C * C], squares[C * C]; // what the search for scales is told: the diagonal alone
     fill(W, D * C, 2);
     make_inputs(H, N, C, 3);
     float weight[C];
     for (int c = 0; c < C; c++)
-        weight[c] = (float)H[c * C + c];
+        weight[c] = (float)(squares[c * C + c] = H[c * C + c]);
     for (size_t k = 0; k < N_NAMES; k++)
         for (int order = 0; order < 2; order++) {
             struct int_matrix m, searched, better;
@@ -75,7 +75,8 @@ Test(integers, methods_lose_less)
             memcpy(used, W, sizeof used);
             cr_assert_eq(int_matrix_gptq(&better, used, H, &o, "w", &err), 0, "%s", err.text);
             cr_expect_lt(damage_of(&better, W, H), 0.8 * damage_of(&m, W, H), "%s order %d", names[k], order);
-            cr_expect_lt(damage_of(&searched, W, H), 1.02 * damage_of(&m, W, H), "%s", names[k]); // H's products are not in the weights
+            // With 8 bits the largest value's scale may be the best there is; the f32 search may miss it by rounding.
+            cr_expect_leq(damage_of(&searched, W, squares), (t->bits == 8 ? 1 + 1e-5 : 0.99) * damage_of(&m, W, squares), "%s", names[k]);
             cr_expect_eq(better.order != NULL, order && t->layout == PACKED_GPTQ, "%s", names[k]);
             int_matrix_release(&m);
             int_matrix_release(&searched);
