@@ -103,10 +103,13 @@ static void print_missing_classes(const struct json *variant, FILE *to) {
 
 static void print_variants(const struct json *variants, const struct json *comparisons, FILE *to) {
     const int is_images = json_get(json_first(variants), "errors") != NULL;
-    fprintf(to, "%-20s %5s %9s %9s %9s  %s\n", "variant", "seeds", "params M", "loss", is_images ? "errors" : "ppl",
+    int width = 20;
+    for (const struct json *v = json_first(variants); v; v = json_next(v))
+        width = (int)strlen(json_string(json_get(v, "name"))) > width ? (int)strlen(json_string(json_get(v, "name"))) : width;
+    fprintf(to, "%-*s %5s %9s %9s %9s  %s\n", width, "variant", "seeds", "params M", "loss", is_images ? "errors" : "ppl",
             "loss by seed");
     for (const struct json *v = json_first(variants); v; v = json_next(v)) {
-        fprintf(to, "%-20s", json_string(json_get(v, "name")));
+        fprintf(to, "%-*s", width, json_string(json_get(v, "name")));
         fprintf(to, " %5ld", (long)json_count(json_get(v, "seeds")));
         print_cell(to, json_get(v, "parameters"), 9, 3, 1e-6);
         print_cell(to, json_get(v, "nll"), 9, 4, 1);
