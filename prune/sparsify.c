@@ -9,6 +9,7 @@
 #include "common/base/log.h"
 #include "common/base/progress.h"
 #include "common/base/random.h"
+#include "common/base/threads.h"
 #include "common/eval/layer_walk.h"
 #include "prune/score.h"
 #include "prune/sparse.h"
@@ -234,7 +235,7 @@ static int cut_layer(struct layer_walk *w, int64_t layer, const struct sparse_op
         moments_init(&s[layer_input_of(p)], tensor_columns(&p->t), sparse_score_table[o->score].needs == NEEDS_MOMENTS);
     }
     layer_walk_look(w, layer, wanted, see, s);
-    int rc = 0;
+    int rc = interrupt_check(err);
     for (int i = 0; i < m->n_parameter && rc == 0; i++) {
         struct parameter *p = &m->parameter[i];
         if (p->layer == layer && sparse_is_matrix(p))

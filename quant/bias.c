@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 
+#include "common/base/threads.h"
 #include "quant/overlay.h"
 
 struct means { // of one kind of input
@@ -77,7 +78,7 @@ struct model *correct_biases(const struct model *m, const struct walk_text *text
     struct layer_walk walk;
     int n = 0;
     layer_walk_begin(&walk, walked, text);
-    for (int l = 0; l < m->config.n_layer; l++) {
+    for (int l = 0; l < m->config.n_layer && !interrupted(); l++) {
         for (int kind = 0; kind < LAYER_INPUTS; kind++)
             n += correct_kind(changed, m, &walk, l, (enum layer_input)kind, o);
         layer_walk_advance(&walk, l);
@@ -87,6 +88,7 @@ struct model *correct_biases(const struct model *m, const struct walk_text *text
     if (n)
         return changed;
     model_free(changed);
-    error_set(err, "\"bias_correction\": no matrix of this %s model has a bias that could take it; leave it out", m->config.model_type);
+    if (interrupt_check(err) == 0)
+        error_set(err, "\"bias_correction\": no matrix of this %s model has a bias that could take it; leave it out", m->config.model_type);
     return NULL;
 }

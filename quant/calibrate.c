@@ -10,6 +10,7 @@
 #include "common/base/arena.h"
 #include "common/base/json.h"
 #include "common/base/progress.h"
+#include "common/base/threads.h"
 #include "common/model/safetensors.h"
 #include "common/tensor/vecmath.h"
 
@@ -98,7 +99,7 @@ void calibrate(struct calibration_result *c, struct model *m, const struct walk_
     int32_t *ids = xmalloc((size_t)(2 * rows) * sizeof *ids, "calibration");
     tape_init(&tape, text->precision);
     progress_begin(&progress, "calibrate", "tokens", batches * rows, 0);
-    for (int64_t b = 0; b < batches; b++) {
+    for (int64_t b = 0; b < batches && (b == 0 || !interrupted()); b++) {
         dataset_batch(text->data, text->seq_len, text->seed, b * text->batch, text->batch, ids, ids + rows);
         run_batch(&p, m, &tape, text, ids);
         progress_update(&progress, (b + 1) * rows, "mean squares");

@@ -17,6 +17,7 @@ struct calibration_result { // lifetime: the caller's
     struct input_statistics *layer, head; // [n_layer][LAYER_INPUTS]; of the output head
     int64_t n_layer, windows;
 };
+// Ends after a batch where the user asked to stop: before the result is used, interrupt_check.
 // with_gram: x x^T too, 8 C^2 bytes for each input of each layer. In memory besides is one batch.
 void calibrate(struct calibration_result *c, struct model *m, const struct walk_text *text, int with_gram);
 void calibration_release(struct calibration_result *c); // fine on a zeroed one

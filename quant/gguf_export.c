@@ -10,6 +10,7 @@
 
 #include "common/base/log.h"
 #include "common/base/progress.h"
+#include "common/base/threads.h"
 #include "quant/gguf_rows.h"
 
 #define PIECE_BYTES ((int64_t)4 << 20) // of f32 values encoded before they are written
@@ -66,6 +67,7 @@ static int write_matrix(struct gguf_plan *plan, const struct gguf_plan_tensor *t
                         struct progress *progress, struct error *err)
 {
     const unsigned char *blocks = NULL;
+    TRY(interrupt_check(err));
     if (encoder)
         TRY(encoder->tensor(encoder->context, plan, t, &blocks, err));
     if (!blocks)

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "common/base/log.h"
+#include "common/base/threads.h"
 #include "quant/block_codes.h"
 
 // Can the tensor be rounded in this way? A matrix of a layer that the model has, into blocks.
@@ -95,7 +96,9 @@ static int round_group(struct gptq_model *g, enum layer_input kind, struct error
             moments_init(&s, tensor_columns(&t->source[0]->t), 1);
             layer_walk_look(&g->walk, g->layer, 1U << kind, see, &s);
         }
-        rc = round_tensor(g, t, &s, &factor, err);
+        rc = interrupt_check(err);
+        if (rc == 0)
+            rc = round_tensor(g, t, &s, &factor, err);
     }
     gptq_factor_release(&factor);
     moments_release(&s);

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/base/threads.h"
 #include "common/model/save.h"
 #include "quant/gguf_names.h"
 #include "quant/int_matrix.h"
@@ -60,6 +61,7 @@ static void show(struct writer *w, const struct parameter *p, const struct int_m
 static int round_parameter(struct writer *w, int i, const struct moments *s, struct error *err)
 {
     const struct parameter *p = &w->m->parameter[i];
+    TRY(interrupt_check(err));
     struct int_matrix q;
     float *W = read_matrix(p);
     int rc = 0;
@@ -159,6 +161,7 @@ static int save(struct writer *w, const char *folder, struct error *err)
 
 static int check_inputs(const struct writer *w, struct error *err)
 {
+    TRY(interrupt_check(err));
     for (int64_t i = 0; w->input_scale && i < w->m->config.n_layer * LAYER_INPUTS; i++)
         if (!isfinite(w->input_scale[i]))
             return error_set(err, "layer %" PRId64 ": what its matrices read is not finite: the model is broken", i / LAYER_INPUTS);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/base/threads.h"
 #include "common/tensor/vecmath.h"
 #include "quant/overlay.h"
 
@@ -149,7 +150,7 @@ float *observe_inputs(const struct model *m, const struct walk_text *text, const
     struct model *same = overlay_new(m);
     struct layer_walk walk;
     layer_walk_begin(&walk, same, text);
-    for (int64_t l = 0; l < L; l++) {
+    for (int64_t l = 0; l < L && !interrupted(); l++) {
         struct watch w = {.of = h};
         memset(h, 0, LAYER_INPUTS * sizeof *h);
         for (w.counts = 0; w.counts < 2; w.counts++)

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "common/base/log.h"
+#include "common/base/threads.h"
 #include "common/tensor/gemm.h"
 #include "quant/int_matrix.h"
 #include "quant/overlay.h"
@@ -404,7 +405,7 @@ struct model *rescale(const struct model *m, const struct walk_text *text, const
     }
     r.m = overlay_new(m);
     layer_walk_begin(&r.walk, r.m, text);
-    for (r.layer = 0; r.layer < m->config.n_layer; r.layer++) {
+    for (r.layer = 0; r.layer < m->config.n_layer && !interrupted(); r.layer++) {
         for (size_t i = 0; i < sizeof sites / sizeof *sites; i++)
             rescale_site(&r, &sites[i]);
         for (size_t i = 0; i < sizeof sites / sizeof *sites && o->kind == RESCALE_AWQ && o->clip; i++)

@@ -37,7 +37,9 @@ static int write_calibration(const struct calibrate_options *o, struct model *m,
     struct calibration_result c;
     int rc;
     calibrate(&c, m, text, o->gram);
-    if (path_ends_with(o->output, ".safetensors")) {
+    if (interrupt_check(err) < 0) {
+        rc = -1;
+    } else if (path_ends_with(o->output, ".safetensors")) {
         rc = calibration_write(&c, m, o->data.item[0], o->output, err);
     } else {
         calibration_importance(&c, m, &importance);

@@ -8,6 +8,7 @@
 
 #include "common/base/file.h"
 #include "common/base/log.h"
+#include "common/base/threads.h"
 #include "quant/bias.h"
 #include "quant/calibrate.h"
 #include "quant/gptq_model.h"
@@ -315,6 +316,8 @@ static int by_method(struct job *j, struct error *err) {
         rc = apply(j, correct_biases, err);
     if (rc == 0)
         rc = take_importance(j, err);
+    if (rc == 0)
+        rc = interrupt_check(err);
     if (rc == 0)
         rc = write_model(j, err);
     while (j->n_changed > 0)

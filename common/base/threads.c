@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "common/base/error.h"
+
 void threads_set(int n) {
     const char *share = getenv("PDQ_THREADS"); // of a job among others: goes before what the user asked for all of them
     if (share && atoi(share) > 0)
@@ -40,3 +42,7 @@ void interrupt_catch(void) {
 }
 
 int interrupted(void) { return stop_asked; }
+
+int interrupt_check(struct error *err) {
+    return stop_asked ? error_set(err, "interrupted; what was going on is not kept; run the same command again") : 0;
+}

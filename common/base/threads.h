@@ -10,5 +10,7 @@ int thread_number(void); // of the calling thread in its parallel region, 0 .. t
 
 void interrupt_catch(void); // SIGINT and SIGTERM set a flag; a second one ends the program at once
 int interrupted(void);      // long loops look here, leave a snapshot and return an error
+struct error;
+int interrupt_check(struct error *err); // -1 with a message where the user asked to stop: for work of which nothing is kept
 
 #endif

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "common/base/error.h"
+#include "common/base/threads.h"
 #include "common/tensor/gemm.h"
 
 enum layer_input layer_input_of(const struct parameter *p)
@@ -43,7 +44,7 @@ void layer_walk_begin(struct layer_walk *w, struct model *m, const struct walk_t
     w->x = xmalloc((size_t)(w->batches * rows * D) * sizeof *w->x, "hidden states of the calibration text");
     int32_t *ids = xmalloc((size_t)(2 * rows) * sizeof *ids, "calibration");
     tape_init(&w->tape, text->precision);
-    for (int64_t b = 0; b < w->batches; b++) {
+    for (int64_t b = 0; b < w->batches && (b == 0 || !interrupted()); b++) {
         dataset_batch(text->data, text->seq_len, text->seed, b * text->batch, text->batch, ids, ids + rows);
         memcpy(w->x + b * rows * D, embed(w, ids), (size_t)(rows * D) * sizeof *w->x);
         tape_reset(&w->tape);
@@ -67,7 +68,7 @@ void layer_walk_look(struct layer_walk *w, int64_t layer, unsigned wanted, layer
     struct taps taps = {.attention_in = seen, .heads = seen + L, .ff_in = seen + 2 * L, .ff = seen + 3 * L};
     for (int kind = 0; kind < LAYER_INPUTS; kind++)
         taps.want |= wanted & 1U << kind ? tap[kind] : 0;
-    for (int64_t b = 0; b < w->batches; b++) {
+    for (int64_t b = 0; b < w->batches && (b == 0 || !interrupted()); b++) {
         run_batch(w, layer, b, &taps);
         for (int kind = 0; kind < LAYER_INPUTS; kind++)
             if (wanted & 1U << kind && seen[kind * L + layer])
@@ -80,7 +81,7 @@ void layer_walk_look(struct layer_walk *w, int64_t layer, unsigned wanted, layer
 void layer_walk_advance(struct layer_walk *w, int64_t layer)
 {
     const int64_t n = w->rows * w->m->config.hidden;
-    for (int64_t b = 0; b < w->batches; b++) {
+    for (int64_t b = 0; b < w->batches && (b == 0 || !interrupted()); b++) {
         memcpy(w->x + b * n, run_batch(w, layer, b, NULL)->data, (size_t)n * sizeof *w->x);
         tape_reset(&w->tape);
     }

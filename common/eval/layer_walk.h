@@ -30,6 +30,7 @@ struct layer_walk { // lifetime: the caller's
 typedef void layer_look(void *context, enum layer_input kind, const struct tensor *x); // [rows, C]: one batch
 
 // Embeds the text. Weights of m may change later, also in which tensors they lie.
+// All three end after a batch where the user asked to stop: before what they saw is used, interrupt_check.
 void layer_walk_begin(struct layer_walk *w, struct model *m, const struct walk_text *text);
 // Shows the inputs (bits 1 << enum layer_input) of a layer's matrices, batch after batch. A block that is not there shows nothing.
 void layer_walk_look(struct layer_walk *w, int64_t layer, unsigned wanted, layer_look *see, void *context);
