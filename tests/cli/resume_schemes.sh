@@ -29,7 +29,7 @@ rows=(
     "adversarial|{\"distill\": {$student, \"fgm\": 0.1, \"hide_tokens\": 0.1}}"
     "moving average|{\"distill\": {$student, \"ema\": 0.9, \"eval_every\": 4, \"keep_best\": true, \"freeze\": [\"*embed*\"], \"rates\": {\"*norm*\": 0.1}}}"
     "low-rank factors|{\"prune\": {\"ffn\": 0.5, \"score\": \"l1\"}}, {\"distill\": {$often, \"lora\": {\"rank\": 2}}}"
-    "learned projections|{\"distill\": {$student, \"features\": [{\"loss\": \"hidden_mse\"}, {\"loss\": \"fsp\"}, {\"loss\": \"attention_kl\", \"map\": [[0, 0]]}]}}"
+    "learned projections|{\"distill\": {$student, \"features\": [{\"loss\": \"hidden_mse\"}, {\"loss\": \"fsp\"}, {\"loss\": \"value_relation\"}]}}"
     "the encoder's scales|{\"distill\": {$often, \"quantize\": \"Q4_0\"}}"
     "learned scales|{\"distill\": {$often, \"quantize\": \"Q4_0\", \"quantize_scales\": \"learned\"}}"
 )
