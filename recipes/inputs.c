@@ -122,7 +122,6 @@ static int read_source(struct dataset *d, const struct recipe *r, const struct t
     return status;
 }
 
-
 const struct dataset *inputs_mixed(struct inputs *in, const struct recipe *r, const struct text_input *text, const struct json *mixture) {
     if (!mixture)
         return &text->data;

@@ -11,8 +11,8 @@ seq 300 | sed 's/^/The king of Israel reigned for so many years: /' > b.txt
 seq 40 | sed 's/$/ (noun) a thing with a number/' > c.txt
 for s in a b c; do tail -n 8 $s.txt > $s-held.txt; done
 
-sources='"sources": [{"name": "sheep", "train": "a.txt", "eval": "a-held.txt", "weight": 2},
-  {"name": "kings", "train": "b.txt", "eval": "b-held.txt", "weight": 1, "reference": 5.5},
+sources='"sources": [{"name": "sheep", "train": "a.txt", "eval": "a-held.txt", "weight": 2, "reference": 1},
+  {"name": "kings", "train": "b.txt", "eval": "b-held.txt", "weight": 1, "reference": 1.5},
   {"name": "words", "train": ["c.txt"], "eval": ["c-held.txt"], "weight": 1}]'
 data="\"data\": {$sources, \"seq_len\": 32, \"eval_tokens\": 300}"
 cat > r.json <<JSON
@@ -43,7 +43,7 @@ for other in two killed; do
 done
 [ ! -e differs ] || fail "files differ: $(cat differs)"
 
-# Weights by another program than pdq, from the losses in the log; and losses of the parent as references.
+# Weights by another program than pdq, from the losses in the log; the last source's reference is the parent's loss.
 python3 "$PDQ_SOURCE_DIR/tests/ref/reweight.py" alone || fail "weights"
 
 # One source is the text alone, and a run of it does not differ from data.train's.

@@ -1,5 +1,7 @@
 // Which source each window of a mixture comes from: in proportion after any number of draws, a function of the draw's number alone, also where the
 // weights change on the way; and the windows that a dataset of sources gives by it.
+#include <math.h>
+
 #include "common/base/random.h"
 #include "common/data/mixture.h"
 #include "tests/unit/tiny.h"

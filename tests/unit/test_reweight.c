@@ -1,4 +1,6 @@
 // Weights of sources by held-out losses, against Algorithm 1 of Xia et al. 2023 (Sheared LLaMA) in long double, and what a log gives back of them.
+#include <math.h>
+
 #include "common/base/random.h"
 #include "common/train/reweight.h"
 #include "tests/unit/tiny.h"
