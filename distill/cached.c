@@ -76,6 +76,9 @@ int distill_check_cached(const struct distill_options *o, const char *where, str
     if (o->teacher.count > 1)
         return error_set(err, "%s: \"teacher\" names %zu models, and a teacher cache holds the answers of one; leave one of the two out", where,
                          o->teacher.count);
+    if (o->train.reweight_every)
+        return error_set(err, "%s: \"reweight_every\" decides while training which windows come, and a teacher cache is made of those before; leave one of "
+                         "the two out", where);
     if (o->temperature_rule != TEMPERATURE_CONSTANT)
         return error_set(err, "%s: \"temperature_rule\" changes the temperature, and a teacher cache is made at one; expected \"constant\"",
                          where);

@@ -9,7 +9,7 @@
 //   footer   47 bytes: a stored member with "pdqcache", u64 offset of the index, u64 number of blocks
 //
 // The key is the window's number in the data, not its place in a run: where windows lie depends on the tokens and seq_len alone (dataset.h),
-// the seed only decides when each comes. So one file serves every seed, batch and number of passes, and holds only windows that some run
+// the seed and the weights of sources only decide when each comes. So one file serves every seed, batch and number of passes, and holds only windows that some run
 // wanted; a later run adds what it lacks. What decides the answers stands in the header, and a file where any of it differs is refused.
 //
 // It is written as FILE.part, to which whole blocks are added, and renamed when complete: a killed run goes on from there, and what it leaves

@@ -11,6 +11,7 @@
 #include "recipes/machine_cache.h"
 #include "recipes/rows.h"
 #include "recipes/shape.h"
+#include "recipes/sources.h"
 
 #define BASE_MEMORY ((int64_t)20 << 20) // the program and its libraries
 #define VOCAB_BYTES 256                 // of a tokenizer, for every token
@@ -147,6 +148,7 @@ void forecasts_release(struct forecasts *f) {
     for (int i = 0; i < f->n; i++) {
         config_release(&f->stage[i].in);
         config_release(&f->stage[i].out);
+        json_free(f->stage[i].mixture);
     }
     free(f->stage);
     *f = (struct forecasts){0};
@@ -178,7 +180,14 @@ static void print_loads(FILE *to, const struct forecast *s) {
     json_free(loads);
 }
 
-void forecasts_print(const struct forecasts *f, const struct recipe *r, FILE *to) {
+static void print_sources(FILE *to, const struct forecast *s, const struct dataset *text) {
+    char *words = sources_text(s, text);
+    if (words)
+        fprintf(to, "   %s\n", words);
+    free(words);
+}
+
+void forecasts_print(const struct forecasts *f, const struct recipe *r, const struct dataset *text, FILE *to) {
     struct rates rate = rates_get(r);
     double total = seconds(&f->measuring, rate);
     fprintf(to, "%s: the parent has ", r->name);
@@ -187,6 +196,7 @@ void forecasts_print(const struct forecasts *f, const struct recipe *r, FILE *to
         const struct forecast *s = &f->stage[i];
         const struct stage_type *type = r->stage[s->index].type;
         fprintf(to, "%d. %s: %s\n", s->index + 1, type->name, s->what);
+        print_sources(to, s, text);
         if (!type->keeps_model) {
             fprintf(to, "   gives %s", s->is_about ? "about " : "");
             print_shape(to, &s->out);
@@ -216,7 +226,7 @@ static struct json *measuring_json(const struct forecast *f, struct rates rate) 
     return o;
 }
 
-struct json *forecasts_json(const struct forecasts *f, const struct recipe *r) {
+struct json *forecasts_json(const struct forecasts *f, const struct recipe *r, const struct dataset *text) {
     struct rates rate = rates_get(r);
     double total = seconds(&f->measuring, rate);
     struct json *o = json_object(), *stages = json_array();
@@ -235,6 +245,9 @@ struct json *forecasts_json(const struct forecasts *f, const struct recipe *r) {
         json_set_number(one, "disk_bytes", (double)s->disk);
         json_set_number(one, "scratch_bytes", (double)s->scratch);
         json_set(one, "loads", loads_json(&s->out, leaves_gguf(s)));
+        struct json *sources = sources_json(s, text);
+        if (sources)
+            json_set(one, "sources", sources);
         json_push(stages, one);
         total += seconds(s, rate);
     }

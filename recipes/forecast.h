@@ -18,7 +18,8 @@ struct forecasts { // lifetime: one run
 // for a report.
 int forecasts_make(struct forecasts *f, const struct run *run, int measures, struct error *err);
 void forecasts_release(struct forecasts *f);
-void forecasts_print(const struct forecasts *f, const struct recipe *r, FILE *to);
-struct json *forecasts_json(const struct forecasts *f, const struct recipe *r);
+// text: what the recipe's stages learn from, as it was read.
+void forecasts_print(const struct forecasts *f, const struct recipe *r, const struct dataset *text, FILE *to);
+struct json *forecasts_json(const struct forecasts *f, const struct recipe *r, const struct dataset *text);
 
 #endif

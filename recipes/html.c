@@ -87,8 +87,16 @@ int plot_put(struct plot *p, FILE *page) {
     return start != NULL;
 }
 
-// Points of a run.jsonl: column `key` against tokens (held_out: against the last tokens seen). Returns how many.
-static int curve_points(FILE *s, char *log, const char *key) {
+static const struct json *item_at(const struct json *list, int index) {
+    const struct json *v = json_first(list);
+    while (v && index--)
+        v = json_next(v);
+    return v;
+}
+
+// Points of a run.jsonl: column `key`, of a list its item (-1: no list), against tokens (what comes between steps: against the last tokens seen).
+// Returns how many.
+static int curve_points(FILE *s, char *log, const char *key, int item) {
     int n = 0;
     double tokens = 0;
     struct error err;
@@ -97,7 +105,7 @@ static int curve_points(FILE *s, char *log, const char *key) {
         size_t len = next ? (size_t)(next - line) : strlen(line);
         next = next ? next + 1 : line + len;
         struct json *o = json_parse(line, len, "run.jsonl", 0, &err);
-        const struct json *v = json_get(o, key), *t = json_get(o, "tokens");
+        const struct json *v = item < 0 ? json_get(o, key) : item_at(json_get(o, key), item), *t = json_get(o, "tokens");
         tokens = t ? json_number(t) : tokens;
         if (v && json_kind(v) == JSON_NUMBER) {
             fprintf(s, "%.17g %.17g\n", tokens, json_number(v));
@@ -120,7 +128,7 @@ int plot_training(FILE *page, const char *title, const char *path) {
     int n[4], any = 0;
     for (int i = 0; i < 4; i++) {
         fprintf(p.script, "$d%d << EOD\n", i);
-        n[i] = curve_points(p.script, log, keys[i]);
+        n[i] = curve_points(p.script, log, keys[i], -1);
         fputs("EOD\n", p.script);
     }
     fputs("set xlabel 'tokens'\nset ylabel 'nats'\n", p.script);
@@ -133,6 +141,41 @@ int plot_training(FILE *page, const char *title, const char *path) {
     fputc('\n', p.script);
     free(log);
     if (any)
+        return plot_put(&p, page);
+    plot_drop(&p);
+    return -1;
+}
+
+// Text between gnuplot's single quotes.
+static void put_quoted(FILE *s, const char *text) {
+    fputc('\'', s);
+    for (; *text; text++)
+        fputs(*text == '\'' ? "''" : (char[]){*text, '\0'}, s);
+    fputc('\'', s);
+}
+
+int plot_weights(FILE *page, const char *title, const char *path, const struct json *sources) {
+    struct plot p;
+    struct error err;
+    char *log;
+    size_t log_len;
+    int n = 0, points = 0;
+    if (!json_count(sources) || file_read(path, &log, &log_len, &err) < 0)
+        return -1;
+    plot_begin(&p, title);
+    for (; n < json_count(sources); n++) {
+        fprintf(p.script, "$d%d << EOD\n", n);
+        points += curve_points(p.script, log, "source_weights", n);
+        fputs("EOD\n", p.script);
+    }
+    fputs("set xlabel 'tokens'\nset ylabel 'weight'\nset yrange [0:1]\n", p.script);
+    for (int i = 0; i < n; i++) {
+        fprintf(p.script, "%s $d%d using 1:2 with linespoints lw 1.5 pt 7 ps 0.4 title ", i ? ", \\\n" : "plot", i);
+        put_quoted(p.script, json_string(json_get(item_at(sources, i), "name")));
+    }
+    fputc('\n', p.script);
+    free(log);
+    if (points)
         return plot_put(&p, page);
     plot_drop(&p);
     return -1;

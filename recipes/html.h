@@ -24,5 +24,7 @@ int plot_put(struct plot *p, FILE *page);
 void plot_drop(struct plot *p); // instead of plot_put
 // Draws what a training logged (run.jsonl) as one plot: 1 drawn, 0 no gnuplot, -1 nothing to draw.
 int plot_training(FILE *page, const char *title, const char *path);
+// The same of the weights of sources, which `sources` names ({"name"} each); -1 also where they did not change.
+int plot_weights(FILE *page, const char *title, const char *path, const struct json *sources);
 
 #endif

@@ -1,6 +1,7 @@
 // inputs.c: see inputs.h.
 #include "recipes/inputs.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,6 +11,7 @@
 #include "prune/prune.h"
 #include "recipes/sampled.h"
 #include "recipes/selected.h"
+#include "recipes/sources.h"
 #include "recipes/stage.h"
 
 // 1: the recipe's files for a text are there. 0: none are named, or one is absent and drawing is allowed. -1: one is
@@ -35,10 +37,30 @@ static int files_exist(const struct recipe *r, const char *key, const struct opt
     return 1;
 }
 
+// The recipe's paths of a list of files; the caller frees with free_paths.
+static char **make_paths(const struct recipe *r, const struct option_list *files) {
+    char **paths = xcalloc(files->count + 1, sizeof *paths, "paths");
+    for (size_t i = 0; i < files->count; i++)
+        paths[i] = recipe_path(r, files->item[i]);
+    return paths;
+}
+
+static void free_paths(char **paths) {
+    for (size_t i = 0; paths[i]; i++)
+        free(paths[i]);
+    free(paths);
+}
+
 static void hash_tokens(struct text_input *t) {
     struct hasher *h = hasher_new();
-    hasher_add(h, t->data.token, (size_t)t->data.n_token * sizeof *t->data.token);
-    hasher_add(h, t->data.answer, (size_t)t->data.n_question * sizeof *t->data.answer);
+    dataset_hash_windows(&t->data, h);
+    hasher_end(h, t->windows);
+    memcpy(t->hash, t->windows, HASH_TEXT);
+    if (!t->data.n_source)
+        return;
+    h = hasher_new();
+    hasher_add_text(h, t->windows);
+    hasher_add(h, mixture_weights(&t->data.mixture), (size_t)t->data.n_source * sizeof(double));
     hasher_end(h, t->hash);
 }
 
@@ -72,20 +94,79 @@ static int read_eval(struct text_input *t, const struct recipe *r, const struct 
 
 static int read_files(struct text_input *t, const struct recipe *r, const struct tokenizer *tokenizer,
                       const struct option_list *files, int is_eval, struct error *err) {
-    char **paths = xcalloc(files->count, sizeof *paths, "paths");
-    for (size_t i = 0; i < files->count; i++)
-        paths[i] = recipe_path(r, files->item[i]);
+    char **paths = make_paths(r, files);
     int result = is_eval
                      ? read_eval(t, r, tokenizer, paths, files->count, err)
                      : dataset_read(&t->data, tokenizer, (const char *const *)paths, files->count, "data.train", err);
-    for (size_t i = 0; i < files->count; i++)
-        free(paths[i]);
-    free(paths);
+    free_paths(paths);
     if (result == 0)
         result = dataset_fits(&t->data, r->data.seq_len, is_eval ? "data.eval" : "data.train", err);
     if (result == 0)
         hash_tokens(t);
     return result;
+}
+
+// The train text of source k behind those before it.
+static int read_source(struct dataset *d, const struct recipe *r, const struct tokenizer *t, int k, struct error *err) {
+    const struct option_list *files = &r->data.source[k].train;
+    char **paths = make_paths(r, files), *where = xasprintf("%s: data.sources[%d].train", r->where, k);
+    struct dataset one = {0};
+    int status = dataset_read(&one, t, (const char *const *)paths, files->count, where, err);
+    if (status == 0)
+        status = dataset_fits(&one, r->data.seq_len, where, err);
+    if (status == 0)
+        status = dataset_add_source(d, &one, where, err);
+    dataset_release(&one);
+    free(where);
+    free_paths(paths);
+    return status;
+}
+
+const struct dataset *inputs_mixed(struct inputs *in, const struct recipe *r, const struct text_input *text, const struct json *mixture) {
+    if (!mixture)
+        return &text->data;
+    dataset_drop_view(&in->mixed);
+    dataset_view(&in->mixed, &text->data);
+    sources_mix(&r->data, mixture, &in->mixed);
+    return &in->mixed;
+}
+
+static int read_sources(struct inputs *in, const struct recipe *r, const struct tokenizer *t, struct error *err) {
+    for (int k = 0; k < r->data.n_source; k++)
+        TRY(read_source(&in->train.data, r, t, k, err));
+    sources_mix(&r->data, NULL, &in->train.data);
+    hash_tokens(&in->train);
+    return 0;
+}
+
+// Held-out text of each source by itself, and what decides a change of weights beside it: into the hash of the evaluation.
+static int read_source_evals(struct inputs *in, const struct recipe *r, const struct tokenizer *t, struct error *err) {
+    const int n = r->data.n_source;
+    struct hasher *h = hasher_new();
+    int status = 0;
+    hasher_add_text(h, in->eval.hash);
+    in->source_eval = xcalloc((size_t)n, sizeof *in->source_eval, "held-out texts");
+    in->reference = xcalloc((size_t)n, sizeof *in->reference, "losses of sources");
+    in->n_source = n;
+    for (int k = 0; k < n && status == 0; k++) {
+        const struct source *s = &r->data.source[k];
+        struct dataset *d = &in->source_eval[k];
+        char **paths = make_paths(r, &s->eval), *where = xasprintf("%s: data.sources[%d].eval", r->where, k);
+        if (s->eval.count)
+            status = eval_stream(d, t, EVAL_WINDOWS, (const char *const *)paths, s->eval.count, err);
+        if (status < 0)
+            error_prefix(err, "%s", where);
+        else
+            status = dataset_fits(d, r->data.seq_len, where, err);
+        in->reference[k] = s->has_reference ? s->reference : (double)NAN;
+        hasher_add_text(h, s->name);
+        hasher_add(h, &in->reference[k], sizeof in->reference[k]);
+        dataset_hash_windows(d, h);
+        free(where);
+        free_paths(paths);
+    }
+    hasher_end(h, in->eval.hash);
+    return status;
 }
 
 // Draws documents from the parent, or takes them from an earlier run of the same drawing.
@@ -136,6 +217,7 @@ int inputs_take_sampled(struct inputs *in, const struct tokenizer *t, const char
     if (status == 0) {
         in->sampled_from = xstrdup(folder);
         memcpy(in->sampled.hash, hash, HASH_TEXT);
+        memcpy(in->sampled.windows, hash, HASH_TEXT);
     }
     free(path);
     return status;
@@ -144,30 +226,38 @@ int inputs_take_sampled(struct inputs *in, const struct tokenizer *t, const char
 int inputs_open(struct inputs *in, const struct recipe *r, const struct tokenizer *t, int need_train,
                 struct error *err) {
     memset(in, 0, sizeof *in);
-    int train_files = need_train ? files_exist(r, "train", &r->data.train, err) : 0;
+    const int is_mixed = need_train && r->data.n_source > 0;
+    int train_files = need_train && !is_mixed ? files_exist(r, "train", &r->data.train, err) : 0;
     if (train_files < 0)
         return -1;
-    if (need_train && !train_files && !r->data.sample)
+    if (need_train && !train_files && !is_mixed && !r->data.sample)
         return error_set(err,
-                         "%s: a stage learns from text, but \"data\" has none: give \"train\" (files) or \"sample\"",
+                         "%s: a stage learns from text, but \"data\" has none: give \"train\" (files), \"sources\" or \"sample\"",
                          r->where);
     int eval_files = files_exist(r, "eval", &r->data.eval, err);
     if (eval_files < 0)
         return -1;
-    in->draw_train = need_train && !train_files;
+    in->draw_train = need_train && !train_files && !is_mixed;
     in->draw_eval = !eval_files && r->data.sample;
     if ((train_files && read_files(&in->train, r, t, &r->data.train, 0, err) < 0) ||
-        (eval_files && read_files(&in->eval, r, t, &r->data.eval, 1, err) < 0)) {
+        (is_mixed && read_sources(in, r, t, err) < 0) || (eval_files && read_files(&in->eval, r, t, &r->data.eval, 1, err) < 0) ||
+        (r->data.n_source && read_source_evals(in, r, t, err) < 0)) {
         inputs_release(in);
         return -1;
     }
     return 0;
 }
 
+static int no_sources(const struct recipe *r, const struct config *c, struct error *err) {
+    return r->data.n_source ? error_set(err, "%s: data.sources: texts that predict the next token are mixed; a %s model learns from other examples: give "
+                                        "\"train\"", r->where, c->model_type) : 0;
+}
+
 #define DEFAULT_IMAGES "/usr/share/datasets/fashion-mnist" // where Debian's package dataset-fashion-mnist puts them
 
 int inputs_open_images(struct inputs *in, const struct recipe *r, const struct config *c, struct error *err) {
     memset(in, 0, sizeof *in);
+    TRY(no_sources(r, c, err));
     char *folder = r->data.images ? recipe_path(r, r->data.images) : xstrdup(DEFAULT_IMAGES);
     int status = image_data_read(&in->images, folder, r->data.validation, (uint64_t)r->seed, err);
     if (status < 0 && !r->data.images)
@@ -196,16 +286,12 @@ static int read_examples(struct examples *e, struct span_texts *texts, const str
     const struct config *c = &model->model->config;
     const struct example_classes classes = {c->n_label, json_get(c->source, "id2label")};
     const struct example_columns columns = {text_column(r), r->data.pair, r->data.label ? r->data.label : "label"};
-    char **paths = xcalloc(files->count + 1, sizeof *paths, "paths");
-    for (size_t i = 0; i < files->count; i++)
-        paths[i] = recipe_path(r, files->item[i]);
+    char **paths = make_paths(r, files);
     const char *const *named = (const char *const *)paths;
     int status = c->head == HEAD_SPANS
                      ? spans_read(e, texts, model->tokenizer, named, files->count, r->data.seq_len, r->data.stride, where, err)
                      : examples_read(e, model->tokenizer, &classes, named, files->count, &columns, r->data.seq_len, where, err);
-    for (size_t i = 0; i < files->count; i++)
-        free(paths[i]);
-    free(paths);
+    free_paths(paths);
     if (status == 0 && e->n_cut)
         log_info("%s: %ld of %ld examples are longer than %ld tokens and were cut (data.seq_len)", where, (long)e->n_cut, (long)e->n,
                  (long)r->data.seq_len);
@@ -215,13 +301,9 @@ static int read_examples(struct examples *e, struct span_texts *texts, const str
 // Unlabelled sequences from these files, as long as the recipe's.
 static int read_words(struct examples *e, const struct recipe *r, const struct opened *model, const struct option_list *files, const char *where,
                       struct error *err) {
-    char **paths = xcalloc(files->count + 1, sizeof *paths, "paths");
-    for (size_t i = 0; i < files->count; i++)
-        paths[i] = recipe_path(r, files->item[i]);
+    char **paths = make_paths(r, files);
     int status = examples_read_unlabelled(e, model->tokenizer, (const char *const *)paths, files->count, text_column(r), r->data.seq_len, where, err);
-    for (size_t i = 0; i < files->count; i++)
-        free(paths[i]);
-    free(paths);
+    free_paths(paths);
     return status;
 }
 
@@ -238,6 +320,7 @@ int inputs_open_examples(struct inputs *in, const struct recipe *r, const struct
     const int is_masked = model->model->config.head == HEAD_MASKED;
     const struct option_list *unlabelled = is_masked ? &r->data.train : &r->data.unlabelled;
     memset(in, 0, sizeof *in);
+    TRY(no_sources(r, &model->model->config, err));
     if (need_train && !r->data.train.count)
         return error_set(err, "%s: a stage learns from examples, but \"data\" has none: give \"train\" (%s)", r->where,
                          model->model->config.head == HEAD_SPANS ? "SQuAD's .json, or .jsonl" : ".tsv, .csv or .jsonl");
@@ -295,6 +378,11 @@ void inputs_release(struct inputs *in) {
     dataset_release(&in->train.data);
     dataset_release(&in->eval.data);
     dataset_release(&in->sampled.data);
+    dataset_drop_view(&in->mixed);
+    for (int k = 0; k < in->n_source; k++)
+        dataset_release(&in->source_eval[k]);
+    free(in->source_eval);
+    free(in->reference);
     free(in->sampled_from);
     image_data_release(&in->images);
     images_release(&in->partial);

@@ -12,7 +12,8 @@
 
 struct text_input {
     struct dataset data;  // n_token 0: there is none
-    char hash[HASH_TEXT]; // of the tokens
+    char hash[HASH_TEXT];    // of all that decides what is learned from it
+    char windows[HASH_TEXT]; // of what its windows hold (dataset_hash_windows), not of when each comes
     int sampled;          // drawn from the parent
 };
 struct inputs { // lifetime: one run
@@ -27,6 +28,10 @@ struct inputs { // lifetime: one run
     int has_images; // and then there is no text; train.hash and eval.hash are theirs
     struct text_input sampled; // what a sample stage drew, while stages after it run
     char *sampled_from;        // its folder; NULL: none yet
+    struct dataset *source_eval; // [n_source] held-out text of each; n_token 0: it has none. NULL: no sources
+    double *reference;           // [n_source] losses on it to come down to; NaN: not measured yet
+    int n_source;
+    struct dataset mixed;        // the train text by other weights, where a stage wants that
     int draw_train, draw_eval; // files are absent and the recipe allows drawing
 };
 
@@ -43,6 +48,8 @@ int inputs_open_images(struct inputs *in, const struct recipe *r, const struct c
 // Examples instead of text, for an encoder. A classifier's are labelled, of a model that finds answers they are questions: data.train, of which data.validation are set aside, and data.eval;
 // data.unlabelled is for stages whose models learn masked words. Of a model of masked words all three are unlabelled.
 int inputs_open_examples(struct inputs *in, const struct recipe *r, const struct opened *model, int need_train, struct error *err);
+// Text to learn from by a training's "mixture" (NULL: by the sources' own weights); until the next call.
+const struct dataset *inputs_mixed(struct inputs *in, const struct recipe *r, const struct text_input *text, const struct json *mixture);
 // The training images, without those of one class (-1: with all).
 const struct images *inputs_images_without(struct inputs *in, int64_t label);
 void inputs_release(struct inputs *in);

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "common/base/file.h"
+#include "recipes/sources.h"
 #include "recipes/stage.h"
 
 #define DEFAULT_VALIDATION 5000
@@ -17,7 +18,7 @@ const struct option recipe_option_table[] = {
      "names the run and its files (default: the recipe file's name)"},
     {ROW("model", OPTION_STRING, model), NULL, 0, 0, NULL, "MODEL",
      "the parent: a Hugging Face folder or a .gguf file"},
-    {ROW("data", OPTION_JSON, data_json), NULL, 0, 0, NULL, NULL, "texts: train, eval, seq_len, eval_tokens, sample"},
+    {ROW("data", OPTION_JSON, data_json), NULL, 0, 0, NULL, NULL, "texts: train or sources, eval, seq_len, eval_tokens, sample"},
     {ROW("seed", OPTION_INT, seed), "1", 0, 1e15, NULL, "N", "decides all random choices"},
     {ROW("precision", OPTION_CHOICE, precision), "f32", 0, 0, "f32|bf16", NULL,
      "operands of products: f32 or bf16 (weights stay f32)"},
@@ -33,6 +34,8 @@ const struct option recipe_option_table[] = {
 const struct option data_option_table[] = {
     {ROW("train", OPTION_LIST, train), NULL, 0, 0, NULL, "FILE",
      "text to learn from: .txt or .jsonl, may be gzipped"},
+    {ROW("sources", OPTION_JSON, sources), NULL, 0, 0, NULL, NULL,
+     "instead of train: list of {name, train, eval, weight, reference}, texts that are mixed by weight"},
     {ROW("eval", OPTION_LIST, eval), NULL, 0, 0, NULL, "FILE", "held-out text to measure on"},
     {ROW("seq_len", OPTION_INT, seq_len), "0", 0, 1 << 20, NULL, "N",
      "tokens in a window; 0: the model's context, at most 256"},
@@ -109,6 +112,7 @@ struct json *recipe_json(const struct recipe *r, int absolute) {
         json_remove(data, "unlabelled");
     if (!r->data.stride)
         json_remove(data, "stride");
+    sources_tidy(&r->data, data);
     const char *const column[] = {"text", "pair", "label"};
     char *const given[] = {r->data.text, r->data.pair, r->data.label};
     for (int i = 0; i < 3; i++)
@@ -360,6 +364,8 @@ static int read_data(struct recipe *r, struct error *err) {
         result = options_read_json(sample_option_table, &r->sample, r->data.sample, place, err);
         free(place);
     }
+    if (result == 0)
+        result = sources_read(r, where, err);
     free(where);
     return result;
 }
@@ -452,6 +458,7 @@ void recipe_release(struct recipe *r) {
         }
     free(r->stage);
     options_release(sample_option_table, &r->sample);
+    sources_release(&r->data);
     options_release(data_option_table, &r->data);
     options_release(recipe_option_table, r);
     json_free(r->source);

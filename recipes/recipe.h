@@ -20,8 +20,19 @@ struct stage { // process lifetime, owned by the recipe
     void *options; // by type->table
 };
 
+struct source { // of text; owned by the recipe
+    char *name;
+    struct option_list train, eval;
+    double weight, reference; // reference: nats per token
+    int has_weight, has_reference;
+};
+
 struct data_options {
-    struct option_list train, eval, unlabelled;
+    struct option_list train, eval, unlabelled; // train: of sources all their files
+    struct json *sources;
+    struct source *source; // [n_source] read from it (sources.h)
+    int n_source;
+    int eval_of_sources; // eval is the sources' held-out files
     int64_t seq_len; // 0 until the runner knows the model
     int64_t eval_tokens;
     struct json *sample; // {"documents", "length"}; NULL: no sampling

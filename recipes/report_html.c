@@ -8,19 +8,21 @@
 #include "recipes/html.h"
 #include "recipes/lottery_report.h"
 
-static int put_curve(FILE *f, const char *out, const char *folder, const char *curve) {
-    char *inside = path_join(folder, curve), *path = path_join(out, inside);
+static int put_curve(FILE *f, const char *out, const char *folder, const char *curve, const struct json *sources) {
+    char *inside = path_join(folder, curve), *path = path_join(out, inside), *weights = xasprintf("weights of sources: %s", inside);
     int drawn = plot_training(f, inside, path);
+    plot_weights(f, weights, path, sources);
+    free(weights);
     free(inside);
     free(path);
     return drawn;
 }
 
-static int put_curves(FILE *f, const struct json *stages, const char *out) {
+static int put_curves(FILE *f, const struct json *stages, const char *out, const struct json *sources) {
     int missing = 0;
     for (const struct json *s = json_first(stages); s; s = json_next(s))
         for (const struct json *t = json_first(json_get(s, "trainings")); t; t = json_next(t))
-            if (put_curve(f, out, json_string(json_get(s, "folder")), json_string(json_get(t, "curve"))) == 0)
+            if (put_curve(f, out, json_string(json_get(s, "folder")), json_string(json_get(t, "curve")), sources) == 0)
                 missing = 1;
     return missing;
 }
@@ -123,6 +125,25 @@ static void put_rows(FILE *f, const struct json *rows, const struct json *speeds
                           : "</table>\n<p>Loss in nats per token on the held-out text, with its standard error; KLD and top-1 "
                             "agreement against the parent on the same tokens.</p>\n",
           f);
+}
+
+// The loss on each source's own held-out text.
+static void put_sources(FILE *f, const struct json *rows) {
+    const struct json *first = json_get(json_first(rows), "sources");
+    if (!first)
+        return;
+    fputs("<h2>Loss by source</h2><table><tr><th></th>", f);
+    for (const struct json *s = json_first(first); s; s = json_next(s))
+        html_text(f, "th", json_string(json_get(s, "name")));
+    fputs("</tr>\n", f);
+    for (const struct json *r = json_first(rows); r; r = json_next(r)) {
+        fputs("<tr>", f);
+        html_text(f, "th", json_string(json_get(r, "name")));
+        for (const struct json *s = json_first(json_get(r, "sources")); s; s = json_next(s))
+            html_number(f, json_get(s, "nll"), 4, 1);
+        fputs("</tr>\n", f);
+    }
+    fputs("</table>\n", f);
 }
 
 static void put_loads(FILE *f, const struct json *rows) {
@@ -278,12 +299,13 @@ static void put_page(FILE *f, const struct json *report, const char *out) {
             json_number(json_get(report, "seed")), json_string(json_get(report, "precision")));
     if (rows) {
         put_rows(f, rows, json_get(measured, "rows"));
+        put_sources(f, rows);
         if (json_get(report, "rounds"))
             missing |= !lottery_html(f, json_get(report, "rounds"));
         if (!of_images(rows))
             missing |= !put_trade(f, rows);
         fputs("<h2>Loss curves</h2>\n", f);
-        missing |= put_curves(f, json_get(report, "stages"), out);
+        missing |= put_curves(f, json_get(report, "stages"), out, json_get(json_get(json_get(report, "inputs"), "train"), "sources"));
         missing |= put_plans(f, json_get(report, "stages"), rows);
         put_similarity(f, rows);
         put_weight_errors(f, rows);

@@ -133,6 +133,29 @@ static int evaluate_row(struct run *run, const struct recipe *r, const struct ro
     return status;
 }
 
+// The loss on each source's own held-out text, where it has some: "sources".
+static int evaluate_sources(struct run *run, const struct recipe *r, struct opened *m, struct json *facts, struct error *err) {
+    struct json *list = json_array();
+    int status = 0;
+    for (int k = 0; k < run->inputs->n_source && status == 0; k++) {
+        double loss;
+        int64_t tokens;
+        if (!run->inputs->source_eval[k].n_token)
+            continue;
+        status = run_source_loss(run, r, m->model, k, &loss, &tokens, err);
+        struct json *o = json_object();
+        json_set_string(o, "name", r->data.source[k].name);
+        json_set_number(o, "tokens", (double)tokens);
+        json_set_number(o, "nll", loss);
+        json_push(list, o);
+    }
+    if (status == 0 && json_count(list))
+        json_set(facts, "sources", list);
+    else
+        json_free(list);
+    return status;
+}
+
 // The first tokens of the held-out text or examples; f points into what the caller frees. Returns how many positions count.
 static int64_t cka_batch(const struct run *run, int64_t seq_len, struct example_batch *b, struct forward *f, int32_t position[CKA_TOKENS]) {
     const struct dataset *text = &run->inputs->eval.data;
@@ -236,6 +259,7 @@ static int facts_make(struct run *run, const struct recipe *r, const struct row_
     json_set(facts, "loads", loads_json(c, m->is_gguf));
     add_weight_errors(s, m, facts);
     TRY(evaluate_row(run, r, s, m, facts, err));
+    TRY(evaluate_sources(run, r, m, facts, err));
     return cka_facts(run, r, s, m, facts, err);
 }
 

@@ -183,6 +183,26 @@ static struct json *text_json(const struct text_input *t, const struct option_li
     return o;
 }
 
+// Names, files, tokens and weights of the train text's sources.
+static struct json *train_json(const struct text_input *t, const struct data_options *d) {
+    struct json *o = text_json(t, &d->train), *list = json_array();
+    for (int k = 0; k < t->data.n_source; k++) {
+        struct json *one = json_object(), *files = json_array();
+        for (size_t i = 0; i < d->source[k].train.count; i++)
+            json_push(files, json_from_string(d->source[k].train.item[i]));
+        json_set_string(one, "name", d->source[k].name);
+        json_set(one, "files", files);
+        json_set_number(one, t->data.n_question ? "questions" : "tokens", (double)(t->data.source[k + 1] - t->data.source[k]));
+        json_set_number(one, "weight", mixture_weights(&t->data.mixture)[k]);
+        json_push(list, one);
+    }
+    if (t->data.n_source)
+        json_set(o, "sources", list);
+    else
+        json_free(list);
+    return o;
+}
+
 static struct json *images_json(const struct image_data *d, const struct data_options *o) {
     struct json *images = json_object();
     json_set_string(images, "folder", o->images ? o->images : "Debian's dataset-fashion-mnist");
@@ -220,7 +240,7 @@ static struct json *report_begin(const struct run *run) {
     json_set_string(model, "path", r->model);
     json_set_string(model, "hash", run->parent_hash);
     json_set(inputs, "model", model);
-    json_set(inputs, "train", text_json(&run->inputs->train, &r->data.train));
+    json_set(inputs, "train", train_json(&run->inputs->train, &r->data));
     json_set(inputs, "eval", text_json(&run->inputs->eval, &r->data.eval));
     if (run->inputs->has_images)
         json_set(inputs, "images", images_json(&run->inputs->images, &r->data));
@@ -308,12 +328,12 @@ static int run_variants(struct run *run, struct error *err) {
     return status;
 }
 
-static int print_forecast(const struct forecasts *f, const struct recipe *r, int as_json) {
+static int print_forecast(const struct forecasts *f, const struct recipe *r, const struct dataset *data, int as_json) {
     if (!as_json) {
-        forecasts_print(f, r, stdout);
+        forecasts_print(f, r, data, stdout);
         return 0;
     }
-    struct json *o = forecasts_json(f, r);
+    struct json *o = forecasts_json(f, r, data);
     char *text = json_text(o, 1);
     puts(text);
     free(text);
@@ -338,7 +358,7 @@ static int check_and_run(struct run *run, const struct runner_options *o, char *
                      ? inputs_open(run->inputs, r, run->parent.tokenizer, needs_text, err)
                      : inputs_open_images(run->inputs, r, &run->parent.model->config, err);
     if (status == 0 && o->dry_run)
-        status = o->grid ? sweep_forecast(run, o->grid, o->seeds, err) : r->variants ? 0 : print_forecast(&forecasts, r, o->json);
+        status = o->grid ? sweep_forecast(run, o->grid, o->seeds, err) : r->variants ? 0 : print_forecast(&forecasts, r, &run->inputs->train.data, o->json);
     if (status == 0 && r->variants)
         status = variants_forecast(run, output, err);
     forecasts_release(&forecasts);

@@ -4,6 +4,7 @@
 // again; then the product is renamed to OUTPUT and the rest removed. OUTPUT is there whole or not at all.
 #include "recipes/single.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,8 +21,10 @@ const struct option single_option_table[] = {
     OUTPUT_ROW("folder of the new model"),
     {"data", OPTION_LIST, AT(data), NULL, 0, 0, NULL, "FILE",
      "text to learn from: .txt or .jsonl, may be gzipped (may be repeated)"},
+    {"weights", OPTION_STRING, AT(weights), NULL, 0, 0, NULL, "W,W,...",
+     "mix the texts: how much comes from each --data, in that order (default: all are laid end to end)"},
     {"eval", OPTION_LIST, AT(eval), NULL, 0, 0, NULL, "FILE",
-     "held-out text, for --eval-every and --keep-best (may be repeated)"},
+     "held-out text, for --eval-every and --keep-best; one for each --data for --reweight-every (may be repeated)"},
     {"seq_len", OPTION_INT, AT(seq_len), "0", 0, 1 << 20, NULL, "N",
      "tokens in a window; 0: the model's context, at most 256"},
     {"eval_tokens", OPTION_INT, AT(eval_tokens), "50000", 1, 1e12, NULL, "N", "tokens of a held-out measurement"},
@@ -67,22 +70,63 @@ static void make_absolute(struct json *options) {
     }
 }
 
+// {"name", "train", "eval", "weight"} of each --data, named as it was given.
+static int add_sources(struct json *data, const struct single_options *s, struct error *err) {
+    struct json *list = json_array();
+    const char *at = s->weights;
+    int fine = 1;
+    for (size_t i = 0; i < s->data.count; i++) {
+        struct json *one = json_object();
+        char *train = path_absolute(s->data.item[i]), *eval = s->eval.count == s->data.count ? path_absolute(s->eval.item[i]) : NULL;
+        json_set_string(one, "name", s->data.item[i]);
+        json_set_string(one, "train", train);
+        if (eval)
+            json_set_string(one, "eval", eval);
+        if (s->weights) {
+            char *end = NULL;
+            const double weight = fine ? strtod(at, &end) : 0;
+            fine = fine && end > at && weight >= 0 && isfinite(weight) && *end == (i + 1 < s->data.count ? ',' : '\0');
+            json_set_number(one, "weight", weight);
+            at = fine ? end + 1 : at;
+        }
+        json_push(list, one);
+        free(train);
+        free(eval);
+    }
+    json_set(data, "sources", list);
+    return fine ? 0 : error_set(err, "--weights: found \"%s\", expected %zu numbers from 0 with commas between, one for each --data", s->weights, s->data.count);
+}
+
+static int add_texts(struct json *data, const struct single_options *s, const struct json *options, struct error *err) {
+    const int is_mixed = s->weights || json_get(options, "mixture") || json_number(json_get(options, "reweight_every")) > 0;
+    if (s->weights && !s->data.count)
+        return error_set(err, "--weights: weights of texts, and there are none; give --data");
+    if (is_mixed && s->data.count)
+        TRY(add_sources(data, s, err));
+    else
+        json_set(data, "train", list_json(&s->data));
+    if (!is_mixed || s->eval.count != s->data.count)
+        json_set(data, "eval", list_json(&s->eval));
+    json_set_number(data, "seq_len", (double)s->seq_len);
+    json_set_number(data, "eval_tokens", (double)s->eval_tokens);
+    return 0;
+}
+
+// NULL: what was given is wrong. The caller frees.
 static struct json *make_recipe(const struct call *call, const struct stage_type *type, const void *stage_options,
-                                const char *output) {
+                                const char *output, struct error *err) {
     const struct single_options *s = call->shared;
     struct json *o = json_object(), *data = json_object(), *stages = json_array(), *stage = json_object();
     char *model = path_absolute(call->words[0]), *name = output_name(output);
     json_set_string(o, "name", name);
     json_set_string(o, "model", model);
+    struct json *options = options_json(type->table, stage_options);
+    int status = 0;
     if (call->command->shared_table == single_option_table) {
-        json_set(data, "train", list_json(&s->data));
-        json_set(data, "eval", list_json(&s->eval));
-        json_set_number(data, "seq_len", (double)s->seq_len);
-        json_set_number(data, "eval_tokens", (double)s->eval_tokens);
+        status = add_texts(data, s, options, err);
         json_set_number(o, "seed", (double)s->seed);
         json_set_string(o, "precision", s->precision == PRECISION_BF16 ? "bf16" : "f32");
     }
-    struct json *options = options_json(type->table, stage_options);
     make_absolute(options);
     json_set(stage, type->name, options);
     json_push(stages, stage);
@@ -90,7 +134,10 @@ static struct json *make_recipe(const struct call *call, const struct stage_type
     json_set(o, "stages", stages);
     free(model);
     free(name);
-    return o;
+    if (status == 0)
+        return o;
+    json_free(o);
+    return NULL;
 }
 
 // What stands at the output may be replaced: a file, or a folder that holds a model and nothing that looks like more.
@@ -131,10 +178,10 @@ int single_run(const struct call *call, const struct stage_type *type, const voi
     size_t n = strlen(s->output);
     char *output = xasprintf("%.*s", (int)(n > 1 && s->output[n - 1] == '/' ? n - 1 : n), s->output);
     char *work = xasprintf("%s.run", output), *product = NULL;
-    struct json *o = make_recipe(call, type, stage_options, output);
+    struct json *o = make_recipe(call, type, stage_options, output, err);
     struct recipe recipe = {0};
     struct runner_options options = {.out = work, .force = s->force, .no_report = 1};
-    int status = check_output(output, s->force, err);
+    int status = o ? check_output(output, s->force, err) : -1;
     if (status == 0)
         status = recipe_from_json(&recipe, o, "options", ".", NULL, err);
     if (status == 0)

@@ -10,6 +10,7 @@ struct single_options { // begins with the common ones
     struct common_options common;
     char *output;
     struct option_list data, eval;
+    char *weights; // of the texts in `data`, numbers with commas between; NULL: these are laid end to end
     int64_t seq_len, eval_tokens, seed;
     int precision; // enum precision
     int force;

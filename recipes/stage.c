@@ -14,6 +14,7 @@
 #include "common/eval/evaluate_spans.h"
 #include "common/model/save.h"
 #include "recipes/inputs.h"
+#include "recipes/sources.h"
 
 const struct stage_type *const stage_types[] = {&stage_prune,    &stage_sparsify, &stage_distill, &stage_train,
                                                 &stage_lottery, &stage_quantize, &stage_export,   &stage_sample, &stage_select, NULL};
@@ -25,17 +26,25 @@ int forecast_from_parent(const struct forecast *f) {
     return 1;
 }
 
-int forecast_check_training(const struct forecast *f, const struct train_options *o, struct error *err) {
+int forecast_check_training(struct forecast *f, const struct train_options *o, struct error *err) {
     struct train_extent extent;
     char where[96];
     struct model *m = model_new(&f->out, 0);
     snprintf(where, sizeof where, "stages[%d].%s", f->index, f->recipe->stage[f->index].type->name);
     int status = train_check_model(o, m, where, &extent, err);
     model_free(m);
-    return status < 0 ? error_prefix(err, "%s", f->recipe->where) : 0;
+    if (status < 0)
+        return error_prefix(err, "%s", f->recipe->where);
+    TRY(sources_check(f, o, err));
+    f->draws = train_steps(o, f->recipe->data.seq_len) * o->batch * o->accumulate;
+    f->reweight_every = o->reweight_every;
+    json_free(f->mixture);
+    f->mixture = o->mixture ? json_copy(o->mixture) : NULL;
+    f->uses_parent |= sources_ask_parent(&f->recipe->data, o);
+    return 0;
 }
 
-int forecast_check_images(const struct forecast *f, const struct train_options *o, struct error *err) {
+int forecast_check_images(struct forecast *f, const struct train_options *o, struct error *err) {
     const struct config *c = &f->out;
     TRY(forecast_check_training(f, o, err));
     const int is_encoder = model_is_language(c) && !model_is_causal(c), drops_inputs = model_has_blocks(c) && o->dropout_input > 0;
@@ -253,6 +262,42 @@ static int held_out_loss(void *context, double best, double *loss, char note[HEL
     return 0;
 }
 
+int run_source_loss(struct run *run, const struct recipe *r, struct model *m, int k, double *loss, int64_t *tokens, struct error *err) {
+    const int64_t share = r->data.eval_tokens / r->data.n_source;
+    const struct eval_options options = {.protocol = EVAL_WINDOWS,
+                                         .seq_len = r->data.seq_len,
+                                         .tokens = share > 0 ? share : 1,
+                                         .precision = PRECISION_F32,
+                                         .quiet = 1};
+    struct eval_result result = {0};
+    TRY(evaluate(&result, m, NULL, &run->inputs->source_eval[k], run->parent.tokenizer, &options, err));
+    *loss = result.nll;
+    if (tokens)
+        *tokens = result.tokens;
+    eval_result_release(&result);
+    return 0;
+}
+
+// For the trainer: of sources that the training draws from. What the recipe's model's losses are is measured once in a run.
+static int source_losses(void *context, double *loss, double *reference, struct error *err) {
+    const struct held_out *h = context;
+    struct run *run = h->stage->run;
+    struct inputs *in = run->inputs;
+    for (int k = 0; k < in->n_source; k++) {
+        if (!in->source_eval[k].n_token) // its weight is 0
+            continue;
+        if (isnan(in->reference[k])) {
+            struct model *parent = run_parent(run, err);
+            if (!parent)
+                return -1;
+            TRY(run_source_loss(run, h->stage->recipe, parent, k, &in->reference[k], NULL, err));
+        }
+        reference[k] = in->reference[k];
+        TRY(run_source_loss(run, h->stage->recipe, h->model, k, &loss[k], NULL, err));
+    }
+    return 0;
+}
+
 int stage_after_sparsify(const struct recipe *r, int index) {
     for (int i = 0; i < index; i++)
         if (r->stage[i].type == &stage_sparsify)
@@ -282,7 +327,7 @@ void stage_trainer(const struct stage_run *s, struct trainer *t, struct model *m
     int has_eval = in->eval.data.n_token > 0 || (is_masked ? in->words_validation.n : in->validation.n) > 0 || (in->has_images && in->images.validation.n > 0);
     *held_out = (struct held_out){.stage = s, .model = m};
     *t = (struct trainer){.model = m,
-                          .data = &s->train->data,
+                          .data = inputs_mixed(s->run->inputs, s->recipe, s->train, options->mixture),
                           .images = in->has_images ? inputs_images_without(s->run->inputs, options->drop_class) : NULL,
                           .examples = !in->has_examples ? NULL : is_masked ? &in->words : &in->examples,
                           .seq_len = in->has_examples ? 1 : s->recipe->data.seq_len,
@@ -293,7 +338,9 @@ void stage_trainer(const struct stage_run *s, struct trainer *t, struct model *m
                           .folder = folder,
                           .identity = s->hash,
                           .held_out = has_eval ? held_out_loss : NULL,
-                          .held_out_context = held_out};
+                          .held_out_context = held_out,
+                          .source_losses = in->source_eval ? source_losses : NULL,
+                          .source_context = held_out};
 }
 
 #define SHIFT_STEP 0.25

@@ -60,14 +60,17 @@ struct forecast { // what a stage will do, need and leave
     int uses_parent;       // its weights are in memory from here on
     int64_t memory;        // bytes at the peak, beside the parent's weights
     int64_t disk, scratch; // bytes left behind; bytes more while it runs
+    // Of a stage that trains: windows that a training draws, and its weights of the sources (owned; NULL: their own).
+    int64_t draws, reweight_every;
+    struct json *mixture;
 };
 // Is the stage's input the recipe's model itself?
 int forecast_from_parent(const struct forecast *f);
 #define FORECAST_STREAM ((int64_t)16 << 20) // memory of what goes from file to file row by row: pieces of 4 MiB as f32, their blocks, mapped pages
-// Options of a training that name tensors, by the shape that is trained.
-int forecast_check_training(const struct forecast *f, const struct train_options *o, struct error *err);
+// Options of a training that name tensors, by the shape that is trained, and sources; notes what the training draws.
+int forecast_check_training(struct forecast *f, const struct train_options *o, struct error *err);
 // These, and options that are for classifiers alone (forecast_fresh comes first).
-int forecast_check_images(const struct forecast *f, const struct train_options *o, struct error *err);
+int forecast_check_images(struct forecast *f, const struct train_options *o, struct error *err);
 // A stage that begins with fresh weights of another folder's shape (NULL: it does not) leaves a model of that shape.
 int forecast_fresh(struct forecast *f, const char *shape, struct error *err);
 
@@ -139,6 +142,8 @@ struct held_out {
     const struct stage_run *stage;
     struct model *model;
 };
+// Loss (nats per token) on held-out text of the recipe's source k, which has some. tokens NULL: not wanted.
+int run_source_loss(struct run *run, const struct recipe *r, struct model *m, int k, double *loss, int64_t *tokens, struct error *err);
 // Loss (nats per token or image) on the held-out text, or on the validation or test images; accuracy in per cent, NaN for text.
 int stage_measure(const struct stage_run *s, struct model *m, int is_test, double *loss, double *accuracy, struct error *err);
 void stage_trainer(const struct stage_run *s, struct trainer *t, struct model *m, const struct train_options *options,

@@ -141,7 +141,7 @@ static int forecast_teaching(struct forecast *f, const struct distill_options *o
     f->disk = 4 * config_parameters(&f->out);
     TRY(forecast_answers(f, o, tokens, &has_teacher, err));
     forecast_cost(f, o, s, has_teacher);
-    f->uses_parent = !has_teachers(o) && !o->shape;
+    f->uses_parent |= !has_teachers(o) && !o->shape;
     f->scratch = snapshot_scratch(&f->out, &o->train);
     int n = snprintf(f->what, sizeof f->what, "learn from %s", has_teachers(o) ? o->teacher.item[0] : o->shape ? "the stage's input" : "the parent");
     for (size_t i = 1; i < o->teacher.count && n < (int)sizeof f->what; i++)

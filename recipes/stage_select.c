@@ -44,6 +44,9 @@ static const char *teacher_path(const struct stage *s, size_t i) {
 
 static int validate(struct recipe *r, int index, const char *where, struct error *err) {
     const struct select_options *o = r->stage[index].options;
+    if (r->data.n_source)
+        return error_set(err, "%s: it compares windows of one text, and data.sources are several, whose weights its choice would undo; give \"data\": "
+                         "{\"train\": [...]}", where);
     return o->reference ? 0 : error_set(err, "%s: \"reference\" is missing: the small model that the text is compared by", where);
 }
 

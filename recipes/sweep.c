@@ -18,6 +18,7 @@
 #include "common/base/timer.h"
 #include "common/eval/report.h"
 #include "recipes/forecast.h"
+#include "recipes/inputs.h"
 
 // ---- the points ----
 
@@ -136,7 +137,7 @@ static int look_at_point(const struct run *run, struct sweep *s, int64_t index, 
     one.recipe = &r;
     int status = forecasts_make(&f, &one, 1, err);
     if (status == 0) {
-        struct json *o = forecasts_json(&f, &r);
+        struct json *o = forecasts_json(&f, &r, &run->inputs->train.data);
         p->effective = effective_text(&r, &f);
         *seconds = json_number(json_get(o, "seconds"));
         json_free(o);

@@ -46,7 +46,7 @@ static int make_key(struct teacher_key *key, const struct stage_run *s, const st
                                 .temperature = o->temperature,
                                 .precision = gemm_precision(t->precision, &why)};
     hash_tokenizer(s->run->parent.tokenizer, key->tokenizer);
-    memcpy(key->data, s->train->hash, HASH_TEXT);
+    memcpy(key->data, s->train->windows, HASH_TEXT);
     return hash_teacher(s, o, key->teacher, err);
 }
 

@@ -19,6 +19,7 @@
 #include "common/eval/report.h"
 #include "common/eval/statistics.h"
 #include "recipes/forecast.h"
+#include "recipes/inputs.h"
 #include "recipes/rows.h"
 #include "recipes/runner.h"
 
@@ -132,13 +133,13 @@ static int forecast_variant(const struct run *run, int index, const struct json 
     if (status == 0)
         status = forecasts_make(&f, &one, 1, err);
     if (status == 0) {
-        struct json *j = forecasts_json(&f, &recipe);
+        struct json *j = forecasts_json(&f, &recipe, &run->inputs->train.data);
         json_set_string(j, "variant", v.name);
         json_set_number(j, "seeds", (double)n);
         json_push(list, j);
         if (print) {
             printf("variant %s, %ld seed%s; for each:\n", v.name, (long)n, n > 1 ? "s" : "");
-            forecasts_print(&f, &recipe, stdout);
+            forecasts_print(&f, &recipe, &run->inputs->train.data, stdout);
         }
         forecasts_release(&f);
     }

@@ -137,6 +137,43 @@ int dataset_append(struct dataset *d, struct dataset *more, const char *where, s
     return 0;
 }
 
+int dataset_add_source(struct dataset *d, struct dataset *source, const char *where, struct error *err)
+{
+    d->source = xrealloc(d->source, (size_t)(d->n_source + 2) * sizeof *d->source, "sources");
+    d->source[d->n_source] = source->n_question ? d->n_question : d->n_token;
+    TRY(dataset_append(d, source, where, err));
+    d->source[++d->n_source] = d->n_question ? d->n_question : d->n_token;
+    return 0;
+}
+
+void dataset_mix(struct dataset *d, const double *weight)
+{
+    mixture_release(&d->mixture);
+    mixture_init(&d->mixture, weight, d->n_source);
+}
+
+void dataset_view(struct dataset *view, const struct dataset *d)
+{
+    *view = *d;
+    view->mixture = (struct mixture){0};
+    if (d->n_source)
+        mixture_copy(&view->mixture, &d->mixture);
+}
+
+void dataset_drop_view(struct dataset *view)
+{
+    mixture_release(&view->mixture);
+    *view = (struct dataset){0};
+}
+
+void dataset_hash_windows(const struct dataset *d, struct hasher *h)
+{
+    hasher_add(h, d->token, (size_t)d->n_token * sizeof *d->token);
+    hasher_add(h, d->answer, (size_t)d->n_question * sizeof *d->answer);
+    if (d->n_source)
+        hasher_add(h, d->source, (size_t)(d->n_source + 1) * sizeof *d->source);
+}
+
 struct encoding {
     const struct tokenizer *tokenizer;
     struct dataset *dataset;
@@ -176,6 +213,8 @@ void dataset_release(struct dataset *d)
     free(d->token);
     free(d->start);
     free(d->answer);
+    free(d->source);
+    mixture_release(&d->mixture);
     *d = (struct dataset){0};
 }
 
@@ -199,12 +238,41 @@ int dataset_fits(const struct dataset *d, int64_t seq_len, const char *where, st
     return 0;
 }
 
-static int64_t window_start(const struct dataset *d, int64_t seq_len, int64_t w) { return d->n_question ? d->start[w] : w * seq_len; }
+struct window { // tokens start .. end - 1, of which those from `wanted` on are predicted
+    int64_t start, end, wanted;
+};
 
-static int64_t window_end(const struct dataset *d, int64_t seq_len, int64_t w)
+static int64_t windows_of(int64_t tokens, int64_t seq_len) { return (tokens - 1 + seq_len - 1) / seq_len; }
+
+int64_t dataset_source_windows(const struct dataset *d, int64_t seq_len, int source)
 {
-    const int64_t end = w * seq_len + seq_len + 1;
-    return d->n_question ? d->start[w + 1] : end < d->n_token ? end : d->n_token;
+    const int64_t n = d->source[source + 1] - d->source[source];
+    return d->n_question ? n : windows_of(n, seq_len);
+}
+
+int64_t dataset_windows(const struct dataset *d, int64_t seq_len)
+{
+    int64_t n = 0;
+    for (int k = 0; k < d->n_source && !d->n_question; k++)
+        n += dataset_source_windows(d, seq_len, k);
+    return d->n_question ? d->n_question : d->n_source ? n : windows_of(d->n_token, seq_len);
+}
+
+static struct window window_at(const struct dataset *d, int64_t seq_len, int64_t w)
+{
+    if (d->n_question)
+        return (struct window){d->start[w], d->start[w + 1], d->answer[w]};
+    int64_t begin = 0, end = d->n_token;
+    for (int k = 0; k < d->n_source; k++) { // of the source that w is in, where w becomes its number
+        const int64_t n = dataset_source_windows(d, seq_len, k);
+        begin = d->source[k];
+        end = d->source[k + 1];
+        if (w < n)
+            break;
+        w -= n;
+    }
+    const int64_t start = begin + w * seq_len, stop = start + seq_len + 1;
+    return (struct window){start, stop < end ? stop : end, start + 1};
 }
 
 void dataset_choose(struct dataset *chosen, const struct dataset *d, int64_t seq_len, const int64_t *window, int64_t n)
@@ -213,37 +281,37 @@ void dataset_choose(struct dataset *chosen, const struct dataset *d, int64_t seq
     chosen->start = xmalloc((size_t)(n + 1) * sizeof *chosen->start, "chosen windows");
     chosen->answer = xmalloc((size_t)(n + 1) * sizeof *chosen->answer, "chosen windows");
     for (int64_t i = 0; i < n; i++)
-        chosen->n_token += window_end(d, seq_len, window[i]) - window_start(d, seq_len, window[i]);
+        chosen->n_token += window_at(d, seq_len, window[i]).end - window_at(d, seq_len, window[i]).start;
     chosen->token = xmalloc((size_t)(chosen->n_token + 1) * sizeof *chosen->token, "chosen windows");
     int64_t at = 0;
     for (int64_t i = 0; i < n; i++) {
-        const int64_t start = window_start(d, seq_len, window[i]), tokens = window_end(d, seq_len, window[i]) - start;
-        memcpy(chosen->token + at, d->token + start, (size_t)tokens * sizeof *chosen->token);
+        const struct window w = window_at(d, seq_len, window[i]);
+        memcpy(chosen->token + at, d->token + w.start, (size_t)(w.end - w.start) * sizeof *chosen->token);
         chosen->start[i] = at;
-        chosen->answer[i] = at + (d->n_question ? d->answer[window[i]] - start : 1);
-        at += tokens;
+        chosen->answer[i] = at + w.wanted - w.start;
+        at += w.end - w.start;
     }
     chosen->start[n] = at;
 }
 
-int64_t dataset_windows(const struct dataset *d, int64_t seq_len)
-{
-    return d->n_question ? d->n_question : (d->n_token - 1 + seq_len - 1) / seq_len;
-}
-
 int64_t dataset_window(const struct dataset *d, int64_t seq_len, uint64_t seed, int64_t i)
 {
-    return random_shuffled(seed, "order of the data", dataset_windows(d, seq_len), i);
+    if (!d->n_source)
+        return random_shuffled(seed, "order of the data", dataset_windows(d, seq_len), i);
+    const struct mixture_draw draw = mixture_at(&d->mixture, i);
+    int64_t before = 0;
+    for (int k = 0; k < draw.source; k++)
+        before += dataset_source_windows(d, seq_len, k);
+    return before + random_shuffled(seed, "order of the data", dataset_source_windows(d, seq_len, draw.source), draw.number);
 }
 
 void dataset_read_window(const struct dataset *d, int64_t seq_len, int64_t w, int32_t *inputs, int32_t *targets)
 {
-    const int64_t start = d->n_question ? d->start[w] : w * seq_len, end = d->n_question ? d->start[w + 1] : d->n_token;
-    const int64_t wanted = d->n_question ? d->answer[w] : start + 1; // the first token that is predicted
+    const struct window window = window_at(d, seq_len, w);
     for (int64_t j = 0; j < seq_len; j++) {
-        int64_t at = start + j;
-        inputs[j] = at < end ? d->token[at] : 0;
-        targets[j] = at + 1 < end && at + 1 >= wanted ? d->token[at + 1] : -1;
+        const int64_t at = window.start + j, next = at + 1;
+        inputs[j] = at < window.end ? d->token[at] : 0;
+        targets[j] = next < window.end && next >= window.wanted ? d->token[next] : -1;
     }
 }
 

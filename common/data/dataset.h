@@ -4,6 +4,9 @@
 // tokenized with the tokenizer's own BOS/EOS rules and laid end to end in one stream. Training windows are seq_len +
 // 1 tokens at stride seq_len; their order is a seeded permutation, a new one for each pass.
 //
+// Several sources lie one behind the other, no window reaches from one into the next, and each has shuffled passes of its own; which of them a window
+// comes from is the mixture's to say (mixture.h).
+//
 // A line with "prompt" and "answer" is a question: it has a window of its own, and only the answer's tokens are predicted.
 #ifndef PDQ_DATASET_H
 #define PDQ_DATASET_H
@@ -11,6 +14,8 @@
 #include <stdint.h>
 
 #include "common/base/error.h"
+#include "common/base/hash.h"
+#include "common/data/mixture.h"
 #include "common/text/tokenizer.h"
 
 struct dataset {    // process lifetime
@@ -21,6 +26,10 @@ struct dataset {    // process lifetime
     // Questions: where each begins (and the last ends) and where its answer does. NULL, 0: a stream of text.
     int64_t *start, *answer; // [n_question + 1], [n_question]
     int64_t n_question;
+    // Sources: the first token, or question, of each (and the last one's end). NULL, 0: all is one.
+    int64_t *source; // [n_source + 1]
+    int n_source;
+    struct mixture mixture; // of the sources
 };
 
 struct document { // as it stands in a file
@@ -41,6 +50,13 @@ int dataset_add(struct dataset *d, const struct tokenizer *t, const struct docum
                 struct error *err);
 // Moves all of `more` behind d; one may not be text and the other questions.
 int dataset_append(struct dataset *d, struct dataset *more, const char *where, struct error *err);
+// Moves a source behind the others of d; between the first one and dataset_mix there is no other use of d.
+int dataset_add_source(struct dataset *d, struct dataset *source, const char *where, struct error *err);
+// The sources' weights [n_source] from now on (mixture_init).
+void dataset_mix(struct dataset *d, const double *weight);
+// d's tokens with a mixture of its own, which dataset_drop_view releases; d stays as long.
+void dataset_view(struct dataset *view, const struct dataset *d);
+void dataset_drop_view(struct dataset *view);
 // A dataset of windows number window[0 .. n-1] of d alone, each with its own tokens: they become questions whose prompts are what is not predicted.
 void dataset_choose(struct dataset *chosen, const struct dataset *d, int64_t seq_len, const int64_t *window, int64_t n);
 // Every question must fit a window of seq_len + 1 tokens.
@@ -49,12 +65,15 @@ int dataset_fits(const struct dataset *d, int64_t seq_len, const char *where, st
 int dataset_check(const struct dataset *d, int64_t vocab, const char *where, struct error *err);
 
 int64_t dataset_windows(const struct dataset *d, int64_t seq_len); // number of training windows
-// Where window w lies does not depend on any seed; only when it comes does. Number i of the endless sequence of shuffled passes:
+int64_t dataset_source_windows(const struct dataset *d, int64_t seq_len, int source);
+void dataset_hash_windows(const struct dataset *d, struct hasher *h); // all that windows hold, whenever they come
+// Where window w lies does not depend on any seed; only when it comes does. Number i of the endless sequence of shuffled passes (of sources: the mixture's
+// draw number i, the next window of that source's passes):
 int64_t dataset_window(const struct dataset *d, int64_t seq_len, uint64_t seed, int64_t i);
 // Inputs and targets [seq_len] of window w.
 void dataset_read_window(const struct dataset *d, int64_t seq_len, int64_t w, int32_t *inputs, int32_t *targets);
 // Windows number first .. first+B-1 of an endless sequence of shuffled passes: inputs and targets [B*seq_len]; a pure
-// function of (seed, first). Targets past the stream's end are -1.
+// function of (mixture, seed, first). Targets past the stream's end are -1.
 void dataset_batch(const struct dataset *d, int64_t seq_len, uint64_t seed, int64_t first, int64_t B, int32_t *inputs,
                    int32_t *targets);
 

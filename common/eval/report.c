@@ -71,6 +71,48 @@ static void print_rows(const struct json *rows, const struct json *speeds, FILE 
     }
 }
 
+// The loss on each source's own held-out text.
+static void print_sources(const struct json *rows, FILE *to) {
+    const struct json *first = json_get(json_first(rows), "sources");
+    if (!first)
+        return;
+    fprintf(to, "%-14s", "loss by source");
+    for (const struct json *s = json_first(first); s; s = json_next(s))
+        fprintf(to, " %12s", json_string(json_get(s, "name")));
+    fputc('\n', to);
+    for (const struct json *r = json_first(rows); r; r = json_next(r)) {
+        fprintf(to, "%-14s", json_string(json_get(r, "name")));
+        for (const struct json *s = json_first(json_get(r, "sources")); s; s = json_next(s))
+            print_cell(to, json_get(s, "nll"), 12, 4, 1);
+        fputc('\n', to);
+    }
+}
+
+// Of a variant the same, of its last model: means over the seeds.
+static void print_variant_sources(const struct json *variant, FILE *to) {
+    const struct json *runs = json_get(variant, "runs");
+    const int64_t n = json_count(runs);
+    for (int64_t k = 0;; k++) {
+        const char *name = NULL;
+        double sum = 0;
+        for (const struct json *run = json_first(runs); run; run = json_next(run)) {
+            const struct json *last = NULL;
+            for (const struct json *r = json_first(json_get(run, "rows")); r; r = json_next(r))
+                last = json_get(r, "sources") ? json_get(r, "sources") : last;
+            const struct json *s = json_first(last);
+            for (int64_t i = 0; s && i < k; i++)
+                s = json_next(s);
+            name = json_string(json_get(s, "name"));
+            sum += json_number(json_get(s, "nll"));
+        }
+        if (!name)
+            break;
+        fprintf(to, "%s %s %.4f", k ? "," : "  loss by source:", name, sum / (double)n);
+    }
+    if (json_get(json_first(json_get(json_first(runs), "rows")), "sources"))
+        fputc('\n', to);
+}
+
 #define ENOUGH 0.9
 
 // Where a smaller model's prefill is slower than its FLOPs promise, beside the parent's in the first row.
@@ -119,6 +161,7 @@ static void print_variants(const struct json *variants, const struct json *compa
             fprintf(to, " %.4f", json_number(n));
         fputc('\n', to);
         print_missing_classes(v, to);
+        print_variant_sources(v, to);
     }
     for (const struct json *c = json_first(comparisons); c; c = json_next(c))
         fprintf(to, "%s - %s: %+.4f nats per %s, 95 %% interval %+.4f to %+.4f\n",
@@ -129,10 +172,11 @@ static void print_variants(const struct json *variants, const struct json *compa
 
 void report_print(const struct json *report, FILE *to) {
     const struct json *variants = json_get(report, "variants");
-    if (variants)
+    if (variants) {
         print_variants(variants, json_get(report, "comparisons"), to);
-    else
-        print_rows(json_get(report, "rows"), json_get(json_get(report, "measured"), "rows"), to);
-    if (!variants)
-        print_missed_speed(json_get(report, "rows"), json_get(json_get(report, "measured"), "rows"), to);
+        return;
+    }
+    print_rows(json_get(report, "rows"), json_get(json_get(report, "measured"), "rows"), to);
+    print_sources(json_get(report, "rows"), to);
+    print_missed_speed(json_get(report, "rows"), json_get(json_get(report, "measured"), "rows"), to);
 }

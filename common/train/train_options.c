@@ -73,6 +73,7 @@ int train_check_model(const struct train_options *o, const struct model *m, cons
 
 int train_check_plain(const struct train_options *o, const char *where, struct error *err)
 {
-    const char *found = o->ema > 0 ? "ema" : o->freeze.count ? "freeze" : o->rates ? "rates" : o->lora ? "lora" : NULL;
+    const char *found = o->ema > 0 ? "ema" : o->freeze.count ? "freeze" : o->rates ? "rates" : o->lora ? "lora" : o->mixture ? "mixture"
+                        : o->reweight_every ? "reweight_every" : NULL;
     return found ? error_set(err, "%s: \"%s\" is for train and distill; leave it out here", where, found) : 0;
 }

@@ -20,6 +20,7 @@
 #include "common/train/adversary.h"
 #include "common/train/groups.h"
 #include "common/train/lora.h"
+#include "common/train/reweight.h"
 #include "common/train/snapshot.h"
 #include "common/train/trained.h"
 
@@ -36,6 +37,7 @@ struct run {
     struct optimizer *peer;             // [n_peer]
     struct snapshot state;
     struct tape tape;
+    struct dataset text;       // the trainer's, with a mixture that may change
     int32_t *inputs, *targets; // [batch * seq_len]
     struct tensor x;           // [batch, inputs] of images
     struct example_batch examples;
@@ -47,6 +49,17 @@ struct run {
     double recent_loss;
 };
 
+static void log_text(struct run *r, const char *text, size_t n)
+{
+    struct snapshot *s = &r->state;
+    if (s->log_bytes + n + 1 > s->log_capacity) {
+        s->log_capacity = 2 * (s->log_bytes + n + 1);
+        s->log = xrealloc(s->log, s->log_capacity, "the log of a training run");
+    }
+    memcpy(s->log + s->log_bytes, text, n + 1);
+    s->log_bytes += n;
+}
+
 static void log_line(struct run *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 static void log_line(struct run *r, const char *fmt, ...)
 {
@@ -55,13 +68,7 @@ static void log_line(struct run *r, const char *fmt, ...)
     va_start(args, fmt);
     size_t n = (size_t)vsnprintf(line, sizeof line, fmt, args);
     va_end(args);
-    struct snapshot *s = &r->state;
-    if (s->log_bytes + n + 1 > s->log_capacity) {
-        s->log_capacity = 2 * (s->log_bytes + n + 1);
-        s->log = xrealloc(s->log, s->log_capacity, "the log of a training run");
-    }
-    memcpy(s->log + s->log_bytes, line, n + 1);
-    s->log_bytes += n;
+    log_text(r, line, n);
 }
 
 // A snapshot belongs to these inputs. How often snapshots are made is no input.
@@ -79,8 +86,9 @@ static void identify(struct run *r)
     if (t->images || t->examples)
         hasher_add_text(h, t->images ? t->images->hash : t->examples->hash);
     else {
-        hasher_add(h, t->data->token, (size_t)t->data->n_token * sizeof *t->data->token);
-        hasher_add(h, t->data->answer, (size_t)t->data->n_question * sizeof *t->data->answer);
+        dataset_hash_windows(t->data, h);
+        if (t->data->n_source)
+            hasher_add(h, mixture_weights(&t->data->mixture), (size_t)t->data->n_source * sizeof(double));
     }
     hasher_add(h, t->model->data, (size_t)t->model->n_element * sizeof *t->model->data);
     for (int k = 0; k < 2 && t->first_step; k++)
@@ -119,6 +127,8 @@ static void batch_init(struct run *r)
     const size_t n = (size_t)(o->batch * t->seq_len);
     tape_init(&r->tape, t->precision);
     r->tape.recording = 1;
+    if (t->data)
+        dataset_view(&r->text, t->data);
     r->inputs = xmalloc(n * sizeof *r->inputs, "a batch of tokens");
     r->targets = xmalloc(n * sizeof *r->targets, "a batch of tokens");
     if (t->examples)
@@ -135,6 +145,7 @@ static void batch_init(struct run *r)
 static void batch_release(struct run *r)
 {
     tape_release(&r->tape);
+    dataset_drop_view(&r->text);
     free(r->inputs);
     free(r->targets);
     free(r->x.data);
@@ -301,9 +312,9 @@ static const int32_t *make_batch(struct run *r, int64_t index, const struct drop
         forward->x = &r->x;
         images_batch(t->images, t->seed, o->jitter, index * o->batch, o->batch, r->x.data, r->targets);
     } else {
-        dataset_batch(t->data, t->seq_len, t->seed, index * o->batch, o->batch, r->inputs, r->targets);
+        dataset_batch(&r->text, t->seq_len, t->seed, index * o->batch, o->batch, r->inputs, r->targets);
         if (o->hide_tokens > 0 || o->replace_tokens > 0)
-            dataset_noise(t->data, o->hide_tokens, o->replace_tokens, NO_TOKEN, t->seed, (uint64_t)index, r->inputs, o->batch * t->seq_len);
+            dataset_noise(&r->text, o->hide_tokens, o->replace_tokens, NO_TOKEN, t->seed, (uint64_t)index, r->inputs, o->batch * t->seq_len);
     }
     return targets;
 }
@@ -462,6 +473,31 @@ static int train_step(struct run *r, struct error *err)
 
 static int64_t last_step(const struct run *r) { return r->trainer->last_step ? r->trainer->last_step : r->steps; }
 
+// What measures the weights that the run is to end with.
+static int look_at_average(struct run *r, int (*look)(struct run *r, void *found, struct error *err), void *found, struct error *err)
+{
+    const struct trainer *t = r->trainer;
+    if (r->state.average)
+        trained_swap(r->trained, r->state.average);
+    int status = t->refresh ? t->refresh(t->refresh_context, err) : 0;
+    if (status == 0)
+        status = look(r, found, err);
+    if (r->state.average)
+        trained_swap(r->trained, r->state.average);
+    return status;
+}
+
+struct held_out_found {
+    double loss;
+    char note[HELD_OUT_NOTE];
+};
+
+static int look_at_held_out(struct run *r, void *found, struct error *err)
+{
+    struct held_out_found *f = found;
+    return r->trainer->held_out(r->trainer->held_out_context, r->state.best_held_out, &f->loss, f->note, err);
+}
+
 // Returns 0 also when interrupted; then nothing is noted and the resumed run evaluates again.
 static int evaluate_held_out(struct run *r, struct error *err)
 {
@@ -472,21 +508,14 @@ static int evaluate_held_out(struct run *r, struct error *err)
               (s->step == last_step(r) || s->step % o->eval_every == 0);
     if (!due)
         return 0;
-    double loss;
-    char note[HELD_OUT_NOTE] = "";
-    if (s->average) // it is what the run is to end with
-        trained_swap(r->trained, s->average);
-    int status = t->refresh ? t->refresh(t->refresh_context, err) : 0;
-    if (status == 0)
-        status = t->held_out(t->held_out_context, s->best_held_out, &loss, note, err);
-    if (s->average)
-        trained_swap(r->trained, s->average);
-    if (status < 0)
+    struct held_out_found found = {.note = ""};
+    if (look_at_average(r, look_at_held_out, &found, err) < 0)
         return interrupted() ? 0 : -1;
+    const double loss = found.loss;
     if (!isfinite(loss))
         return error_set(err, "%s: the held-out loss at step %lld is %g; look at the evaluation text", t->title,
                          (long long)s->step, loss);
-    log_line(r, "{\"step\":%lld,\"held_out\":%.9g%s}\n", (long long)s->step, loss, note);
+    log_line(r, "{\"step\":%lld,\"held_out\":%.9g%s}\n", (long long)s->step, loss, found.note);
     s->evaluated = s->step;
     if (!isnan(s->best_held_out) && !(loss < s->best_held_out))
         return 0;
@@ -501,6 +530,48 @@ static int evaluate_held_out(struct run *r, struct error *err)
     else
         trained_copy(r->trained, s->best);
     return 0;
+}
+
+struct sources_found {
+    double *loss, *reference; // [n_source]
+};
+
+static int look_at_sources(struct run *r, void *found, struct error *err)
+{
+    const struct sources_found *f = found;
+    return r->trainer->source_losses(r->trainer->source_context, f->loss, f->reference, err);
+}
+
+static int64_t step_draws(const struct run *r) { return r->trainer->options.batch * r->trainer->options.accumulate; }
+
+// New weights for the steps from here on. Returns 0 also when interrupted, as evaluate_held_out does.
+static int reweight_sources(struct run *r, struct error *err)
+{
+    const struct trainer *t = r->trainer;
+    struct mixture *m = &r->text.mixture;
+    const int64_t every = t->options.reweight_every, step = r->state.step, draw = step * step_draws(r);
+    if (!every || step == 0 || step % every || step == last_step(r) || m->span[m->n_span - 1].first == draw)
+        return 0;
+    const size_t bytes = (size_t)m->n * sizeof(double);
+    struct sources_found found = {xcalloc(1, bytes, "losses of sources"), xcalloc(1, bytes, "losses of sources")};
+    double *weight = xmalloc(bytes, "weights of sources");
+    memcpy(weight, mixture_weights(m), bytes);
+    int status = look_at_average(r, look_at_sources, &found, err), stopped = status < 0 && interrupted();
+    for (int k = 0; k < m->n && status == 0; k++)
+        if (weight[k] > 0 && !isfinite(found.loss[k]))
+            status = error_set(err, "%s: the held-out loss of source %d at step %lld is %g; look at its evaluation text", t->title, k + 1,
+                               (long long)step, found.loss[k]);
+    if (status == 0) {
+        reweight_update(weight, found.loss, found.reference, m->n);
+        mixture_reweight(m, draw, weight);
+        char *line = reweight_line(step, weight, found.loss, m->n);
+        log_text(r, line, strlen(line));
+        free(line);
+    }
+    free(found.loss);
+    free(found.reference);
+    free(weight);
+    return stopped ? 0 : status;
 }
 
 // Have the last `patience` evaluations brought nothing better? The log knows, so a resumed run does, too.
@@ -538,6 +609,8 @@ static int train_to_end(struct run *r, struct error *err)
     r->snapshot_time = timer_now();
     for (;;) {
         TRY(evaluate_held_out(r, err));
+        if (!out_of_patience(r))
+            TRY(reweight_sources(r, err));
         if (interrupted()) {
             TRY(take_snapshot(r, err));
             return error_set(err, "%s: interrupted after step %lld of %lld%s", r->trainer->title,
@@ -617,6 +690,9 @@ static int check_inputs(const struct trainer *t, struct error *err)
     }
     if (t->images)
         return images_check(t->images, t->model->config.hidden, t->model->config.vocab, t->title, err);
+    if (t->options.reweight_every && (!t->data->n_source || !t->source_losses))
+        return error_set(err, "%s.reweight_every: the text has no sources with held-out text of their own, whose losses would decide their weights",
+                         t->title);
     return dataset_check(t->data, t->model->config.vocab, t->title, err);
 }
 
@@ -634,6 +710,7 @@ int trainer_run(struct trainer *t, struct train_result *result, struct error *er
         if (snapshot_read(r.snapshot_path, r.identity, r.trained, &r.optimizer, &r.state, err) < 0)
             goto out;
         first = r.state.step;
+        reweight_again(&r.text.mixture, r.state.log, step_draws(&r));
         if (t->remask)
             find_zeros(&r); // those of now: a weight that has grown is not zero after its first step
     }

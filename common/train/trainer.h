@@ -40,6 +40,8 @@ struct train_options {         // one option table row each: train_option_table
     struct option_list freeze;     // patterns of tensors that are not trained (groups.h)
     struct json *rates;            // factors of the learning rate by pattern (groups.h); NULL: none
     struct json *lora;             // low-rank factors instead of the weights (lora.h); NULL: no
+    struct json *mixture;          // {NAME: weight} of the text's sources, instead of their own; NULL: their own. The caller mixes them
+    int64_t reweight_every;        // steps from one change of the sources' weights to the next (reweight.h); 0: they stay
     double fgm;                    // length of the adversarial move of a sequence's embeddings (adversary.h); 0: none
 };
 
@@ -114,6 +116,10 @@ extern const struct option train_option_table[]; // rows for struct train_option
      "factors of the learning rate of tensors"},                                                                     \
     {"lora", OPTION_JSON, offsetof(S, prefix lora), NULL, 0, 0, NULL, "{...}",                                       \
      "train low-rank factors beside the weights"},                                                                   \
+    {"mixture", OPTION_JSON, offsetof(S, prefix mixture), NULL, 0, 0, NULL, "{NAME: W}",                             \
+     "weights of data.sources in this training, instead of their own; those that are not named have none"},          \
+    {"reweight_every", OPTION_INT, offsetof(S, prefix reweight_every), "0", 0, 1e9, NULL, "N",                       \
+     "steps from one change of the sources' weights by held-out losses to the next; 0: they stay"},                  \
     {"fgm", OPTION_DOUBLE, offsetof(S, prefix fgm), "0", 0, 1e6, NULL, "R",                                          \
      "learn also from embeddings moved by this length towards a larger loss; 0: no"}
 // clang-format on
@@ -166,6 +172,10 @@ struct trainer {
     // note: members to add to the log's line, as `,"accuracy":0.98`, or nothing.
     int (*held_out)(void *held_out_context, double best, double *loss, char note[HELD_OUT_NOTE], struct error *err);
     void *held_out_context;
+    // Held-out losses of the data's sources [n_source], and what each is to come down to, in nats per token; for reweight_every. Of a source
+    // of weight 0 neither is looked at. NULL: there are none.
+    int (*source_losses)(void *source_context, double *loss, double *reference, struct error *err);
+    void *source_context;
     // Called before the gradients of a step and before a held-out evaluation: the weights may have changed, and what hooks show instead of them
     // is to be made again. It must be a function of the weights alone. NULL: nothing is.
     int (*refresh)(void *refresh_context, struct error *err);
@@ -199,7 +209,7 @@ int train_check_model(const struct train_options *o, const struct model *m, cons
 // Options for which the whole model is trained as it lies: where a method does more with weights than the trainer knows.
 int train_check_plain(const struct train_options *o, const char *where, struct error *err);
 // Runs (or resumes) to the end; on ^C leaves a snapshot and fails. Curves go to folder/run.jsonl, one object per step
-// {"step","tokens","loss","ce","kl","mse","lr","norm", further losses} and {"step","held_out"}. The last snapshot stays in the
+// {"step","tokens","loss","ce","kl","mse","lr","norm", further losses}, {"step","held_out"} and {"step","source_losses","source_weights"}. The last snapshot stays in the
 // folder, so that nothing is lost before the caller has saved the weights; trainer_drop_snapshot then removes it.
 int trainer_run(struct trainer *t, struct train_result *result, struct error *err);
 void trainer_drop_snapshot(const char *folder);
