@@ -3,6 +3,7 @@
 // To add a format: its function of places and a row in `layouts`.
 #include "quant/block_codes.h"
 
+#include <math.h>
 #include <string.h>
 
 // Groups of `span` values in span / per_byte bytes from `at` on: value k of a group in byte k % (span / per_byte), at a shift that
@@ -135,4 +136,24 @@ void block_levels(const struct block_coder *c, const void *block, float *value, 
         for (int j = 0; j < n; j++)
             value[(j << c->bits) + q] = decoded[j];
     }
+}
+
+int block_level_below(const float *value, int n, float x)
+{
+    const int up = value[n - 1] >= value[0];
+    int low = 0, high = n - 1;
+    while (high - low > 1) {
+        const int middle = (low + high) / 2;
+        if ((value[middle] <= x) == up)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+int block_level_nearest(const float *value, int n, float x)
+{
+    const int low = block_level_below(value, n, x);
+    return fabsf(value[low + 1] - x) < fabsf(value[low] - x) ? low + 1 : low;
 }

@@ -30,5 +30,8 @@ void block_put_codes(const struct block_coder *c, void *block, const uint8_t *co
 // Values of every code under the block's scales and minima, value[column << bits | code]: each column ascending or descending.
 // decoded: scratch for `elements` floats and a block.
 void block_levels(const struct block_coder *c, const void *block, float *value, float *decoded);
+// Of n values, ascending or descending: the first of the two neighbours around x, at the ends those nearest to it; and the nearest of all.
+int block_level_below(const float *value, int n, float x);
+int block_level_nearest(const float *value, int n, float x);
 
 #endif

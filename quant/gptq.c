@@ -119,21 +119,6 @@ static struct scratch scratch_make(const struct block_coder *c)
     return s;
 }
 
-// The code of the nearest of n ascending or descending values.
-static int nearest(const float *v, int n, float x)
-{
-    const int up = v[n - 1] >= v[0];
-    int low = 0, high = n - 1;
-    while (high - low > 1) {
-        const int middle = (low + high) / 2;
-        if ((v[middle] <= x) == up)
-            low = middle;
-        else
-            high = middle;
-    }
-    return fabsf(v[high] - x) < fabsf(v[low] - x) ? high : low;
-}
-
 // The columns of one block, the n-th ones from `first` on, under the scales in `block`; w [C] moves up to `last`. Returns the cost:
 // what the squared error of the outputs grows by. error [elements]: what the columns behind the panel have yet to make up for.
 static double round_block(const struct gptq_factor *g, const struct block_coder *c, float *w, int64_t first, int64_t last, uint8_t *block,
@@ -147,7 +132,7 @@ static double round_block(const struct gptq_factor *g, const struct block_coder 
     for (int64_t j = first; j < first + n; j++) {
         const int64_t column = g->order[j] % n;
         const float *U = g->U + j * C, *level = s->level + (column << c->bits);
-        code[column] = (uint8_t)nearest(level, levels, w[j]);
+        code[column] = (uint8_t)block_level_nearest(level, levels, w[j]);
         const float e = (w[j] - level[code[column]]) / U[j];
         s->turn[column] = w[j];
         error[j - first] = -e;
@@ -203,6 +188,25 @@ static void to_order(const struct gptq_factor *g, float *w, float *row)
         w[j] = row[g->order[j]];
 }
 
+static void from_order(const struct gptq_factor *g, float *w, float *row)
+{
+    memcpy(row, w, (size_t)g->C * sizeof *row);
+    for (int64_t j = 0; j < g->C; j++)
+        w[g->order[j]] = row[j];
+}
+
+static void each_row(const struct gptq_factor *g, float *W, int64_t D, void (*move)(const struct gptq_factor *, float *, float *))
+{
+#pragma omp parallel
+    {
+        float *row = xmalloc((size_t)g->C * sizeof *row, "row");
+#pragma omp for schedule(static)
+        for (int64_t d = 0; d < D; d++)
+            move(g, W + d * g->C, row);
+        free(row);
+    }
+}
+
 static void round_panel(const struct gptq_factor *g, const struct block_coder *c, const struct gptq_options *o, float *W, int64_t D,
                         int64_t first, int64_t last, float *E, unsigned char *blocks)
 {
@@ -228,19 +232,13 @@ void gptq_round(const struct gptq_factor *g, const struct block_format *f, const
     if (block_coder_init(&coder, f) < 0 || f->elements != g->elements)
         BUG("gptq_round: %s with blocks of %ld", f->name, (long)g->elements);
     float *E = xmalloc((size_t)(D * PANEL) * sizeof *E, "errors of a panel");
-#pragma omp parallel
-    {
-        float *row = xmalloc((size_t)C * sizeof *row, "row");
-#pragma omp for schedule(static)
-        for (int64_t d = 0; d < D; d++)
-            to_order(g, W + d * C, row);
-        free(row);
-    }
+    each_row(g, W, D, to_order);
     for (int64_t first = 0; first < C; first += PANEL) {
         const int64_t last = first + PANEL < C ? first + PANEL : C, width = last - first;
         round_panel(g, &coder, o, W, D, first, last, E, blocks);
         if (last < C)
             gemm(PRECISION_F32, PLAIN, PLAIN, D, C - last, width, E, width, g->U + first * C + last, C, 1, W + last, C);
     }
+    each_row(g, W, D, from_order);
     free(E);
 }

@@ -31,7 +31,8 @@ int gptq_factor_make(struct gptq_factor *g, const double *H, int64_t C, int64_t 
                      struct error *err);
 void gptq_factor_release(struct gptq_factor *g); // fine on a zeroed one
 
-// Rows W [D, C] (used up: they leave with their columns in g's order) to `blocks`, D rows of them. f has codes and g's elements.
+// Rows W [D, C] to `blocks`, D rows of them; each code is the nearest to its value as it was when its turn came, and these values are what W
+// leaves with. f has codes and g's elements.
 void gptq_round(const struct gptq_factor *g, const struct block_format *f, const struct gptq_options *o, float *W, int64_t D,
                 unsigned char *blocks);
 

@@ -1,7 +1,7 @@
 // gptq_model.c: see gptq_model.h.
 //
 // Within a layer the matrices are taken in the order of the data: q, k and v; o; gate and up; down. What each group reads is looked
-// at again with the group before it rounded. The embedding and the head are not of a layer: they are encoded row by row.
+// at again with the group before it rounded; learned rounding comes when all are. The embedding and the head are not of a layer: they are encoded row by row.
 #include "quant/gptq_model.h"
 
 #include <stdlib.h>
@@ -9,6 +9,7 @@
 
 #include "common/base/log.h"
 #include "common/base/threads.h"
+#include "quant/block_choices.h"
 #include "quant/block_codes.h"
 
 // Can the tensor be rounded in this way? A matrix of a layer that the model has, into blocks.
@@ -55,6 +56,47 @@ static int read_matrix(const struct gguf_rows *rows, float *W, struct error *err
     return bad.row < 0 ? 0 : gguf_rows_refuse(rows, &bad, err);
 }
 
+#define PARTS_MAX 3 // of a tensor
+
+static void find_choices(struct gptq_model *g, const struct gguf_plan_tensor *t, struct rounding_choice *choice[PARTS_MAX])
+{
+    for (int k = 0; k < PARTS_MAX; k++) {
+        const struct parameter *p = k < t->n_part ? t->source[k] : NULL;
+        choice[k] = p ? layer_rounding_choice(&g->rounding, &g->overlay->parameter[p - g->plan->model->parameter].t) : NULL;
+    }
+}
+
+// W: the values that GPTQ had at their turns.
+static void offer(struct gptq_model *g, const struct gguf_plan_tensor *t, const struct gguf_rows *rows, const float *W)
+{
+    const int64_t i = t - g->plan->tensor;
+    struct rounding_choice *choice[PARTS_MAX];
+    find_choices(g, t, choice);
+    g->low_code[i] = xmalloc((size_t)(t->dim[0] * t->dim[1]), "codes of a matrix");
+    block_choices_find(rows, W, g->blocks[i], choice, g->low_code[i]);
+}
+
+// The layer's matrices, all rounded: their choices, learned together. What the overlay shows is what the blocks decode to.
+static int learn_layer(struct gptq_model *g, struct error *err)
+{
+    TRY(layer_rounding_learn(&g->rounding, &g->walk, g->layer, err));
+    for (int64_t i = 0; i < g->plan->n_tensor; i++) {
+        const struct gguf_plan_tensor *t = &g->plan->tensor[i];
+        struct rounding_choice *choice[PARTS_MAX];
+        struct gguf_rows rows;
+        if (!g->low_code[i])
+            continue;
+        gguf_rows_init(&rows, g->plan, t);
+        find_choices(g, t, choice);
+        block_choices_put(&rows, choice, g->low_code[i], g->blocks[i]);
+        gguf_rows_release(&rows);
+        free(g->low_code[i]);
+        g->low_code[i] = NULL;
+    }
+    learned_rounding_release(&g->rounding.choices);
+    return 0;
+}
+
 static int round_tensor(struct gptq_model *g, const struct gguf_plan_tensor *t, const struct moments *s, struct gptq_factor *factor,
                         struct error *err)
 {
@@ -74,6 +116,8 @@ static int round_tensor(struct gptq_model *g, const struct gguf_plan_tensor *t, 
         gptq_round(factor, t->format, &g->options, W, D, blocks);
         overlay_replace(g->overlay, g->plan, t, blocks);
         g->blocks[t - g->plan->tensor] = blocks;
+        if (g->learned)
+            offer(g, t, &rows, W);
     } else {
         free(blocks);
     }
@@ -122,12 +166,15 @@ static void leave_layer(struct gptq_model *g)
 static int enter_layer(struct gptq_model *g, int layer, struct error *err)
 {
     leave_layer(g);
-    for (int64_t l = g->layer + 1; l < layer; l++) // layers without a matrix to round
+    for (int64_t l = g->layer + 1; l < layer; l++) { // layers without a matrix to round
+        if (g->learned)
+            TRY(layer_rounding_learn(&g->rounding, &g->walk, (int)l, err));
         layer_walk_advance(&g->walk, l);
+    }
     g->layer = layer;
     for (int kind = 0; kind < LAYER_INPUTS; kind++)
         TRY(round_group(g, (enum layer_input)kind, err));
-    return 0;
+    return g->learned ? learn_layer(g, err) : 0;
 }
 
 // The table as it is in the file, so that the text's hidden states begin with it.
@@ -161,7 +208,10 @@ static int tensor(void *context, const struct gguf_plan *plan, const struct gguf
         g->plan = plan;
         g->n_tensor = plan->n_tensor;
         g->blocks = xcalloc((size_t)plan->n_tensor, sizeof *g->blocks, "blocks of a layer");
+        g->low_code = xcalloc((size_t)plan->n_tensor, sizeof *g->low_code, "choices of a layer");
         g->overlay = overlay_new(plan->model);
+        if (g->learned)
+            layer_rounding_begin(&g->rounding, g->learned, plan->model, &g->text);
         TRY(round_embedding(g, err));
     }
     if (t->written->layer != g->layer)
@@ -170,9 +220,10 @@ static int tensor(void *context, const struct gguf_plan *plan, const struct gguf
     return 0;
 }
 
-struct gguf_encoder gptq_model_begin(struct gptq_model *g, const struct gptq_options *o, const struct walk_text *text)
+struct gguf_encoder gptq_model_begin(struct gptq_model *g, const struct gptq_options *o, const struct rounding_options *learned,
+                                     const struct walk_text *text)
 {
-    *g = (struct gptq_model){.options = *o, .text = *text, .layer = -1};
+    *g = (struct gptq_model){.options = *o, .text = *text, .layer = -1, .learned = learned};
     return (struct gguf_encoder){.context = g, .tensor = tensor};
 }
 
@@ -180,9 +231,13 @@ void gptq_model_end(struct gptq_model *g)
 {
     if (!g->overlay)
         return;
-    for (int64_t i = 0; i < g->n_tensor; i++)
+    layer_rounding_end(&g->rounding);
+    for (int64_t i = 0; i < g->n_tensor; i++) {
         free(g->blocks[i]);
+        free(g->low_code[i]);
+    }
     free(g->blocks);
+    free(g->low_code);
     if (g->walk.m)
         layer_walk_end(&g->walk);
     model_free(g->overlay);

@@ -3,12 +3,14 @@
 //
 // In memory beside the model: the hidden states of the text (4 D bytes a token), one layer as f32 and as blocks (at first the
 // embedding, instead), and of the matrix at hand
-// its weights as f32 and 32 C^2 bytes for the second moments of its C inputs.
+// its weights as f32 and 32 C^2 bytes for the second moments of its C inputs. With learned rounding what layer_rounding.h says, and a byte for
+// each of the layer's weights.
 #ifndef PDQ_GPTQ_MODEL_H
 #define PDQ_GPTQ_MODEL_H
 
 #include "common/eval/layer_walk.h"
 #include "quant/gptq.h"
+#include "quant/layer_rounding.h"
 #include "quant/overlay.h"
 
 struct gptq_model { // lifetime: one export
@@ -20,10 +22,15 @@ struct gptq_model { // lifetime: one export
     struct layer_walk walk;
     int layer;                // at hand; -1: none yet
     unsigned char **blocks;   // [n_tensor] of the layer at hand
+    const struct rounding_options *learned; // NULL: as GPTQ rounds
+    struct layer_rounding rounding;
+    uint8_t **low_code; // [n_tensor] of its choices (block_choices.h)
 };
 
-// For options->encoder of an export of m. gptq_model_encoder.context is g, which stays where it is.
-struct gguf_encoder gptq_model_begin(struct gptq_model *g, const struct gptq_options *o, const struct walk_text *text);
+// For options->encoder of an export of m. gptq_model_encoder.context is g, which stays where it is. learned: once a layer is rounded, its
+// weights choose again between the levels around what GPTQ had at their turns, so that the layer's output is right (layer_rounding.h); NULL: no.
+struct gguf_encoder gptq_model_begin(struct gptq_model *g, const struct gptq_options *o, const struct rounding_options *learned,
+                                     const struct walk_text *text);
 void gptq_model_end(struct gptq_model *g); // also after a failure
 
 #endif

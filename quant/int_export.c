@@ -17,7 +17,9 @@ struct writer { // lifetime: one export
     const struct model *m;
     const struct int_export_options *o;
     struct int_tensors *tensor; // [n_parameter]
+    struct int_matrix *matrix;  // [n_parameter] of the layer at hand
     struct model *overlay;      // GPTQ: the model with what is rounded already; NULL: not needed
+    struct layer_rounding rounding;
     float *input_scale;         // [n_layer * LAYER_INPUTS]; NULL: none
 };
 
@@ -61,24 +63,29 @@ static void show(struct writer *w, const struct parameter *p, const struct int_m
 static int round_parameter(struct writer *w, int i, const struct moments *s, struct error *err)
 {
     const struct parameter *p = &w->m->parameter[i];
+    struct int_matrix *q = &w->matrix[i];
     TRY(interrupt_check(err));
-    struct int_matrix q;
     float *W = read_matrix(p);
     int rc = 0;
-    int_matrix_init(&q, w->o->type, tensor_rows(&p->t), tensor_columns(&p->t), w->o->group);
+    int_matrix_init(q, w->o->type, tensor_rows(&p->t), tensor_columns(&p->t), w->o->group);
     if (s)
-        rc = int_matrix_gptq(&q, W, s->gram, w->o->gptq, p->name, err);
+        rc = int_matrix_gptq(q, W, s->gram, w->o->gptq, p->name, err);
     else
-        int_matrix_round(&q, W, weights_of(w, p));
+        int_matrix_round(q, W, weights_of(w, p));
     if (w->input_scale)
-        q.input_scale = w->input_scale[p->layer * LAYER_INPUTS + layer_input_of(p)];
-    if (rc == 0) {
-        show(w, p, &q);
-        int_tensors_make(&w->tensor[i], &q, p->name);
-    }
-    int_matrix_release(&q);
+        q->input_scale = w->input_scale[p->layer * LAYER_INPUTS + layer_input_of(p)];
+    if (rc == 0)
+        show(w, p, q);
+    if (rc == 0 && w->rounding.ideal)
+        int_matrix_find_choices(q, W, layer_rounding_choice(&w->rounding, &w->overlay->parameter[i].t));
     free(W);
     return rc;
+}
+
+static void finish_parameter(struct writer *w, int i)
+{
+    int_tensors_make(&w->tensor[i], &w->matrix[i], w->m->parameter[i].name);
+    int_matrix_release(&w->matrix[i]);
 }
 
 static void see(void *context, enum layer_input kind, const struct tensor *x)
@@ -105,21 +112,43 @@ static int round_kind(struct writer *w, struct layer_walk *walk, int layer, enum
     return rc;
 }
 
+static int learn_layer(struct writer *w, struct layer_walk *walk, int layer, struct error *err)
+{
+    TRY(layer_rounding_learn(&w->rounding, walk, layer, err));
+    for (int i = 0; i < w->m->n_parameter; i++)
+        if (w->matrix[i].code)
+            int_matrix_put_choices(&w->matrix[i], layer_rounding_choice(&w->rounding, &w->overlay->parameter[i].t));
+    learned_rounding_release(&w->rounding.choices);
+    return 0;
+}
+
+static int round_layer(struct writer *w, struct layer_walk *walk, int layer, struct error *err)
+{
+    for (int kind = 0; kind < LAYER_INPUTS; kind++)
+        TRY(round_kind(w, walk, layer, (enum layer_input)kind, err));
+    if (w->o->learned)
+        TRY(learn_layer(w, walk, layer, err));
+    layer_walk_advance(walk, layer);
+    for (int i = 0; i < w->m->n_parameter; i++) {
+        if (w->matrix[i].code)
+            finish_parameter(w, i);
+        if (w->m->parameter[i].layer == layer)
+            overlay_drop(w->overlay, &w->m->parameter[i]);
+    }
+    return 0;
+}
+
 static int round_layers(struct writer *w, struct error *err)
 {
     struct layer_walk walk;
     int rc = 0;
     w->overlay = overlay_new(w->m);
     layer_walk_begin(&walk, w->overlay, w->o->text);
-    for (int l = 0; l < w->m->config.n_layer && rc == 0; l++) {
-        for (int kind = 0; kind < LAYER_INPUTS && rc == 0; kind++)
-            rc = round_kind(w, &walk, l, (enum layer_input)kind, err);
-        if (rc == 0)
-            layer_walk_advance(&walk, l);
-        for (int i = 0; i < w->m->n_parameter; i++)
-            if (w->m->parameter[i].layer == l)
-                overlay_drop(w->overlay, &w->m->parameter[i]);
-    }
+    if (w->o->learned)
+        layer_rounding_begin(&w->rounding, w->o->learned, w->m, w->o->text);
+    for (int l = 0; l < w->m->config.n_layer && rc == 0; l++)
+        rc = round_layer(w, &walk, l, err);
+    layer_rounding_end(&w->rounding);
     layer_walk_end(&walk);
     model_free(w->overlay);
     w->overlay = NULL;
@@ -131,8 +160,10 @@ static int round_all(struct writer *w, struct error *err)
     if (w->o->gptq)
         return round_layers(w, err);
     for (int i = 0; i < w->m->n_parameter; i++)
-        if (int_type_takes(&w->m->parameter[i]))
+        if (int_type_takes(&w->m->parameter[i])) {
             TRY(round_parameter(w, i, NULL, err));
+            finish_parameter(w, i);
+        }
     return 0;
 }
 
@@ -174,6 +205,7 @@ int int_export(const struct model *m, const char *folder, const struct int_expor
     TRY(int_type_check(o->type, o->group, m, err));
     TRY(check_importance(&w, err));
     w.tensor = xcalloc((size_t)m->n_parameter, sizeof *w.tensor, "integer weights");
+    w.matrix = xcalloc((size_t)m->n_parameter, sizeof *w.matrix, "integer weights");
     if (o->type->static_input)
         w.input_scale = observe_inputs(m, o->text, o->observer, o->type->input_bits);
     int rc = check_inputs(&w, err);
@@ -181,9 +213,12 @@ int int_export(const struct model *m, const char *folder, const struct int_expor
         rc = round_all(&w, err);
     if (rc == 0)
         rc = save(&w, folder, err);
-    for (int i = 0; i < m->n_parameter; i++)
+    for (int i = 0; i < m->n_parameter; i++) {
         int_tensors_release(&w.tensor[i]);
+        int_matrix_release(&w.matrix[i]);
+    }
     free(w.tensor);
+    free(w.matrix);
     free(w.input_scale);
     return rc;
 }

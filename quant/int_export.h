@@ -1,7 +1,8 @@
 // int_export.h: a model as a Hugging Face folder whose layers' matrices are integers.
 //
 // In memory beside the model: the integers of all its matrices (bits / 8 of a byte each), one matrix as f32; with GPTQ also the hidden states
-// of the text (4 D bytes a token), one layer as f32, and 24 C^2 bytes for the second moments of C inputs.
+// of the text (4 D bytes a token), one layer as f32, and 24 C^2 bytes for the second moments of C inputs; with learned rounding what
+// layer_rounding.h says.
 #ifndef PDQ_INT_EXPORT_H
 #define PDQ_INT_EXPORT_H
 
@@ -9,6 +10,7 @@
 #include "quant/gptq.h"
 #include "quant/importance.h"
 #include "quant/int_types.h"
+#include "quant/layer_rounding.h"
 #include "quant/observe.h"
 
 struct int_export_options {
@@ -16,6 +18,7 @@ struct int_export_options {
     int64_t group;                       // columns of a scale, for types with groups; 0: a row's
     const struct importance *importance; // weights of the columns' errors; NULL: all alike
     const struct gptq_options *gptq;     // NULL: each value to the nearest
+    const struct rounding_options *learned; // after GPTQ, layer by layer (layer_rounding.h); NULL: not
     const struct walk_text *text;        // for gptq and static inputs; NULL: none
     const struct observer *observer;     // of static inputs' ranges
     const char *carry_from;              // as in struct save_options

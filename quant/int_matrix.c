@@ -230,13 +230,14 @@ static double *permuted(const double *H, const int64_t *place, int64_t C)
     return to;
 }
 
-static void permute_rows(float *W, int64_t D, int64_t C, const int64_t *place)
+// Columns into the order of `place`, or back.
+static void permute_rows(float *W, int64_t D, int64_t C, const int64_t *place, int back)
 {
     float *row = xmalloc((size_t)C * sizeof *row, "row");
     for (int64_t d = 0; d < D; d++) {
         memcpy(row, W + d * C, (size_t)C * sizeof *row);
         for (int64_t n = 0; n < C; n++)
-            W[d * C + n] = row[place[n]];
+            W[d * C + (back ? place[n] : n)] = row[back ? n : place[n]];
     }
     free(row);
 }
@@ -274,12 +275,39 @@ int int_matrix_gptq(struct int_matrix *m, float *W, const double *H, const struc
         m->order = xmalloc((size_t)m->C * sizeof *m->order, "groups of columns");
         for (int64_t n = 0; n < m->C; n++)
             m->order[place[n]] = (int32_t)(n / m->group);
-        permute_rows(W, m->D, m->C, place);
+        permute_rows(W, m->D, m->C, place, 0);
     }
     const int rc = round_placed(m, W, ordered ? moments : H, o, place, name, err);
+    if (ordered)
+        permute_rows(W, m->D, m->C, place, 1);
     free(moments);
     free(place);
     return rc;
+}
+
+// ---- choices ----
+
+void int_matrix_find_choices(struct int_matrix *m, const float *W, struct rounding_choice *c)
+{
+    const int64_t C = m->C, G = C / m->group;
+    const int levels = 1 << m->type->bits;
+#pragma omp parallel for schedule(static)
+    for (int64_t d = 0; d < m->D; d++)
+        for (int64_t j = 0; j < C; j++) {
+            const int64_t k = d * C + j, g = d * G + (m->order ? m->order[j] : j / m->group);
+            float level[1 << CODE_BITS_MAX];
+            for (int q = 0; q < levels; q++)
+                level[q] = (float)(q - m->zero[g]) * m->scale[g];
+            const int low = block_level_below(level, levels, W[k]);
+            rounding_choice_set(c, k, level[low], level[low + 1], W[k]);
+            m->code[k] = (uint8_t)low;
+        }
+}
+
+void int_matrix_put_choices(struct int_matrix *m, const struct rounding_choice *c)
+{
+    for (int64_t k = 0; k < m->D * m->C; k++)
+        m->code[k] = (uint8_t)(m->code[k] + c->up[k]);
 }
 
 // ---- tensors ----

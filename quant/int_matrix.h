@@ -5,6 +5,7 @@
 #include "common/model/safetensors.h"
 #include "quant/gptq.h"
 #include "quant/int_types.h"
+#include "quant/learned_rounding.h"
 
 #define INT_PARTS 4 // tensors of a matrix, at most
 
@@ -23,10 +24,14 @@ void int_matrix_release(struct int_matrix *m); // fine on a zeroed one
 // Rows of W [D, C]: scales from the largest values (compressed-tensors' calculate_qparams), or, with weights [C] of the columns' squared
 // errors, those of the least error; each value to the nearest.
 void int_matrix_round(struct int_matrix *m, const float *W, const float *weight);
-// GPTQ with the second moments H [C, C] of the inputs; W is used up. GPTQ's layout with act_order: groups are of columns that follow each
+// GPTQ with the second moments H [C, C] of the inputs; W leaves as in gptq_round, its columns where they were. GPTQ's layout with act_order: groups are of columns that follow each
 // other in that order.
 int int_matrix_gptq(struct int_matrix *m, float *W, const double *H, const struct gptq_options *o, const char *name, struct error *err);
 void int_matrix_row(const struct int_matrix *m, int64_t row, float *to); // values
+// W [D, C] as choices between the levels around each value under the scales that are there (learned_rounding.h); `code` is then the lower
+// ones', and put adds what `up` says.
+void int_matrix_find_choices(struct int_matrix *m, const float *W, struct rounding_choice *c);
+void int_matrix_put_choices(struct int_matrix *m, const struct rounding_choice *c);
 
 // Its tensors in the layout of its type, for a file of the type's dtype. Lifetime: until released.
 struct int_tensors {

@@ -154,6 +154,11 @@ int64_t score_memory(const struct config *c, int64_t rows, int differentiates) {
     return 4 * (differentiates ? forward + max_i64(rows * a.gradients, head_floats(c, rows, 0)) : forward);
 }
 
+int64_t layer_memory(const struct config *c, int64_t rows) {
+    const struct activations a = activations(c);
+    return 4 * rows * (a.largest + a.gradients + 2 * c->hidden);
+}
+
 int64_t eval_memory(const struct config *c, const struct config *against, int64_t rows) {
     int64_t own = 3 * c->hidden,
             floats = 2 * c->hidden + activations(c).largest; // hidden states that stay; a layer's values

@@ -19,25 +19,38 @@
 #define BATCH 8  // windows at once
 #define REFITS 2 // times that a block's scales are chosen again
 
+// Does GPTQ round, at least at first?
+static int begins_with_gptq(const struct quantize_options *o) { return o->method == QUANTIZE_GPTQ || o->method == QUANTIZE_AUTOROUND; }
+
+static const char *method_name(const struct quantize_options *o) {
+    static const char *const names[] = {[QUANTIZE_RTN] = "rtn", [QUANTIZE_WEIGHTED] = "weighted", [QUANTIZE_GPTQ] = "gptq", [QUANTIZE_MSE] = "mse",
+                                        [QUANTIZE_AUTOROUND] = "autoround"};
+    return names[o->method];
+}
+
 int quantize_method_runs_model(const struct quantize_options *o) {
     const struct int_type *ints = int_type_find(o->type);
-    return (o->method == QUANTIZE_WEIGHTED && !o->imatrix) || o->method == QUANTIZE_GPTQ || o->rescale != RESCALE_NONE || o->bias_correction ||
+    return (o->method == QUANTIZE_WEIGHTED && !o->imatrix) || begins_with_gptq(o) || o->rescale != RESCALE_NONE || o->bias_correction ||
            (ints && ints->static_input);
 }
 
 int quantize_method_check(const struct quantize_options *o, const char *where, struct error *err) {
     if (o->calibration.count && !quantize_method_runs_model(o))
-        return error_set(err, "%s: \"calibration\" is given and \"method\" is %s, which looks at the weights alone; take weighted or gptq", where,
-                         o->method == QUANTIZE_RTN ? "rtn" : o->method == QUANTIZE_MSE ? "mse" : "weighted by a file");
+        return error_set(err, "%s: \"calibration\" is given and \"method\" is %s, which looks at the weights alone; take weighted, gptq or autoround", where,
+                         o->method == QUANTIZE_WEIGHTED ? "weighted by a file" : method_name(o));
     if (o->imatrix && (o->method == QUANTIZE_RTN || o->method == QUANTIZE_MSE))
         return error_set(err, "%s: \"imatrix\" is given and \"method\" is %s, which looks at the weights alone; take weighted", where,
-                         o->method == QUANTIZE_RTN ? "rtn" : "mse");
+                         method_name(o));
     if (o->bias_correction && o->method != QUANTIZE_RTN)
         return error_set(err, "%s: \"bias_correction\" goes with \"method\": \"rtn\"", where);
     if (o->imatrix && o->rescale != RESCALE_NONE)
         return error_set(err, "%s: \"imatrix\" is of the model as it is, \"rescale\" changes it; give \"calibration\"", where);
-    if (o->method == QUANTIZE_GPTQ && o->imatrix)
-        return error_set(err, "%s: gptq needs the text itself, not \"imatrix\"; give \"calibration\", or take weighted", where);
+    if (begins_with_gptq(o) && o->imatrix)
+        return error_set(err, "%s: %s needs the text itself, not \"imatrix\"; give \"calibration\", or take weighted", where, method_name(o));
+    const struct block_format *format = o->method == QUANTIZE_AUTOROUND && !o->plan ? block_format_find(o->type) : NULL;
+    if (format && format->elements == 1)
+        return error_set(err, "%s: \"method\": \"autoround\" chooses between levels of a block, and %s has none: each value is a floating-point number; "
+                         "take rtn, or another type", where, o->type);
     return 0;
 }
 
@@ -111,27 +124,44 @@ static int open_text(const struct recipe *r, const struct quantize_options *o, c
     return calibrate_check(text, "calibration_tokens", err);
 }
 
-// The passes over the text and what GPTQ computes from it.
+// What GPTQ computes from a text for one layer; returns its weights.
+static int64_t gptq_cost(struct forecast *f, const struct layer_shape *s, double tokens, int64_t *widest) {
+    const int64_t C[] = {f->in.hidden, s->n_head * f->in.head_dim, f->in.hidden, s->n_ff};
+    for (int i = 0; i < 4; i++) {
+        f->flops += 2 * tokens * (double)C[i] * (double)C[i];
+        *widest = C[i] > *widest ? C[i] : *widest;
+    }
+    const int64_t own = f->in.hidden * (2 * C[1] + 2 * s->n_kv_head * f->in.head_dim + 3 * C[3]);
+    f->flops += 2 * (double)own * (double)*widest;
+    return own;
+}
+
+// Learned rounding besides: the unquantized model's pass, two that measure, and the steps, each with a pass back; n: weights of all layers.
+static void rounding_cost(struct forecast *f, const struct quantize_options *o, int64_t largest, int64_t n) {
+    const int64_t seq_len = f->recipe->data.seq_len, rows = layer_rounding_windows(o->calibration_tokens / seq_len) * seq_len;
+    const double layers = model_flops_per_token(&f->in, seq_len) - 2 * (double)f->in.hidden * (double)f->in.vocab;
+    f->flops += layers * (3 * (double)o->calibration_tokens + 3 * (double)(rows * o->rounding_steps));
+    f->bytes += (double)LAYER_ROUNDING_BYTES * 2 * (double)o->rounding_steps * (double)n;
+    f->memory += 4 * f->in.hidden * (o->calibration_tokens + 2 * rows) + (LAYER_ROUNDING_BYTES + 1) * largest;
+}
+
+// The passes over the text and what is computed from it.
 void quantize_method_cost(struct forecast *f, const struct quantize_options *o) {
     const struct recipe *r = f->recipe;
     const double tokens = (double)o->calibration_tokens;
-    const int64_t seq_len = r->data.seq_len;
-    int64_t widest = f->in.hidden, layer = 0;
-    f->flops += tokens * model_flops_per_token(&f->in, seq_len) * ((o->method == QUANTIZE_GPTQ ? 6 : 1) + (o->rescale == RESCALE_NONE ? 0 : 10));
-    f->memory += score_memory(&f->in, BATCH * seq_len, 0);
-    for (int64_t l = 0; l < f->in.n_layer && o->method == QUANTIZE_GPTQ; l++) {
-        const struct layer_shape *s = &f->in.layer[l];
-        const int64_t C[] = {f->in.hidden, s->n_head * f->in.head_dim, f->in.hidden, s->n_ff};
-        for (int i = 0; i < 4; i++) {
-            f->flops += 2 * tokens * (double)C[i] * (double)C[i];
-            widest = C[i] > widest ? C[i] : widest;
-        }
-        const int64_t own = f->in.hidden * (2 * C[1] + 2 * s->n_kv_head * f->in.head_dim + 3 * C[3]);
-        f->flops += 2 * (double)own * (double)widest;
-        layer = own > layer ? own : layer;
+    const int64_t seq_len = r->data.seq_len, rows = BATCH * seq_len;
+    int64_t widest = f->in.hidden, largest = 0, all = 0;
+    f->flops += tokens * model_flops_per_token(&f->in, seq_len) * ((begins_with_gptq(o) ? 6 : 1) + (o->rescale == RESCALE_NONE ? 0 : 10));
+    f->memory += o->method == QUANTIZE_AUTOROUND ? layer_memory(&f->in, rows) : score_memory(&f->in, rows, 0);
+    for (int64_t l = 0; l < f->in.n_layer && begins_with_gptq(o); l++) {
+        const int64_t own = gptq_cost(f, &f->in.layer[l], tokens, &widest);
+        largest = own > largest ? own : largest;
+        all += own;
     }
-    if (o->method == QUANTIZE_GPTQ)
-        f->memory += 4 * f->in.hidden * (o->calibration_tokens + f->in.vocab) + 9 * layer + 36 * widest * widest;
+    if (begins_with_gptq(o))
+        f->memory += 4 * f->in.hidden * (o->calibration_tokens + f->in.vocab) + 9 * largest + 36 * widest * widest;
+    if (o->method == QUANTIZE_AUTOROUND)
+        rounding_cost(f, o, largest, all);
 }
 
 // A folder of integers: its size, and what it says of itself.
@@ -220,12 +250,13 @@ struct job { // lifetime: one quantize_by_method
 
 static const struct quantize_options *options_of(const struct job *j) { return j->s->stage->options; }
 
-static int write_ints(struct job *j, const struct gptq_options *how, struct error *err) {
+static int write_ints(struct job *j, const struct gptq_options *how, const struct rounding_options *learned, struct error *err) {
     const struct quantize_options *o = options_of(j);
     const struct int_export_options options = {.type = j->ints,
                                                .group = o->group_size,
                                                .importance = j->importance.n_entry ? &j->importance : NULL,
-                                               .gptq = o->method == QUANTIZE_GPTQ ? how : NULL,
+                                               .gptq = begins_with_gptq(o) ? how : NULL,
+                                               .learned = o->method == QUANTIZE_AUTOROUND ? learned : NULL,
                                                .text = &j->text,
                                                .observer = observer_at(o->observer),
                                                .carry_from = path_is_gguf(j->s->input) && !file_is_directory(j->s->input) ? NULL : j->s->input,
@@ -237,12 +268,13 @@ static int write_ints(struct job *j, const struct gptq_options *how, struct erro
 static int write_model(struct job *j, struct error *err) {
     const struct quantize_options *o = options_of(j);
     const struct gptq_options how = {.damping = o->damping, .act_order = o->act_order, .refits = REFITS};
+    const struct rounding_options learned = {.steps = o->rounding_steps};
     struct gptq_model gptq;
     if (j->ints)
-        return write_ints(j, &how, err);
+        return write_ints(j, &how, &learned, err);
     j->gguf.importance = j->importance.n_entry ? &j->importance : NULL;
-    const struct gguf_encoder encoder = gptq_model_begin(&gptq, &how, &j->text);
-    j->gguf.encoder = o->method == QUANTIZE_GPTQ ? &encoder : NULL;
+    const struct gguf_encoder encoder = gptq_model_begin(&gptq, &how, o->method == QUANTIZE_AUTOROUND ? &learned : NULL, &j->text);
+    j->gguf.encoder = begins_with_gptq(o) ? &encoder : NULL;
     const int rc = gguf_export(j->model, j->in->tokenizer, j->path, &j->gguf, err);
     gptq_model_end(&gptq);
     return rc;
@@ -253,7 +285,7 @@ static int take_importance(struct job *j, struct error *err) {
     const struct quantize_options *o = options_of(j);
     if (o->method == QUANTIZE_MSE)
         importance_of_ones(&j->importance, j->model);
-    const int for_head = o->method == QUANTIZE_GPTQ && !j->ints && !j->model->config.tie_embeddings; // that of a tied table is not weighted
+    const int for_head = begins_with_gptq(o) && !j->ints && !j->model->config.tie_embeddings; // that of a tied table is not weighted
     if (for_head || (o->method == QUANTIZE_WEIGHTED && !o->imatrix)) {
         struct calibration_result c;
         calibrate(&c, j->model, &j->text, 0);

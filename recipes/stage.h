@@ -98,7 +98,7 @@ struct stage_type {
 extern const struct stage_type *const stage_types[]; // ends with NULL
 extern const struct stage_type stage_prune, stage_sparsify, stage_distill, stage_train, stage_lottery, stage_quantize, stage_export, stage_sample, stage_select;
 
-enum quantize_method { QUANTIZE_RTN, QUANTIZE_WEIGHTED, QUANTIZE_GPTQ, QUANTIZE_MSE };
+enum quantize_method { QUANTIZE_RTN, QUANTIZE_WEIGHTED, QUANTIZE_GPTQ, QUANTIZE_MSE, QUANTIZE_AUTOROUND };
 struct quantize_options {
     char *type;
     int pure, allow_fallback, padded, requantize;
@@ -109,6 +109,7 @@ struct quantize_options {
     double damping, alpha;
     int act_order;
     int64_t group_size;
+    int64_t rounding_steps;
     int rescale, clip, bias_correction, observer; // enum rescale_kind; whether awq cuts; a place in OBSERVERS
 };
 struct int_type;
@@ -197,5 +198,7 @@ int64_t snapshot_scratch(const struct config *student, const struct train_option
 // nothing).
 int64_t score_memory(const struct config *c, int64_t rows, int differentiates);
 int64_t eval_memory(const struct config *c, const struct config *against, int64_t rows);
+// The same while `rows` tokens go through one layer and back.
+int64_t layer_memory(const struct config *c, int64_t rows);
 
 #endif

@@ -24,9 +24,9 @@ const struct option stage_quantize_table[] = {
     {ROW("padded", OPTION_BOOL, padded), "false", 0, 0, NULL, NULL,
      "fill removed heads and channels with zeros where readers need the full shape"},
     {ROW("requantize", OPTION_BOOL, requantize), "false", 0, 0, NULL, NULL, "take a model that is quantized already, whose errors add up"},
-    {ROW("method", OPTION_CHOICE, method), "rtn", 0, 0, "rtn|weighted|gptq|mse", NULL,
+    {ROW("method", OPTION_CHOICE, method), "rtn", 0, 0, "rtn|weighted|gptq|mse|autoround", NULL,
      "rtn: each weight to the nearest; mse: scales of the least squared error; weighted: scales for the inputs of a text; gptq: errors made up for "
-     "by later columns"},
+     "by later columns; autoround: after gptq each layer's roundings are learned together, for the layer's outputs"},
     {ROW("rescale", OPTION_CHOICE, rescale), "none", 0, 0, "none|smooth|awq", NULL,
      "first, channels divided by factors that the next matrix is multiplied by: smooth (SmoothQuant) for rounded inputs, awq for rounded weights"},
     {ROW("alpha", OPTION_DOUBLE, alpha), "0.5", 0, 1, NULL, "F", "smooth: how much of the inputs' ranges moves into the weights"},
@@ -35,14 +35,15 @@ const struct option stage_quantize_table[] = {
      "rtn: take what rounding adds to the mean outputs, on a text, back in the biases"},
     {ROW("observer", OPTION_CHOICE, observer), "minmax", 0, 0, OBSERVERS, NULL, "W8A8_STATIC: how the ranges of inputs are taken from the text"},
     {ROW("calibration", OPTION_LIST, calibration), NULL, 0, 0, NULL, "FILE",
-     "text for weighted, gptq, rescale and W8A8_STATIC (may be repeated); in a recipe data.train unless given"},
+     "text for weighted, gptq, autoround, rescale and W8A8_STATIC (may be repeated); in a recipe data.train unless given"},
     {ROW("calibration_tokens", OPTION_INT, calibration_tokens), "65536", 1, 1e12, NULL, "N", "tokens of it"},
     {ROW("imatrix", OPTION_STRING, imatrix), NULL, 0, 0, NULL, "FILE",
      "importance matrix for weighted: from pdq calibrate, or from llama-imatrix"},
     {ROW("plan", OPTION_STRING, plan), NULL, 0, 0, NULL, "PLAN.json", "types of single matrices, from pdq bits; what it does not name gets --type's"},
-    {ROW("damping", OPTION_DOUBLE, damping), "0.01", 1e-9, 10, NULL, "F", "gptq: share of the mean square that is added to all"},
+    {ROW("damping", OPTION_DOUBLE, damping), "0.01", 1e-9, 10, NULL, "F", "gptq, autoround: share of the mean square that is added to all"},
     {ROW("act_order", OPTION_BOOL, act_order), "true", 0, 0, NULL, NULL,
-     "gptq: in what order: blocks with large inputs first, and large columns first within a block; else as they stand"},
+     "gptq, autoround: in what order: blocks with large inputs first, and large columns first within a block; else as they stand"},
+    {ROW("rounding_steps", OPTION_INT, rounding_steps), "200", 1, 1e6, NULL, "N", "autoround: steps of 8 windows for each layer"},
     {.name = NULL}};
 #undef ROW
 

@@ -25,6 +25,29 @@ done
 quiet "$PDQ" quantize m -o two.gguf --type Q4_K --method gptq --calibration text.txt --calibration-tokens 4096 --threads 2
 tail -c 100000 gptq.gguf > a && tail -c 100000 two.gguf | cmp -s - a || fail "gptq: other bytes with two threads"
 
+# Learned rounding: each layer's error as it says itself falls, the same bytes with two threads, and nearer to the parent than rounding to nearest. Not
+# than GPTQ: a made-up model of random weights and forty different words of text teach nothing that holds on another text.
+for type in Q4_0 Q3_K; do
+    learned="--method autoround --rounding-steps 40 --calibration text.txt --calibration-tokens 1024"
+    # shellcheck disable=SC2086
+    quiet "$PDQ" quantize m -o learned.gguf --force --type $type $learned
+    awk '/^layer [01]: mean squared error/ { sub(/,/, "", $9); n++; bad += !($13 + 0 <= $9 + 0); better += $13 + 0 < $9 + 0 } END { exit !(n == 2 && !bad && better) }' err.txt ||
+        fail "$type: nothing was learned: $(cat err.txt)"
+    # shellcheck disable=SC2086
+    quiet "$PDQ" quantize m -o two.gguf --force --type $type --threads 2 $learned
+    cmp -s <(tail -c 100000 learned.gguf) <(tail -c 100000 two.gguf) || fail "$type: autoround: other bytes with two threads"
+    quiet "$PDQ" quantize m -o rtn.gguf --force --type $type
+    less "$(kld learned.gguf)" "$(kld rtn.gguf)" "$type: autoround against rtn"
+done
+refused 1 'autoround. chooses between levels of a block, and F16 has none' \
+    "$PDQ" quantize m -o x.gguf --type F16 --method autoround --calibration text.txt
+refused 1 'autoround needs the text itself' "$PDQ" quantize m -o x.gguf --type Q4_K --method autoround --imatrix m.imatrix
+refused 1 'calibration_tokens: 1000000 tokens are asked for' \
+    "$PDQ" quantize m -o x.gguf --type Q4_K --method autoround --calibration text.txt --calibration-tokens 1000000
+refused 2 'rounding-steps: found 0' "$PDQ" quantize m -o x.gguf --type Q4_K --method autoround --calibration text.txt --rounding-steps 0
+quiet "$PDQ" quantize m -o two.gguf --force --type Q4_K --method gptq --calibration text.txt --calibration-tokens 4096 --threads 2
+quiet "$PDQ" quantize m -o rtn.gguf --force --type Q4_K
+
 # importance matrices
 quiet "$PDQ" calibrate m --data text.txt -o m.imatrix --tokens 4096
 quiet "$PDQ" quantize m -o by-file.gguf --type Q4_K --method weighted --imatrix m.imatrix
@@ -125,6 +148,7 @@ broken() { # PATTERN OPTIONS...: found while it runs
 }
 broken 'tensor blk.0.ffn_up.weight: the value at row 2, column 7 is inf'
 broken 'tensor model.layers.0.mlp.up_proj.weight: the value at row 2, column 7 is inf' --method gptq --calibration text.txt --calibration-tokens 1024
+broken 'tensor model.layers.0.mlp.up_proj.weight: the value at row 2, column 7 is inf' --method autoround --calibration text.txt --calibration-tokens 1024
 absent x.gguf x.gguf.run x.json
 
 # which of two files is nearer
