@@ -1,7 +1,8 @@
 // gptq_model.c: see gptq_model.h.
 //
 // Within a layer the matrices are taken in the order of the data: q, k and v; o; gate and up; down. What each group reads is looked
-// at again with the group before it rounded; learned rounding comes when all are. The embedding and the head are not of a layer: they are encoded row by row.
+// at again with the group before it rounded; learned rounding comes when all are.
+// The embedding and the head are not of a layer: they are encoded row by row.
 #include "quant/gptq_model.h"
 
 #include <stdlib.h>

@@ -7,6 +7,7 @@
 
 #include "common/base/log.h"
 #include "common/base/random.h"
+#include "common/base/threads.h"
 #include "quant/overlay.h"
 
 #define WINDOWS 8 // of a step
@@ -99,6 +100,7 @@ int layer_rounding_learn(struct layer_rounding *r, struct layer_walk *walk, int 
     l.y = l.x + n;
     const int rc = learned_rounding_run(&r->choices, &r->options, &loss, &result);
     free(l.x);
+    TRY(interrupt_check(err));
     if (rc < 0)
         return error_set(err, "layer %d: what it makes of the calibration text is not finite: the model is broken", layer);
     log_info("layer %d: mean squared error of its outputs %.4g, after %" PRId64 " steps %.4g; %.1f %% of the weights rounded otherwise", layer,

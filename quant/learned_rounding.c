@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "common/base/error.h"
+#include "common/base/threads.h"
 
 struct rounding_choice *learned_rounding_add(struct learned_rounding *r, struct tensor *w)
 {
@@ -118,7 +119,7 @@ static double settle(const struct learned_rounding *r)
 static int descend(const struct learned_rounding *r, int64_t steps, const struct rounding_loss *loss)
 {
     double least = INFINITY;
-    for (int64_t step = 0; step < steps; step++) {
+    for (int64_t step = 0; step < steps && !interrupted(); step++) {
         const double now = loss->learn(loss->context, step);
         if (!isfinite(now))
             return -1;

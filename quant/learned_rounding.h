@@ -47,6 +47,7 @@ struct rounding_choice *learned_rounding_add(struct learned_rounding *r, struct 
 void rounding_choice_set(struct rounding_choice *c, int64_t k, float low, float high, float x);
 // Leaves the result in `up` and in the matrices: of the last step's rounding and that of the step with the least loss the better one on all of the
 // data; the start, where neither is better. -1: a loss is not finite.
+// Ends after a step where the user asked to stop: before the result is used, interrupt_check.
 int learned_rounding_run(struct learned_rounding *r, const struct rounding_options *o, const struct rounding_loss *loss,
                          struct rounding_result *result);
 void learned_rounding_release(struct learned_rounding *r); // fine on a zeroed one

@@ -36,8 +36,8 @@ int quantize_method_runs_model(const struct quantize_options *o) {
 
 int quantize_method_check(const struct quantize_options *o, const char *where, struct error *err) {
     if (o->calibration.count && !quantize_method_runs_model(o))
-        return error_set(err, "%s: \"calibration\" is given and \"method\" is %s, which looks at the weights alone; take weighted, gptq or autoround", where,
-                         o->method == QUANTIZE_WEIGHTED ? "weighted by a file" : method_name(o));
+        return error_set(err, "%s: \"calibration\" is given and \"method\" is %s, which looks at the weights alone; take weighted, gptq or autoround",
+                         where, o->method == QUANTIZE_WEIGHTED ? "weighted by a file" : method_name(o));
     if (o->imatrix && (o->method == QUANTIZE_RTN || o->method == QUANTIZE_MSE))
         return error_set(err, "%s: \"imatrix\" is given and \"method\" is %s, which looks at the weights alone; take weighted", where,
                          method_name(o));
@@ -49,8 +49,8 @@ int quantize_method_check(const struct quantize_options *o, const char *where, s
         return error_set(err, "%s: %s needs the text itself, not \"imatrix\"; give \"calibration\", or take weighted", where, method_name(o));
     const struct block_format *format = o->method == QUANTIZE_AUTOROUND && !o->plan ? block_format_find(o->type) : NULL;
     if (format && format->elements == 1)
-        return error_set(err, "%s: \"method\": \"autoround\" chooses between levels of a block, and %s has none: each value is a floating-point number; "
-                         "take rtn, or another type", where, o->type);
+        return error_set(err, "%s: \"method\": \"autoround\" chooses between levels of a block, and %s has none: each value is a "
+                         "floating-point number; take rtn, or another type", where, o->type);
     return 0;
 }
 

@@ -28,7 +28,7 @@ for type in W8A8 W8A16 W4A16 W4A16_ASYM GPTQ-4 GPTQ-4_ASYM GPTQ-8; do
     write $type gptq "$text"
 done
 for type in W4A16 GPTQ-4; do
-    write $type autoround "$text --rounding-steps 20"
+    write $type autoround "--calibration text.txt --calibration-tokens 1024 --rounding-steps 60"
     less "$(kld $type-autoround)" "$(kld $type-rtn)" "$type: autoround against rtn"
 done
 write W8A8_STATIC rtn "$text"

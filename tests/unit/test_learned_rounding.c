@@ -239,7 +239,8 @@ static void check_tensor(const struct gguf_plan *plan, const struct gguf_plan_te
     random_init(&random, 5, t->name, 0);
     gguf_rows_init(&rows, plan, t);
     unsigned char *blocks = gguf_rows_encode(&rows, NULL, &err);
-    float *W = xcalloc((size_t)(n + rows.own_columns), sizeof *W, "test"), *row = xmalloc((size_t)(t->dim[1] + rows.own_columns) * sizeof *row, "test");
+    float *W = xcalloc((size_t)(n + rows.own_columns), sizeof *W, "test");
+    float *row = xmalloc((size_t)(t->dim[1] + rows.own_columns) * sizeof *row, "test");
     uint8_t *low_code = xmalloc((size_t)n, "test");
     for (int64_t d = 0; d < t->dim[0]; d++)
         gguf_rows_read(&rows, d, W + d * t->dim[1], W + n);
