@@ -95,10 +95,10 @@ refused 1 'reweight_every.*teacher cache' "$PDQ" run r.json --dry-run --set 'sta
 
 # From the command line.
 "$PDQ" train m --data a.txt --data b.txt --weights 0.3,0.7 --seq-len 32 --steps 4 --batch 2 -o t1 > /dev/null 2> err.txt || fail "train: $(cat err.txt)"
-"$PDQ" distill m --data a.txt --data b.txt --eval a-held.txt --eval b-held.txt --reweight-every 2 --seq-len 32 --steps 4 --batch 2 -o t2 > /dev/null 2> err.txt \
+"$PDQ" distill m --teacher m --data a.txt --data b.txt --eval a-held.txt --eval b-held.txt --reweight-every 2 --seq-len 32 --steps 4 --batch 2 -o t2 > /dev/null 2> err.txt \
     || fail "distill: $(cat err.txt)"
-"$PDQ" prune m --data a.txt --data b.txt --weights 1,0 --seq-len 32 --ffn 0.5 -o t3 > /dev/null 2> err.txt || fail "prune: $(cat err.txt)"
-"$PDQ" prune m --data a.txt --seq-len 32 --ffn 0.5 -o t4 > /dev/null 2> err.txt || fail "prune: $(cat err.txt)"
+"$PDQ" prune m --data a.txt --data b.txt --weights 1,0 --seq-len 32 --ffn 0.5 --calibration-tokens 1024 -o t3 > /dev/null 2> err.txt || fail "prune: $(cat err.txt)"
+"$PDQ" prune m --data a.txt --seq-len 32 --ffn 0.5 --calibration-tokens 1024 -o t4 > /dev/null 2> err.txt || fail "prune: $(cat err.txt)"
 cmp t3/model.safetensors t4/model.safetensors || fail "calibration reads a text of weight 0"
 for weights in 0.3 0.3,0.7,1 0.3,x -1,2 nan,1 1,1, ''; do
     refused 1 "--weights: found \"$weights\", expected 2 numbers from 0" "$PDQ" train m --data a.txt --data b.txt --weights "$weights" --steps 1 -o t5
@@ -120,16 +120,16 @@ bad 'sources: expected a list' '"sources": {}'
 bad 'sources: expected a list' '"sources": []'
 bad 'sources\[0\]: "train" is missing' '"sources": [{"weight": 1}]'
 bad 'sources\[1\].*unknown.*"wieght".*"weight"' '"sources": [{"train": "a.txt"}, {"train": "b.txt", "wieght": 1}]'
-bad 'sources\[1\].weight: found -1, expected a number from 0' '"sources": [{"train": "a.txt", "weight": 1}, {"train": "b.txt", "weight": -1}]'
+bad 'sources\[1\]: "weight": found -1, expected a number from 0' '"sources": [{"train": "a.txt", "weight": 1}, {"train": "b.txt", "weight": -1}]'
 bad 'all zero' '"sources": [{"train": "a.txt", "weight": 0}, {"train": "b.txt", "weight": 0}]'
 bad '"a" has a "weight" and "b" has none' '"sources": [{"train": "a.txt", "weight": 1}, {"train": "b.txt"}]'
 bad 'named "x"' '"sources": [{"name": "x", "train": "a.txt"}, {"name": "x", "train": "b.txt"}]'
 bad 'named "a"' '"sources": [{"train": "a.txt"}, {"train": "a.txt"}]'
-bad 'reference: found "low"' '"sources": [{"train": "a.txt", "reference": "low"}]'
+bad '"reference": found "low"' '"sources": [{"train": "a.txt", "reference": "low"}]'
 bad 'sources\[0\].train: .*absent.txt' '"sources": [{"train": "absent.txt"}]'
 : > empty.txt
 bad 'sources\[1\].train: .*empty.txt: found [01] tokens?, need at least 2' '"sources": [{"train": "a.txt"}, {"train": "empty.txt"}]'
-bad 'sources\[0\].eval: .*empty.txt: found [01] tokens?, need at least 2' '"sources": [{"train": "a.txt", "eval": "empty.txt"}]' "$every"
+bad 'evaluation text: .*empty.txt: found [01] tokens?, need at least 2' '"sources": [{"train": "a.txt", "eval": "empty.txt"}]' "$every"
 bad 'source "a" has no held-out text' "\"eval\": \"a.txt\", \"sources\": [$both]" "$every"
 bad 'reweight_every: the text has no sources' '"train": "a.txt", "eval": "a.txt"' "$every"
 bad 'no source is named "c"' "\"sources\": [$both]" '{"train": {"steps": 1, "mixture": {"c": 1}}}'
