@@ -99,7 +99,12 @@ refused 1 'reweight_every.*teacher cache' "$PDQ" run r.json --dry-run --set 'sta
     || fail "distill: $(cat err.txt)"
 "$PDQ" prune m --data a.txt --data b.txt --weights 1,0 --seq-len 32 --ffn 0.5 --calibration-tokens 1024 -o t3 > /dev/null 2> err.txt || fail "prune: $(cat err.txt)"
 "$PDQ" prune m --data a.txt --seq-len 32 --ffn 0.5 --calibration-tokens 1024 -o t4 > /dev/null 2> err.txt || fail "prune: $(cat err.txt)"
-cmp t3/model.safetensors t4/model.safetensors || fail "calibration reads a text of weight 0"
+python3 - <<'PY' || fail "calibration reads a text of weight 0"
+def weights(path): # behind the header, which says where they come from
+    data = open(path, "rb").read()
+    return data[8 + int.from_bytes(data[:8], "little"):]
+assert weights("t3/model.safetensors") == weights("t4/model.safetensors")
+PY
 for weights in 0.3 0.3,0.7,1 0.3,x -1,2 nan,1 1,1, ''; do
     refused 1 "--weights: found \"$weights\", expected 2 numbers from 0" "$PDQ" train m --data a.txt --data b.txt --weights "$weights" --steps 1 -o t5
 done
