@@ -6,7 +6,11 @@ cd "$work" || exit 1
 make_text text.txt 3000
 for recipe in $(grep -l '"model": "quickstart/model"' "$PDQ_SOURCE_DIR"/recipes/*.json); do
     grep -q '"ms":\|"../runs/' "$recipe" && continue
-    "$PDQ" run "$recipe" --dry-run --set data.train=text.txt --set data.eval=text.txt > out.txt 2> err.txt || fail "$recipe: $(tail -1 err.txt)"
+    text=(--set data.train=text.txt --set data.eval=text.txt)
+    if grep -q '"sources"' "$recipe"; then # as many as it names, each of the same text
+        text=(--set "data.sources=[$(grep -o '{"name": "[a-z]*", "train"' "$recipe" | sed 's/$/: ["text.txt"], "eval": ["text.txt"]}/' | paste -sd,)]")
+    fi
+    "$PDQ" run "$recipe" --dry-run "${text[@]}" > out.txt 2> err.txt || fail "$recipe: $(tail -1 err.txt)"
     grep -q '^in all about' out.txt || fail "$recipe: $(cat out.txt)"
 done
 exit $failed
