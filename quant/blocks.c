@@ -72,12 +72,13 @@ int64_t block_row_bytes(const struct block_format *f, int64_t n)
 
 static int arranges(const struct block_format *f) { return f->by_planes && cpu_get()->avx512; }
 
-int64_t block_scratch_floats(const struct block_format *f, int64_t n) { return arranges(f) ? arranged_floats_avx512(n) : 0; }
+int64_t block_scratch_floats(const struct block_format *f, int64_t n) { return arranges(f) ? arranged_floats_avx512(n) + 16 : 0; }
 
 const float *block_arranged(const struct block_format *f, const float *x, int64_t n, float *scratch)
 {
     if (!arranges(f))
         return x;
-    arrange_avx512(x, n, scratch);
-    return scratch;
+    float *to = (float *)(((uintptr_t)scratch + 63) & ~(uintptr_t)63); // a register's load then meets one cache line
+    arrange_avx512(x, n, to);
+    return to;
 }

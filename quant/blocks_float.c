@@ -19,14 +19,12 @@ void f32_decode(const void *from, float *to, int64_t n) { memcpy(to, from, (size
 // Eight values as floats.
 typedef __m256 reader(const void *row, int64_t i);
 
-// Four sums, as many as hide the additions' latency; fetched ahead from memory, across the end of a page, too.
+// Four sums, as many as hide the additions' latency.
 static inline __attribute__((always_inline)) float dot_floats(const void *row, int64_t bytes, const float *x, int64_t n, reader *read)
 {
     __m256 sum[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
     int64_t i = 0;
     for (; i + 32 <= n; i += 32) {
-        for (int64_t at = 0; at < 32 * bytes; at += 64)
-            _mm_prefetch((const char *)row + i * bytes + 2048 + at, _MM_HINT_T0);
 #pragma GCC unroll 4
         for (int k = 0; k < 4; k++)
             sum[k] = _mm256_fmadd_ps(read(row, i + 8 * k), _mm256_loadu_ps(x + i + 8 * k), sum[k]);

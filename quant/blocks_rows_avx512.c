@@ -4,8 +4,9 @@
 // as the decoder of blocks_rows.c computes each of them, and looked up: the values are equal to the bit.
 //
 // Products: 64 weights are a plane, a byte for each, sixteen lanes of four. Byte j of every lane is looked up at once, so no
-// weight is widened, and what it is multiplied by lies in that order (block_arrange): of 64 values those of byte 0, of byte 1,
-// 2, 3, then the sums of each lane's four, which minima are multiplied by. A scale counts for whole lanes.
+// weight is widened, and what it is multiplied by lies in that order (block_arranged): of 64 values those of byte 0, of byte 1,
+// 2, 3, then the sums of each lane's four; behind 256 the sums of each sixteen. Minima are multiplied by sums. A scale counts
+// for whole lanes.
 #include "quant/blocks_rows.h"
 
 #include "quant/blocks_search.h"
@@ -130,6 +131,14 @@ DECODER(iq4_nl, IQ4_NL_BYTES, 2, iq4_nl_weights, one_scale)
 
 // Super-blocks of sixteen sub-blocks of 16. Where their bits lie: see blocks_rows.c.
 
+// Two f16 numbers in the first two lanes.
+INLINE __m512 two_f16(const uint8_t *p)
+{
+    uint32_t both;
+    memcpy(&both, p, 4);
+    return _mm512_castps128_ps512(_mm_cvtph_ps(_mm_cvtsi32_si128((int)both)));
+}
+
 INLINE __m512 scales_of(float d, __m128i codes) { return times(d, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes))); }
 
 INLINE __m512i pairs(const uint8_t *q, int p) { return index16(q + 32 * (p / 8) + p % 2 * 16, p / 2 % 4 * 2); }
@@ -141,8 +150,10 @@ INLINE __m512 q2_k_weights(const uint8_t *b, const float *scale, const float *mi
 
 INLINE struct scales q2_k_scales(const uint8_t *b)
 {
-    const __m128i codes = load16(b), low = _mm_set1_epi8(15);
-    return (struct scales){scales_of(load_f16(b + 80), _mm_and_si128(codes, low)), scales_of(load_f16(b + 82), shift_right(codes, 4, low))};
+    const __m512i codes = _mm512_cvtepu8_epi32(load16(b));
+    const __m512 d = two_f16(b + 80), low = _mm512_cvtepi32_ps(_mm512_and_si512(codes, _mm512_set1_epi32(15)));
+    return (struct scales){_mm512_mul_ps(_mm512_permutexvar_ps(_mm512_setzero_si512(), d), low),
+                           _mm512_mul_ps(_mm512_permutexvar_ps(_mm512_set1_epi32(1), d), _mm512_cvtepi32_ps(_mm512_srli_epi32(codes, 4)))};
 }
 
 INLINE __m512 q3_k_weights(const uint8_t *b, const float *scale, const float *min, int p)
@@ -190,16 +201,16 @@ DECODER(q6_k, Q6_K_BYTES, 16, q6_k_weights, q6_k_scales)
 
 // Super-blocks of eight sub-blocks of 32, two parts each
 
+// Bytes of four sub-blocks in a word: scales, minima of 0 to 3, low halves of both of 4 to 7; these' high bits are above the others.
 INLINE struct scales q4_k_scales(const uint8_t *b)
 {
-    uint32_t word[3]; // bytes of four sub-blocks: scales, minima of 0 to 3, low halves of both of 4 to 7; these' high bits are above
-    memcpy(word, b + 4, 12);
-    const __m128i low = _mm_setr_epi32((int)word[0], (int)word[2], (int)word[1], (int)(word[2] >> 4));
-    const __m128i top = _mm_setr_epi32(0, (int)(word[0] >> 2), 0, (int)(word[1] >> 2));
-    const __m128i mask = _mm_setr_epi32(0x3f3f3f3f, 0x0f0f0f0f, 0x3f3f3f3f, 0x0f0f0f0f);
-    const __m128i codes = _mm_or_si128(_mm_and_si128(low, mask), _mm_and_si128(top, _mm_set1_epi8(48)));
-    const __m512 d = _mm512_insertf32x8(_mm512_set1_ps(load_f16(b)), _mm256_set1_ps(load_f16(b + 2)), 1);
-    const __m512 all = _mm512_mul_ps(d, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes)));
+    const __m128i words = load16(b + 4); // the fourth is not theirs
+    const __m128i low = _mm_srlv_epi32(_mm_shuffle_epi32(words, _MM_SHUFFLE(2, 1, 2, 0)), _mm_setr_epi32(0, 0, 0, 4));
+    const __m128i top = _mm_srli_epi32(_mm_shuffle_epi32(words, _MM_SHUFFLE(1, 1, 0, 0)), 2);
+    const __m128i codes = _mm_or_si128(_mm_and_si128(low, _mm_setr_epi32(0x3f3f3f3f, 0x0f0f0f0f, 0x3f3f3f3f, 0x0f0f0f0f)),
+                                       _mm_and_si128(top, _mm_setr_epi32(0, 0x30303030, 0, 0x30303030)));
+    const __m512i half = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+    const __m512 all = _mm512_mul_ps(_mm512_permutexvar_ps(half, two_f16(b)), _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(codes)));
     return (struct scales){all, _mm512_shuffle_f32x4(all, all, 0xee)};
 }
 
@@ -244,26 +255,37 @@ DECODER(iq4_xs, IQ4_XS_BYTES, 16, iq4_xs_weights, iq4_xs_scales)
 // ---- products ----
 
 #define PLANE 64
-#define ARRANGED (5 * 16) // floats for each 64 of x
-#define AHEAD 2048        // bytes: fetched from memory before they are needed, across the end of a page, too
+#define ARRANGED (5 * 16)                  // floats for each 64 of x
+#define ARRANGED_SUPER (4 * ARRANGED + 16) // for each 256
 
-int64_t arranged_floats_avx512(int64_t n) { return (n + PLANE - 1) / PLANE * ARRANGED; }
+int64_t arranged_floats_avx512(int64_t n) { return (n + SUPER_BLOCK - 1) / SUPER_BLOCK * ARRANGED_SUPER; }
+
+INLINE __m512 every_fourth(const __m512 *v, int j) // of 64
+{
+    const __m512i every = _mm512_setr_epi32(j, j + 4, j + 8, j + 12, j + 16, j + 20, j + 24, j + 28, j, j + 4, j + 8, j + 12, j + 16, j + 20,
+                                            j + 24, j + 28);
+    return _mm512_mask_blend_ps(0xff00, _mm512_permutex2var_ps(v[0], every, v[1]), _mm512_permutex2var_ps(v[2], every, v[3]));
+}
+
+INLINE __m512 sum4(const __m512 *v) { return _mm512_add_ps(_mm512_add_ps(v[0], v[1]), _mm512_add_ps(v[2], v[3])); }
 
 void arrange_avx512(const float *x, int64_t n, float *to)
 {
-    for (int64_t i = 0; i < n; i += PLANE, to += ARRANGED) {
-        __m512 v[4], sum = _mm512_setzero_ps();
-        for (int k = 0; k < 4; k++) // blocks of 32 may end in the middle: zeros from there on
-            v[k] = i + 16 * k < n ? _mm512_loadu_ps(x + i + 16 * k) : _mm512_setzero_ps();
-        for (int j = 0; j < 4; j++) {
-            const __m512i every = _mm512_setr_epi32(j, j + 4, j + 8, j + 12, j + 16, j + 20, j + 24, j + 28, j, j + 4, j + 8, j + 12,
-                                                    j + 16, j + 20, j + 24, j + 28);
-            const __m512 low = _mm512_permutex2var_ps(v[0], every, v[1]), high = _mm512_permutex2var_ps(v[2], every, v[3]);
-            const __m512 of_byte = _mm512_mask_blend_ps(0xff00, low, high);
-            _mm512_storeu_ps(to + 16 * j, of_byte);
-            sum = _mm512_add_ps(sum, of_byte);
+    for (int64_t i = 0; i < n; to += 16) {
+        __m512 lane[4];
+        for (int t = 0; t < 4; t++, to += ARRANGED, i += PLANE) {
+            __m512 v[4], of_byte[4];
+            for (int k = 0; k < 4; k++) // blocks of 32 may end anywhere: zeros from there on
+                v[k] = i + 16 * k < n ? _mm512_loadu_ps(x + i + 16 * k) : _mm512_setzero_ps();
+            for (int j = 0; j < 4; j++) {
+                of_byte[j] = every_fourth(v, j);
+                _mm512_storeu_ps(to + 16 * j, of_byte[j]);
+            }
+            lane[t] = sum4(of_byte);
+            _mm512_storeu_ps(to + 64, lane[t]);
         }
-        _mm512_storeu_ps(to + 64, sum);
+        const __m512 quarter[4] = {every_fourth(lane, 0), every_fourth(lane, 1), every_fourth(lane, 2), every_fourth(lane, 3)};
+        _mm512_storeu_ps(to, sum4(quarter));
     }
 }
 
@@ -301,12 +323,6 @@ INLINE __m512 plane_product(__m512i plane, const float *x, level_reader *level, 
     return start;
 }
 
-INLINE void prefetch(const uint8_t *b, int64_t bytes)
-{
-    for (int64_t at = 0; at < bytes; at += 64)
-        _mm_prefetch((const char *)b + AHEAD + at, _MM_HINT_T0);
-}
-
 INLINE __m512i mask_bytes(int mask) { return _mm512_set1_epi8((char)mask); }
 
 // Of two the bits of `mask` from `low`, the others from `high`.
@@ -341,10 +357,9 @@ INLINE __m512i with_fifth(const uint8_t *bits0, const uint8_t *bits1, __m512i ni
 INLINE float dot_blocks(const uint8_t *b, const float *x, int64_t n, int64_t bytes, int fifth, int q, int min_at, level_reader *level)
 {
     __m512 sum = _mm512_setzero_ps(), mins = sum;
-    for (int64_t i = 0; i < n; i += PLANE, b += 2 * bytes, x += ARRANGED) {
+    for (int64_t i = 0; i < n; i += PLANE, b += 2 * bytes, x += i % SUPER_BLOCK ? ARRANGED : ARRANGED + 16) {
         const uint8_t *second = i + 32 < n ? b + bytes : b; // past the end x is zero
         __m512i plane = nibbles_of_both(b + q, second + q);
-        prefetch(b, 2 * bytes);
         if (fifth)
             plane = with_fifth(b + fifth, second + fifth, plane);
         sum = _mm512_fmadd_ps(of_both(b, second, 0), plane_product(plane, x, level, _mm512_setzero_ps()), sum);
@@ -369,7 +384,6 @@ float q8_0_dot_avx512(const void *row, const float *x, int64_t n) // x as it lie
     const uint8_t *b = row;
     for (int64_t i = 0; i < n; i += 32, b += Q8_0_BYTES) {
         const struct scales s = one_scale(b);
-        prefetch(b, 1);
         low = _mm512_fmadd_ps(_mm512_mul_ps(s.scale, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load16(b + 2)))), _mm512_loadu_ps(x + i), low);
         high = _mm512_fmadd_ps(_mm512_mul_ps(s.scale, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load16(b + 18)))), _mm512_loadu_ps(x + i + 16), high);
     }
@@ -422,19 +436,20 @@ INLINE float dot_super(const uint8_t *b, const float *x, int64_t n, int64_t byte
                        plane_reader *plane, level_reader *level, scale_reader *scales)
 {
     __m512 sum = _mm512_setzero_ps(), mins = sum;
-    for (int64_t i = 0; i < n; i += SUPER_BLOCK, b += bytes) {
+    for (int64_t i = 0; i < n; i += SUPER_BLOCK, b += bytes, x += 16) {
         const struct scales of = scales(b);
-        prefetch(b, bytes);
 #pragma GCC unroll 4
         for (int t = 0; t < 4; t++, x += ARRANGED) {
             const int a = 16 / lanes * t, q = lanes == 4; // scale of the first lane
             const __m512i of_lane = _mm512_setr_epi32(a, a, a, a, a + q, a + q, a + q, a + q, a + 1 + q, a + 1 + q, a + 1 + q, a + 1 + q,
                                                       a + 1 + 2 * q, a + 1 + 2 * q, a + 1 + 2 * q, a + 1 + 2 * q);
-            const __m512 fours = _mm512_loadu_ps(x + 64);
-            const __m512 start = centre ? _mm512_mul_ps(_mm512_set1_ps((float)-centre), fours) : _mm512_setzero_ps();
+            const __m512 start = centre ? _mm512_mul_ps(_mm512_set1_ps((float)-centre), _mm512_loadu_ps(x + 64)) : _mm512_setzero_ps();
             sum = _mm512_fmadd_ps(_mm512_permutexvar_ps(of_lane, of.scale), plane_product(plane(b, t), x, level, start), sum);
-            if (has_min)
-                mins = _mm512_fmadd_ps(_mm512_permutexvar_ps(of_lane, of.min), fours, mins);
+        }
+        if (has_min) {
+            const __m512i pairwise = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+            const __m512 min = lanes == 4 ? of.min : _mm512_permutexvar_ps(pairwise, of.min);
+            mins = _mm512_fmadd_ps(min, _mm512_loadu_ps(x), mins);
         }
     }
     return _mm512_reduce_add_ps(_mm512_sub_ps(sum, mins));
