@@ -20,12 +20,17 @@ struct block_format {
     // n: a multiple of elements; finite values. importance: [n] weights >= 0 of the squared errors, NULL: all alike.
     void (*encode)(const float *from, const float *importance, int64_t n, void *to);
     void (*decode)(const void *from, float *to, int64_t n);
-    float (*dot)(const void *row, const float *x, int64_t n); // decode(row) . x, widened in registers only
+    // decode(row) . x, widened in registers only. arranged: what block_arranged gave for x [n].
+    float (*dot)(const void *row, const float *arranged, int64_t n);
+    int by_planes; // dot wants x in another order where the CPU has AVX-512
 };
 
 const struct block_format *block_format_find(const char *name);   // any case; NULL: none
 const struct block_format *block_format_by_type(uint32_t type);   // NULL: none
 const char *block_type_name(uint32_t type);                       // also of types that pdq does not read; "unknown"
 int64_t block_row_bytes(const struct block_format *f, int64_t n); // -1: n is not a multiple of the block
+// x [n] in the order that dot wants, once for many rows: x itself, or written to scratch [block_scratch_floats(f, n)].
+int64_t block_scratch_floats(const struct block_format *f, int64_t n);
+const float *block_arranged(const struct block_format *f, const float *x, int64_t n, float *scratch);
 
 #endif

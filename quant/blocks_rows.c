@@ -3,9 +3,10 @@
 // Sixteen values with one scale are a part. A format says where a part's integers lie (`part`) and what its parts'
 // scales and minima are (`scales`); decoding and the product are the same for all, made for each by inlining. A decoder
 // computes scale * q - min in single operations, as llama.cpp's does, so the values are equal to the bit; the products
-// use fused multiply-adds.
+// use fused multiply-adds. Where the CPU has AVX-512, blocks_rows_avx512.c does both.
 #include "quant/blocks_rows.h"
 
+#include "common/tensor/cpu.h"
 #include "quant/blocks_search.h"
 #include "quant/blocks_simd.h"
 
@@ -56,11 +57,14 @@ INLINE float dot_parts(const uint8_t *b, const float *x, int64_t n, int64_t byte
 #define FORMAT(f, bytes, parts, has_min, part, scales)                                                                  \
     void f##_decode(const void *from, float *to, int64_t n)                                                             \
     {                                                                                                                   \
-        decode_parts(from, to, n, bytes, parts, has_min, part, scales);                                                 \
+        if (cpu_get()->avx512)                                                                                          \
+            f##_decode_avx512(from, to, n);                                                                             \
+        else                                                                                                            \
+            decode_parts(from, to, n, bytes, parts, has_min, part, scales);                                             \
     }                                                                                                                   \
     float f##_dot(const void *row, const float *x, int64_t n)                                                           \
     {                                                                                                                   \
-        return dot_parts(row, x, n, bytes, parts, has_min, part, scales);                                               \
+        return cpu_get()->avx512 ? f##_dot_avx512(row, x, n) : dot_parts(row, x, n, bytes, parts, has_min, part, scales); \
     }
 
 // Blocks of 32: two parts with one scale

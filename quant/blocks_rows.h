@@ -68,4 +68,12 @@ block_decoder q2_k_decode, q3_k_decode, q4_k_decode, q5_k_decode, q6_k_decode, i
 block_product q8_0_dot, q4_0_dot, q4_1_dot, q5_0_dot, q5_1_dot, iq4_nl_dot;
 block_product q2_k_dot, q3_k_dot, q4_k_dot, q5_k_dot, q6_k_dot, iq4_xs_dot;
 
+// blocks_rows_avx512.c: the same values; products of an x that arrange_avx512 wrote, but for Q8_0
+int64_t arranged_floats_avx512(int64_t n);
+void arrange_avx512(const float *x, int64_t n, float *to); // to: [arranged_floats_avx512(n)]
+block_decoder q8_0_decode_avx512, q4_0_decode_avx512, q4_1_decode_avx512, q5_0_decode_avx512, q5_1_decode_avx512, iq4_nl_decode_avx512;
+block_decoder q2_k_decode_avx512, q3_k_decode_avx512, q4_k_decode_avx512, q5_k_decode_avx512, q6_k_decode_avx512, iq4_xs_decode_avx512;
+block_product q8_0_dot_avx512, q4_0_dot_avx512, q4_1_dot_avx512, q5_0_dot_avx512, q5_1_dot_avx512, iq4_nl_dot_avx512;
+block_product q2_k_dot_avx512, q3_k_dot_avx512, q4_k_dot_avx512, q5_k_dot_avx512, q6_k_dot_avx512, iq4_xs_dot_avx512;
+
 #endif

@@ -157,8 +157,11 @@ static void file_weight_dot(void *context, const struct tensor *w, int64_t row0,
 {
     const struct file_weight *fw = context;
     const int64_t columns = tensor_columns(w);
+    float *scratch = xmalloc((size_t)block_scratch_floats(fw->format, columns) * sizeof *scratch, "a product's input in order");
+    const float *arranged = block_arranged(fw->format, x, columns, scratch);
     for (int64_t r = 0; r < n; r++)
-        y[r] = fw->format->dot(row_at(fw, row0 + r), x, columns);
+        y[r] = fw->format->dot(row_at(fw, row0 + r), arranged, columns);
+    free(scratch);
 }
 
 static void owner_release(void *context)

@@ -1,4 +1,5 @@
-// cmd_speed.c: `pdq speed MODEL ...`: how fast models take text in, measured in turns, beside what their FLOPs promise.
+// cmd_speed.c: `pdq speed MODEL ...`: how fast models take text in, measured in turns, beside what their FLOPs promise; and how
+// fast they go on token by token.
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -8,13 +9,14 @@
 #include "recipes/open_model.h"
 
 struct speed_options {
-    int64_t batch, tokens, runs;
+    int64_t batch, tokens, decode, runs;
     int json;
 };
 #define ROW(name, kind, field) name, kind, offsetof(struct speed_options, field)
 static const struct option table[] = {
     {ROW("batch", OPTION_INT, batch), "1", 1, 4096, NULL, "N", "sequences at once"},
     {ROW("tokens", OPTION_INT, tokens), "256", 1, 1 << 20, NULL, "N", "tokens in each"},
+    {ROW("decode", OPTION_INT, decode), "0", 0, 1 << 20, NULL, "N", "tokens one by one after an empty context, as well (causal models)"},
     {ROW("runs", OPTION_INT, runs), "9", 1, 10000, NULL, "N", "runs of each model, in turns; the median counts"},
     {ROW("json", OPTION_BOOL, json), "false", 0, 0, NULL, NULL, "print one JSON object and nothing else"},
     {.name = NULL}};
@@ -24,6 +26,7 @@ struct entry { // one model; lifetime: the command
     struct opened opened;
     struct speed_timer timer;
     double *seconds, flops; // of one run
+    double *decode;         // seconds of one run of --decode tokens
 };
 
 // Of a prefill: the head meets the last position of each sequence only.
@@ -39,8 +42,13 @@ static int open_entry(struct entry *e, const char *path, const struct speed_opti
         return error_set(err, "%s: a classifier of images (model_type %s); this works on models of text", path, c->model_type);
     if (c->context > 0 && o->tokens > c->context)
         return error_set(err, "--tokens %ld: the context of %s is %ld", (long)o->tokens, path, (long)c->context);
+    if (c->context > 0 && o->decode > c->context)
+        return error_set(err, "--decode %ld: the context of %s is %ld", (long)o->decode, path, (long)c->context);
+    if (o->decode && !model_is_causal(c))
+        return error_set(err, "--decode: %s is an encoder, which does not go on with a text; leave the option out", path);
     e->flops = prefill_flops(c, o->batch, o->tokens);
     e->seconds = xcalloc((size_t)o->runs, sizeof *e->seconds, "times");
+    e->decode = xcalloc((size_t)o->runs, sizeof *e->decode, "times");
     speed_timer_init(&e->timer, e->opened.model, o->batch, o->tokens);
     return 0;
 }
@@ -51,6 +59,8 @@ static struct json *result(const struct entry *e, const struct entry *first, con
     json_set_string(j, "model", e->opened.path);
     json_set_number(j, "ms", 1e3 * median);
     json_set_number(j, "tokens_per_second", (double)(o->batch * o->tokens) / median);
+    if (o->decode)
+        json_set_number(j, "decode_tokens_per_second", (double)o->decode / e->decode[o->runs / 2]);
     json_set_number(j, "gflops", e->flops / median / 1e9);
     json_set_number(j, "speedup", speedup);
     json_set_number(j, "flops_promise", promised);
@@ -61,13 +71,16 @@ static struct json *result(const struct entry *e, const struct entry *first, con
 #define ENOUGH 0.9 // of what the FLOPs promise; less is said
 
 static void print(const struct json *list) {
-    printf("%-40s %9s %11s %9s %8s %8s %6s\n", "", "ms", "tokens/s", "GFLOP/s", "speed-up", "by FLOPs", "share");
+    const int decode = json_get(json_first(list), "decode_tokens_per_second") != NULL;
+    printf("%-40s %9s %11s %9s %8s %8s %6s%s\n", "", "ms", "tokens/s", "GFLOP/s", "speed-up", "by FLOPs", "share", decode ? "  decode, tokens/s" : "");
     for (const struct json *v = json_first(list); v; v = json_next(v)) {
         double share = json_number(json_get(v, "share_of_promise"));
-        printf("%-40s %9.3f %11.0f %9.1f %8.2f %8.2f %6.2f%s\n", json_string(json_get(v, "model")), json_number(json_get(v, "ms")),
+        printf("%-40s %9.3f %11.0f %9.1f %8.2f %8.2f %6.2f", json_string(json_get(v, "model")), json_number(json_get(v, "ms")),
                json_number(json_get(v, "tokens_per_second")), json_number(json_get(v, "gflops")),
-               json_number(json_get(v, "speedup")), json_number(json_get(v, "flops_promise")), share,
-               share < ENOUGH ? "  less than 0.9 of what the FLOPs promise" : "");
+               json_number(json_get(v, "speedup")), json_number(json_get(v, "flops_promise")), share);
+        if (decode)
+            printf("%18.1f", json_number(json_get(v, "decode_tokens_per_second")));
+        puts(share < ENOUGH ? "  less than 0.9 of what the FLOPs promise" : "");
     }
 }
 
@@ -78,11 +91,16 @@ static int run(struct call *call, struct error *err) {
     for (; opened < n && status == 0; opened++)
         status = open_entry(&e[opened], call->words[opened], o, err);
     for (int64_t turn = -1; turn < o->runs && status == 0; turn++) // the first warms up
-        for (int i = 0; i < n; i++)
+        for (int i = 0; i < n; i++) {
             e[i].seconds[turn < 0 ? 0 : turn] = speed_timer_run(&e[i].timer);
+            if (o->decode)
+                e[i].decode[turn < 0 ? 0 : turn] = speed_decode(e[i].opened.model, o->decode);
+        }
     struct json *list = json_array();
-    for (int i = 0; i < n && status == 0; i++)
+    for (int i = 0; i < n && status == 0; i++) {
         sort_doubles(e[i].seconds, o->runs);
+        sort_doubles(e[i].decode, o->runs);
+    }
     for (int i = 0; i < n && status == 0; i++)
         json_push(list, result(&e[i], &e[0], o));
     if (status == 0 && o->json) {
@@ -101,6 +119,7 @@ static int run(struct call *call, struct error *err) {
         if (e[i].seconds)
             speed_timer_release(&e[i].timer);
         free(e[i].seconds);
+        free(e[i].decode);
         opened_release(&e[i].opened);
     }
     free(e);
@@ -108,7 +127,7 @@ static int run(struct call *call, struct error *err) {
 }
 
 const struct command cmd_speed = {.name = "speed",
-                                  .arguments = "MODEL [MODEL ...] [--batch N] [--tokens N] [--runs N]",
+                                  .arguments = "MODEL [MODEL ...] [--batch N] [--tokens N] [--decode N] [--runs N]",
                                   .summary = "measure how fast models take text in, in turns, beside what their FLOPs promise",
                                   .table = table,
                                   .size = sizeof(struct speed_options),

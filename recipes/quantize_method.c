@@ -34,6 +34,11 @@ int quantize_method_runs_model(const struct quantize_options *o) {
            (ints && ints->static_input);
 }
 
+int quantize_method_streams(const struct quantize_options *o) {
+    return !quantize_method_runs_model(o) ||
+           (o->method == QUANTIZE_GPTQ && !int_type_find(o->type) && o->rescale == RESCALE_NONE && !o->bias_correction);
+}
+
 int quantize_method_check(const struct quantize_options *o, const char *where, struct error *err) {
     if (o->calibration.count && !quantize_method_runs_model(o))
         return error_set(err, "%s: \"calibration\" is given and \"method\" is %s, which looks at the weights alone; take weighted, gptq or autoround",

@@ -76,20 +76,23 @@ int speed_runs(int64_t parameters) {
     return 1 + (runs < 1 ? 1 : runs > SPEED_RUNS ? SPEED_RUNS : (int)runs);
 }
 
-// Seconds to take in `total` tokens, `at_once` at a time, from an empty context: the median of several runs after one
-// more.
+// Seconds to take in `total` tokens, `at_once` at a time, from an empty context.
+static double run_tokens(struct decoder *d, const int32_t *ids, int64_t total, int64_t at_once) {
+    d->cache.length = 0;
+    double started = timer_now();
+    for (int64_t i = 0; i < total; i += at_once)
+        decoder_step(d, ids + i, total - i < at_once ? total - i : at_once);
+    return timer_now() - started;
+}
+
+// The median of several runs after one more.
 static double time_tokens(struct model *m, const int32_t *ids, int64_t total, int64_t at_once) {
     double seconds[SPEED_RUNS + 1];
     int runs = speed_runs(m->n_element);
     struct decoder d;
     decoder_init(&d, m, total);
-    for (int run = 0; run < runs; run++) {
-        d.cache.length = 0;
-        double started = timer_now();
-        for (int64_t i = 0; i < total; i += at_once)
-            decoder_step(&d, ids + i, total - i < at_once ? total - i : at_once);
-        seconds[run] = timer_now() - started;
-    }
+    for (int run = 0; run < runs; run++)
+        seconds[run] = run_tokens(&d, ids, total, at_once);
     decoder_release(&d);
     sort_doubles(seconds + 1, runs - 1);
     return seconds[1 + (runs - 1) / 2];
@@ -125,6 +128,16 @@ double speed_timer_run(struct speed_timer *t) {
 void speed_timer_release(struct speed_timer *t) {
     tape_release(&t->tape);
     free(t->ids);
+}
+
+double speed_decode(struct model *m, int64_t n) {
+    int32_t *ids = random_tokens(n, m->config.vocab);
+    struct decoder d;
+    decoder_init(&d, m, n);
+    double seconds = run_tokens(&d, ids, n, 1);
+    decoder_release(&d);
+    free(ids);
+    return seconds;
 }
 
 double speed_prefill(struct model *m, int64_t prompt_tokens) {

@@ -29,6 +29,9 @@ void speed_timer_init(struct speed_timer *t, struct model *m, int64_t B, int64_t
 double speed_timer_run(struct speed_timer *t); // seconds: the forward pass, and the head on each sequence's last position
 void speed_timer_release(struct speed_timer *t);
 
+// Seconds to take in n random tokens one by one, from an empty context; n > 0.
+double speed_decode(struct model *m, int64_t n);
+
 struct speed_result {
     double prefill, decode; // tokens/s, medians of the runs
 };

@@ -47,6 +47,8 @@ struct tensor *op_linear(struct tape *tape, struct tensor *x, struct tensor *w, 
         w->hook->forward(w->hook->context, tape, w, N, in, y->data);
     else if (w->hook && w->hook->dot && N <= DOT_ROWS)
         weight_dot(w, in, N, y->data);
+    else if (w->hook && w->hook->dot && tape->precision == PRECISION_F32)
+        weight_product(tape, w, N, in, y->data);
     else
         gemm(tape->precision, PLAIN, TRANSPOSED, N, O, I, in, I, weight_values(tape, w), I, 0, y->data, O);
     arena_reset(&tape->arena, mark);

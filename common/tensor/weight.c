@@ -3,10 +3,14 @@
 
 #include <math.h>
 
+#include "common/base/threads.h"
 #include "common/tensor/vecmath.h"
 
 #define ROW_BLOCK 32 // rows that one thread makes at a time
+#define DOT_BLOCK 128 // rows that one thread multiplies at a time: the hook brings x into an order of its own for each
 #define COLUMN_BLOCK 64 // columns that one thread sums
+#define PRODUCT_ROWS 512 // rows of x that are multiplied with rows of the weight widened once: more would not stay in a cache
+#define DEPTH 256 // columns multiplied at a time: 32 rows of x so deep stay in the nearest cache
 
 const float *weight_values(struct tape *tape, const struct tensor *w)
 {
@@ -27,12 +31,46 @@ const float *weight_values(struct tape *tape, const struct tensor *w)
 void weight_dot(const struct tensor *w, const float *x, int64_t N, float *y)
 {
     const int64_t rows = tensor_rows(w), columns = tensor_columns(w);
-#pragma omp parallel for schedule(static)
-    for (int64_t r = 0; r < rows; r += ROW_BLOCK) {
-        const int64_t n = r + ROW_BLOCK < rows ? ROW_BLOCK : rows - r;
+#pragma omp parallel for schedule(dynamic, 1)
+    for (int64_t r = 0; r < rows; r += DOT_BLOCK) {
+        const int64_t n = min_i64(DOT_BLOCK, rows - r);
         for (int64_t i = 0; i < N; i++)
             w->hook->dot(w->hook->context, w, r, n, x + i * columns, y + i * rows + r);
     }
+}
+
+// Rows row0 .. of the weight, widened in `values`, times n columns of x^T: sum [DOT rows, n], then its transpose to y [n, O].
+static void panel_product(const struct tensor *w, int64_t row0, int64_t n, const float *packed, float *values, float *sum, float *y)
+{
+    const int64_t O = tensor_rows(w), I = tensor_columns(w), rows = min_i64(ROW_BLOCK, O - row0);
+    w->hook->rows(w->hook->context, w, row0, rows, values);
+    for (int64_t k = 0; k < I; k += DEPTH)
+        gemm_packed(PLAIN, rows, n, min_i64(DEPTH, I - k), values + k, I, packed + k * GEMM_PANEL, I, k > 0, sum, n);
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t r = 0; r < rows; r++)
+            y[i * O + row0 + r] = sum[r * n + i];
+}
+
+void weight_product(struct tape *tape, const struct tensor *w, int64_t N, const float *x, float *y)
+{
+    const int64_t O = tensor_rows(w), I = tensor_columns(w), most = min_i64(N, PRODUCT_ROWS), slot = ROW_BLOCK * (I + most);
+    const size_t mark = arena_mark(&tape->arena);
+    float *packed = arena_alloc(&tape->arena, (size_t)gemm_packed_floats(most, I) * sizeof *packed);
+    float *scratch = arena_alloc(&tape->arena, (size_t)(threads_count() * slot) * sizeof *scratch);
+    for (int64_t n0 = 0; n0 < N; n0 += most) {
+        const int64_t n = min_i64(most, N - n0);
+#pragma omp parallel
+        {
+            float *values = scratch + thread_number() * slot;
+#pragma omp for schedule(static)
+            for (int64_t i = 0; i < n; i += GEMM_PANEL)
+                gemm_pack(TRANSPOSED, min_i64(GEMM_PANEL, n - i), I, 1, x + (n0 + i) * I, I, packed + i * I);
+#pragma omp for schedule(dynamic, 1)
+            for (int64_t r = 0; r < O; r += ROW_BLOCK)
+                panel_product(w, r, n, packed, values, values + ROW_BLOCK * I, y + n0 * O);
+        }
+    }
+    arena_reset(&tape->arena, mark);
 }
 
 // A row's own scale as vLLM's int8 kernel takes it; compressed-tensors' own simulation divides by 2^(bits-1) - 0.5.

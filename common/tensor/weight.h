@@ -11,6 +11,10 @@ const float *weight_values(struct tape *tape, const struct tensor *w);
 // y[N, O] = x[N, I] w^T by the hook's dot, for the few rows that decoding has.
 void weight_dot(const struct tensor *w, const float *x, int64_t N, float *y);
 
+// y[N, O] = x[N, I] w^T in f32 with rows of w widened just before they are multiplied, so that no copy of w is held: of stored
+// weights, which are read once for all of x and widened in the cache.
+void weight_product(struct tape *tape, const struct tensor *w, int64_t N, const float *x, float *y);
+
 // Whether w's hook makes the stored weight's gradient another one than the effective weight's.
 int weight_changes_gradient(const struct tensor *w);
 // w->grad += the stored weight's gradient, made in place from effective [rows, columns], the effective weight's. Only

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "common/base/random.h"
+#include "common/tensor/cpu.h"
 #include "common/tensor/dtype.h"
 #include "quant/blocks.h"
 #include "tests/unit/golden.h"
@@ -266,13 +267,15 @@ Test(quant_blocks, values_on_a_grid_encode_to_themselves)
 
 Test(quant_blocks, dot_is_decode_times_x)
 {
-    static float w[N], x[N], y[N];
+    static float w[N], x[N], y[N], scratch[2 * N];
     static unsigned char b[N * 4];
     fill_normal(w, N, 0.02, 2);
     fill_normal(x, N, 1, 3);
     for (size_t k = 0; k < N_NAMES; k++) {
         const struct block_format *f = block_format_find(names[k]);
-        const int64_t n = f->elements == 1 ? N - 3 : N; // F types: a length that is no multiple of a register
+        // F types: a length that is no multiple of a register; blocks of 32: an odd number of them
+        const int64_t n = f->elements == 1 ? N - 3 : f->elements == 32 ? N - 32 : N;
+        cr_assert_leq(block_scratch_floats(f, n), 2 * N);
         f->encode(w, NULL, n, b);
         f->decode(b, y, n);
         double want = 0, magnitude = 0;
@@ -281,7 +284,33 @@ Test(quant_blocks, dot_is_decode_times_x)
             magnitude += fabs((double)y[i] * (double)x[i]);
         }
         // Float sums in eight lanes: about 2^-24 for each of the N / 8 additions of a lane at the very worst.
-        cr_expect_float_eq((double)f->dot(b, x, n), want, 1e-6 * magnitude, "%s", f->name);
+        cr_expect_float_eq((double)f->dot(b, block_arranged(f, x, n, scratch), n), want, 1e-6 * magnitude, "%s", f->name);
+    }
+}
+
+// Any bits that a block can have, by the AVX-512 decoders and by those of AVX2: the same values, to the bit.
+Test(quant_blocks, both_decoders_give_the_same_bits)
+{
+    struct cpu *cpu = (struct cpu *)(uintptr_t)cpu_get();
+    if (!cpu->avx512)
+        cr_skip_test("this CPU has no AVX-512, or PDQ_CPU hides it");
+    static float wide[N], narrow[N];
+    static unsigned char b[N * 4];
+    struct random r;
+    random_init(&r, 7, "bits", 0);
+    for (size_t k = 0; k < N_NAMES; k++) {
+        const struct block_format *f = block_format_find(names[k]);
+        for (int trial = 0; trial < 20; trial++) {
+            for (size_t i = 0; i < sizeof b; i++)
+                b[i] = (unsigned char)random_below(&r, 256);
+            cpu->avx512 = 1;
+            f->decode(b, wide, N);
+            cpu->avx512 = 0;
+            f->decode(b, narrow, N);
+            for (int i = 0; i < N; i++)
+                if (!isnan(narrow[i]))
+                    cr_assert_arr_eq(&wide[i], &narrow[i], 4, "%s, value %d: %g and %g", f->name, i, (double)wide[i], (double)narrow[i]);
+        }
     }
 }
 
