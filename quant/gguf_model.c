@@ -153,14 +153,20 @@ static void file_weight_rows(void *context, const struct tensor *w, int64_t row0
         fw->format->decode(row_at(fw, row0 + r), to + r * columns, columns);
 }
 
+#define AHEAD 4096 // bytes: the processor fetches what follows by itself, but not beyond the end of a page
+
 static void file_weight_dot(void *context, const struct tensor *w, int64_t row0, int64_t n, const float *x, float *y)
 {
     const struct file_weight *fw = context;
     const int64_t columns = tensor_columns(w);
     float *scratch = xmalloc((size_t)block_scratch_floats(fw->format, columns) * sizeof *scratch, "a product's input in order");
     const float *arranged = block_arranged(fw->format, x, columns, scratch);
-    for (int64_t r = 0; r < n; r++)
-        y[r] = fw->format->dot(row_at(fw, row0 + r), arranged, columns);
+    for (int64_t r = 0; r < n; r++) {
+        const unsigned char *row = row_at(fw, row0 + r);
+        for (int64_t at = AHEAD; at < AHEAD + fw->row_bytes; at += 64)
+            __builtin_prefetch(row + at);
+        y[r] = fw->format->dot(row, arranged, columns);
+    }
     free(scratch);
 }
 
