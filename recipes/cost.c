@@ -154,6 +154,8 @@ int64_t score_memory(const struct config *c, int64_t rows, int differentiates) {
     return 4 * (differentiates ? forward + max_i64(rows * a.gradients, head_floats(c, rows, 0)) : forward);
 }
 
+int64_t walk_memory(const struct config *c, int64_t rows) { return 4 * rows * (activations(c).largest + 2 * c->hidden); }
+
 int64_t layer_memory(const struct config *c, int64_t rows) {
     const struct activations a = activations(c);
     return 4 * rows * (a.largest + a.gradients + 2 * c->hidden);

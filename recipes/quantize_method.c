@@ -22,6 +22,11 @@
 // Does GPTQ round, at least at first?
 static int begins_with_gptq(const struct quantize_options *o) { return o->method == QUANTIZE_GPTQ || o->method == QUANTIZE_AUTOROUND; }
 
+// A pass through the whole model at once for columns' weights: of all matrices, or, beside GPTQ, of the head; that of a tied table is not weighted.
+static int sees_all_layers(const struct quantize_options *o, const struct config *c) {
+    return (o->method == QUANTIZE_WEIGHTED && !o->imatrix) || (begins_with_gptq(o) && !int_type_find(o->type) && !c->tie_embeddings);
+}
+
 static const char *method_name(const struct quantize_options *o) {
     static const char *const names[] = {[QUANTIZE_RTN] = "rtn", [QUANTIZE_WEIGHTED] = "weighted", [QUANTIZE_GPTQ] = "gptq", [QUANTIZE_MSE] = "mse",
                                         [QUANTIZE_AUTOROUND] = "autoround"};
@@ -107,10 +112,18 @@ static int check_weights(const struct model *m, struct error *err) {
     return 0;
 }
 
+// Windows at once.
+static int64_t batch_of(int64_t tokens, int64_t seq_len) {
+    int64_t batch = BATCH;
+    while (batch > 1 && batch * seq_len > tokens)
+        batch /= 2;
+    return batch;
+}
+
 // The stage's own text, or the recipe's.
 static int open_text(const struct recipe *r, const struct quantize_options *o, const struct tokenizer *t, const struct config *c,
                      const struct dataset *of_recipe, struct dataset *own, struct walk_text *text, struct error *err) {
-    *text = (struct walk_text){.data = of_recipe, .seq_len = r->data.seq_len, .tokens = o->calibration_tokens, .batch = BATCH,
+    *text = (struct walk_text){.data = of_recipe, .seq_len = r->data.seq_len, .tokens = o->calibration_tokens,
                                .seed = (uint64_t)r->seed, .precision = (enum precision)r->precision};
     if (o->calibration.count) {
         char **paths = xcalloc(o->calibration.count, sizeof *paths, "paths");
@@ -123,8 +136,7 @@ static int open_text(const struct recipe *r, const struct quantize_options *o, c
         TRY(rc);
         text->data = own;
     }
-    while (text->batch > 1 && text->batch * text->seq_len > text->tokens)
-        text->batch /= 2;
+    text->batch = batch_of(text->tokens, text->seq_len);
     TRY(dataset_check(text->data, c->vocab, "calibration", err));
     return calibrate_check(text, "calibration_tokens", err);
 }
@@ -154,10 +166,11 @@ static void rounding_cost(struct forecast *f, const struct quantize_options *o, 
 void quantize_method_cost(struct forecast *f, const struct quantize_options *o) {
     const struct recipe *r = f->recipe;
     const double tokens = (double)o->calibration_tokens;
-    const int64_t seq_len = r->data.seq_len, rows = BATCH * seq_len;
+    const int64_t seq_len = r->data.seq_len, rows = batch_of(o->calibration_tokens, seq_len) * seq_len;
     int64_t widest = f->in.hidden, largest = 0, all = 0;
     f->flops += tokens * model_flops_per_token(&f->in, seq_len) * ((begins_with_gptq(o) ? 6 : 1) + (o->rescale == RESCALE_NONE ? 0 : 10));
-    f->memory += o->method == QUANTIZE_AUTOROUND ? layer_memory(&f->in, rows) : score_memory(&f->in, rows, 0);
+    f->memory += sees_all_layers(o, &f->in) ? score_memory(&f->in, rows, 0)
+                 : o->method == QUANTIZE_AUTOROUND ? layer_memory(&f->in, rows) : walk_memory(&f->in, rows);
     for (int64_t l = 0; l < f->in.n_layer && begins_with_gptq(o); l++) {
         const int64_t own = gptq_cost(f, &f->in.layer[l], tokens, &widest);
         largest = own > largest ? own : largest;
@@ -290,8 +303,7 @@ static int take_importance(struct job *j, struct error *err) {
     const struct quantize_options *o = options_of(j);
     if (o->method == QUANTIZE_MSE)
         importance_of_ones(&j->importance, j->model);
-    const int for_head = begins_with_gptq(o) && !j->ints && !j->model->config.tie_embeddings; // that of a tied table is not weighted
-    if (for_head || (o->method == QUANTIZE_WEIGHTED && !o->imatrix)) {
+    if (sees_all_layers(o, &j->model->config)) {
         struct calibration_result c;
         calibrate(&c, j->model, &j->text, 0);
         calibration_importance(&c, j->model, &j->importance);

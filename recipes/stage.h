@@ -198,6 +198,8 @@ int64_t snapshot_scratch(const struct config *student, const struct train_option
 // nothing).
 int64_t score_memory(const struct config *c, int64_t rows, int differentiates);
 int64_t eval_memory(const struct config *c, const struct config *against, int64_t rows);
+// The same while `rows` tokens go through one layer.
+int64_t walk_memory(const struct config *c, int64_t rows);
 // The same while `rows` tokens go through one layer and back.
 int64_t layer_memory(const struct config *c, int64_t rows);
 
