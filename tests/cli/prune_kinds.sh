@@ -89,6 +89,9 @@ absent x x.run
 
 quiet "$PDQ" speed m shallow --runs 3 --tokens 32
 grep -q 'share' out.txt || fail "speed: $(cat out.txt)"
+quiet "$PDQ" speed m --runs 2 --tokens 32 --decode 8
+grep -q 'decode, tokens/s' out.txt || fail "speed --decode: $(cat out.txt)"
+refused 1 'the context of m is' "$PDQ" speed m --decode 100000
 
 # by weights alone, from the file to the file: the same bytes as in memory (where the parent is measured, it is read)
 quiet "$PDQ" prune m -o streamed --ffn 0.5 --heads 0.5 --score magnitude

@@ -117,10 +117,10 @@ Test(ops, linear) {
 
 // Weights that only a hook knows, as in a quantized file: through rows() for many inputs, through dot() for few.
 Test(ops, linear_from_a_hook_alone) {
-    static const int64_t rows[] = {1, 2, 3, 9, 64};
+    static const int64_t rows[] = {1, 2, 3, 9, 64, 600}; // of the last one more than are multiplied at once, and more columns
     for (size_t s = 0; s < sizeof rows / sizeof rows[0]; s++)
         for (int with_dot = 0; with_dot < 2; with_dot++) {
-            int64_t N = rows[s], I = 40, O = 70;
+            int64_t N = rows[s], I = N < 600 ? 40 : 300, O = 70;
             struct op_case c = {.name = "linear from a hook",
                                 .build = linear_build,
                                 .forward = linear_forward,
