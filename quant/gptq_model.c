@@ -61,10 +61,11 @@ static int read_matrix(const struct gguf_rows *rows, float *W, struct error *err
 
 static void find_choices(struct gptq_model *g, const struct gguf_plan_tensor *t, struct rounding_choice *choice[PARTS_MAX])
 {
-    for (int k = 0; k < PARTS_MAX; k++) {
-        const struct parameter *p = k < t->n_part ? t->source[k] : NULL;
-        choice[k] = p ? layer_rounding_choice(&g->rounding, &g->overlay->parameter[p - g->plan->model->parameter].t) : NULL;
-    }
+    for (int again = 0; again < 2; again++) // the first time adds them, which may move the others
+        for (int k = 0; k < PARTS_MAX; k++) {
+            const struct parameter *p = k < t->n_part ? t->source[k] : NULL;
+            choice[k] = p ? layer_rounding_choice(&g->rounding, &g->overlay->parameter[p - g->plan->model->parameter].t) : NULL;
+        }
 }
 
 // W: the values that GPTQ had at their turns.

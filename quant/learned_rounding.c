@@ -145,11 +145,11 @@ int learned_rounding_run(struct learned_rounding *r, const struct rounding_optio
     mark(r, LAST);
     back_to(r, BEST);
     result->after = loss->measure(loss->context);
-    if (last < result->after) {
+    if (!(result->after <= last)) { // or not a number: a step sees a part of the data
         result->after = last;
         back_to(r, LAST);
     }
-    if (result->after >= result->before) {
+    if (!(result->after < result->before)) {
         result->after = result->before;
         back_to(r, START);
     }

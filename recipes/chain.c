@@ -253,7 +253,8 @@ static int take_done(struct run *run, const struct recipe *r, int index, const c
                                  .shown = whole ? xstrdup(shown) : path_join(shown, path),
                                  .folder = xstrdup(folder),
                                  .hash = xstrdup(json_string(json_get(done, "hash"))),
-                                 .from = stage_keeps_weights(&r->stage[index]) ? xstrdup(input) : NULL};
+                                 .from = stage_keeps_weights(&r->stage[index]) ? xstrdup(input) : NULL,
+                                 .is_quantized = r->stage[index].type == &stage_quantize};
         // Of a model that goes on and others beside it, the folder's own is the stage's.
         status = add_row(run, r, c, s, whole || strcmp(first_path, ".") != 0, err);
     }

@@ -143,6 +143,8 @@ static int evaluate_sources(struct run *run, const struct recipe *r, struct open
         if (!run->inputs->source_eval[k].n_token)
             continue;
         status = run_source_loss(run, r, m->model, k, &loss, &tokens, err);
+        if (status < 0)
+            break;
         struct json *o = json_object();
         json_set_string(o, "name", r->data.source[k].name);
         json_set_number(o, "tokens", (double)tokens);
@@ -216,12 +218,12 @@ static int cka_facts(struct run *run, const struct recipe *r, const struct row_s
     return 0;
 }
 
-// Sizes after gzip say something where weights are zero or rounded.
-static int wants_gzip(const struct recipe *r) {
+// Sizes after gzip say something where weights are zero or rounded, and of the parent beside such.
+static int wants_gzip(const struct run *run, const struct recipe *r, const struct row_source *s) {
+    int quantizes = 0;
     for (int i = 0; i < r->n_stage; i++)
-        if (r->stage[i].type == &stage_quantize)
-            return 1;
-    return stage_after_sparsify(r, r->n_stage);
+        quantizes |= r->stage[i].type == &stage_quantize;
+    return stage_after_sparsify(r, r->n_stage) || s->is_quantized || (quantizes && strcmp(s->path, run->parent.path) == 0);
 }
 
 // Left out where layers were filled up, so that shapes differ.
@@ -251,7 +253,7 @@ static int facts_make(struct run *run, const struct recipe *r, const struct row_
                     model_flops_per_token(c, r->data.seq_len) - 2 * (double)c->vocab * (double)c->hidden);
     json_set_number(facts, "bytes", (double)model_bytes(s->path));
     json_set_number(facts, "bits_per_weight", 8 * (double)model_bytes(s->path) / (double)config_parameters(c));
-    if (wants_gzip(r)) {
+    if (wants_gzip(run, r, s)) {
         int64_t gzip;
         TRY(model_gzip_bytes(s->path, &gzip, err));
         json_set_number(facts, "gzip_bytes", (double)gzip);
@@ -333,7 +335,7 @@ static struct json *measure_speed(const struct run *run, const struct row_source
 
 int row_make(struct run *run, const struct recipe *r, const struct row_source *s, struct json **facts,
              struct json **measured, struct error *err) {
-    char *key = xasprintf("%s %s %s %s %ld %ld %s", s->hash, run->parent_hash, wants_gzip(r) ? "gzip" : "plain", run->inputs->eval.hash,
+    char *key = xasprintf("%s %s %s %s %ld %ld %s", s->hash, run->parent_hash, wants_gzip(run, r, s) ? "gzip" : "plain", run->inputs->eval.hash,
                           (long)r->data.seq_len, (long)r->data.eval_tokens, PDQ_VERSION);
     char *speed_key = xasprintf("%s %d", key, threads_count());
     char *facts_path = kept_path(s, "eval", ".json"), *speed_path = kept_path(s, "speed", ".json");

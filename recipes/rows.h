@@ -15,6 +15,7 @@ struct row_source {
     const char *folder; // where measurements are kept between runs
     const char *hash;   // of all that the model came from
     const char *from;   // the model whose weights it holds in another type; NULL: none, or other weights
+    int is_quantized;   // of a quantize stage
 };
 
 // facts: size, loss, perplexity, KLD, top-1 (reproducible bit for bit); measured: tokens/s (NULL: not wanted). Both are

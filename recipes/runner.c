@@ -107,20 +107,11 @@ static int claim_folder(struct run *run, const struct runner_options *options, s
 
 // ---- opening what a run needs ----
 
-// Nothing that lies in the model's folder but its shape and tokenizer counts then.
-static int starts_fresh(const struct recipe *r) {
-    const struct stage *first = &r->stage[0];
-    struct json *options = options_json(first->type->table, first->options);
-    int fresh = json_bool(json_get(options, "init"));
-    json_free(options);
-    return fresh;
-}
-
 static int open_parent(struct run *run, struct error *err) {
     const struct recipe *r = run->recipe;
     char *path = recipe_path(r, r->model);
     int status = 0;
-    run->parent_is_shape = starts_fresh(r);
+    run->parent_is_shape = recipe_starts_fresh(r);
     if (run->parent_is_shape && path_is_gguf(path) && !file_is_directory(path))
         status = error_set(err,
                            "%s: a GGUF file; training from random weights starts from a folder with config.json and a "

@@ -132,14 +132,6 @@ static int check_mixture(const struct data_options *d, const struct json *mixtur
     return status < 0 || sum > 0 ? status : error_set(err, "%s.mixture: " ALL_ZERO, where);
 }
 
-// Does the run begin with weights, whose losses are what the sources are to come down to?
-static int parent_has_weights(const struct recipe *r) {
-    struct json *options = options_json(r->stage[0].type->table, r->stage[0].options);
-    const int fresh = json_bool(json_get(options, "init"));
-    json_free(options);
-    return !fresh;
-}
-
 static int check_reweighting(const struct recipe *r, const struct train_options *o, const char *where, struct error *err) {
     const struct data_options *d = &r->data;
     for (int k = 0; k < d->n_source; k++) {
@@ -148,9 +140,9 @@ static int check_reweighting(const struct recipe *r, const struct train_options 
             continue;
         if (!s->eval.count)
             return error_set(err, "%s.reweight_every: source \"%s\" has no held-out text, whose loss decides its weight; give its \"eval\"", where, s->name);
-        if (!s->has_reference && !parent_has_weights(r))
+        if (!s->has_reference && recipe_starts_fresh(r))
             return error_set(err, "%s.reweight_every: source \"%s\" has no \"reference\", and the recipe's model has no weights to measure one with; give "
-                             "the loss that it is to come down to", where, s->name);
+                             "the loss that it is to come down to (in a recipe, as data.sources[].reference)", where, s->name);
     }
     return 0;
 }

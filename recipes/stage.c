@@ -278,13 +278,13 @@ int run_source_loss(struct run *run, const struct recipe *r, struct model *m, in
     return 0;
 }
 
-// For the trainer: of sources that the training draws from. What the recipe's model's losses are is measured once in a run.
-static int source_losses(void *context, double *loss, double *reference, struct error *err) {
+// For the trainer: of sources whose weight [n_source] is not 0. What the recipe's model's losses are is measured once in a run.
+static int source_losses(void *context, const double *weight, double *loss, double *reference, struct error *err) {
     const struct held_out *h = context;
     struct run *run = h->stage->run;
     struct inputs *in = run->inputs;
     for (int k = 0; k < in->n_source; k++) {
-        if (!in->source_eval[k].n_token) // its weight is 0
+        if (weight[k] == 0)
             continue;
         if (isnan(in->reference[k])) {
             struct model *parent = run_parent(run, err);
@@ -296,6 +296,14 @@ static int source_losses(void *context, double *loss, double *reference, struct 
         TRY(run_source_loss(run, h->stage->recipe, h->model, k, &loss[k], NULL, err));
     }
     return 0;
+}
+
+int recipe_starts_fresh(const struct recipe *r) {
+    const struct stage *first = &r->stage[0];
+    struct json *options = options_json(first->type->table, first->options);
+    int fresh = json_bool(json_get(options, "init"));
+    json_free(options);
+    return fresh;
 }
 
 int stage_after_sparsify(const struct recipe *r, int index) {

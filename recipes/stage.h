@@ -150,6 +150,8 @@ int stage_measure(const struct stage_run *s, struct model *m, int is_test, doubl
 void stage_trainer(const struct stage_run *s, struct trainer *t, struct model *m, const struct train_options *options,
                    const char *title, const char *folder, struct held_out *held_out);
 // train_check, and that there is held-out text where the options want some.
+// Does the first stage begin with fresh weights? Nothing that lies in the model's folder but its shape and tokenizer counts then.
+int recipe_starts_fresh(const struct recipe *r);
 // Is there one before `index` that draws the text to learn from?
 int stage_after_sample(const struct recipe *r, int index);
 // Is there a stage before `index` that makes weights zero? Trainings after it keep them so.

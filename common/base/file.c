@@ -16,6 +16,8 @@
 #include <unistd.h>
 #include <zlib.h>
 
+#include "common/base/threads.h"
+
 #define CHUNK ((size_t)1 << 20)
 
 // Opens for reading what is not a directory, so that the message is about the path and not about a read.
@@ -267,7 +269,7 @@ int file_gzip_size(const char *path, int64_t *bytes, struct error *err) {
     int code = deflateInit2(&z, 6, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY); // + 16: gzip header and trailer
     int64_t total = 0;
     size_t at = 0;
-    while (code == Z_OK) {
+    while (code == Z_OK && !interrupted()) {
         if (z.avail_in == 0 && at < map.size) {
             size_t n = map.size - at < CHUNK ? map.size - at : CHUNK;
             z.next_in = (unsigned char *)map.data + at;
@@ -283,7 +285,7 @@ int file_gzip_size(const char *path, int64_t *bytes, struct error *err) {
     free(out);
     file_unmap(&map);
     if (code != Z_STREAM_END)
-        return error_set(err, "%s: zlib failed with code %d", path, code);
+        return code == Z_OK ? interrupt_check(err) : error_set(err, "%s: zlib failed with code %d", path, code);
     *bytes = total;
     return 0;
 }

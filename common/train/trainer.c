@@ -533,13 +533,14 @@ static int evaluate_held_out(struct run *r, struct error *err)
 }
 
 struct sources_found {
+    const double *weight;     // [n_source] as they are
     double *loss, *reference; // [n_source]
 };
 
 static int look_at_sources(struct run *r, void *found, struct error *err)
 {
     const struct sources_found *f = found;
-    return r->trainer->source_losses(r->trainer->source_context, f->loss, f->reference, err);
+    return r->trainer->source_losses(r->trainer->source_context, f->weight, f->loss, f->reference, err);
 }
 
 static int64_t step_draws(const struct run *r) { return r->trainer->options.batch * r->trainer->options.accumulate; }
@@ -553,7 +554,7 @@ static int reweight_sources(struct run *r, struct error *err)
     if (!every || step == 0 || step % every || step == last_step(r) || m->span[m->n_span - 1].first == draw)
         return 0;
     const size_t bytes = (size_t)m->n * sizeof(double);
-    struct sources_found found = {xcalloc(1, bytes, "losses of sources"), xcalloc(1, bytes, "losses of sources")};
+    struct sources_found found = {mixture_weights(m), xcalloc(1, bytes, "losses of sources"), xcalloc(1, bytes, "losses of sources")};
     double *weight = xmalloc(bytes, "weights of sources");
     memcpy(weight, mixture_weights(m), bytes);
     int status = look_at_average(r, look_at_sources, &found, err), stopped = status < 0 && interrupted();

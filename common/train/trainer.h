@@ -174,7 +174,7 @@ struct trainer {
     void *held_out_context;
     // Held-out losses of the data's sources [n_source], and what each is to come down to, in nats per token; for reweight_every. Of a source
     // of weight 0 neither is looked at. NULL: there are none.
-    int (*source_losses)(void *source_context, double *loss, double *reference, struct error *err);
+    int (*source_losses)(void *source_context, const double *weight, double *loss, double *reference, struct error *err);
     void *source_context;
     // Called before the gradients of a step and before a held-out evaluation: the weights may have changed, and what hooks show instead of them
     // is to be made again. It must be a function of the weights alone. NULL: nothing is.

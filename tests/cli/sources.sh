@@ -93,6 +93,15 @@ PY
     --set 'stages[1].distill.reweight_every=0' --set 'stages[1].distill.mixture={"words": 1}' > /dev/null 2> err.txt || fail "teacher_cache: $(cat err.txt)"
 refused 1 'reweight_every.*teacher cache' "$PDQ" run r.json --dry-run --set 'stages[1].distill.teacher_cache=t.cache'
 
+# A source of weight 0 is not measured: its loss would be compared with that of a model which has no weights.
+cat > fresh.json <<'JSON'
+{"model": "m", "data": {"sources": [{"name": "a", "train": "a.txt", "eval": "a-held.txt", "reference": 1}, {"name": "b", "train": "b.txt", "eval": "b-held.txt"}], "seq_len": 32},
+ "stages": [{"train": {"init": true, "steps": 4, "batch": 2, "mixture": {"a": 1}, "reweight_every": 2}}]}
+JSON
+mv m/model.safetensors aside
+"$PDQ" run fresh.json -o fresh > /dev/null 2> err.txt || fail "a source of weight 0: $(cat err.txt)"
+mv aside m/model.safetensors
+
 # From the command line.
 "$PDQ" train m --data a.txt --data b.txt --weights 0.3,0.7 --seq-len 32 --steps 4 --batch 2 -o t1 > /dev/null 2> err.txt || fail "train: $(cat err.txt)"
 "$PDQ" distill m --teacher m --data a.txt --data b.txt --eval a-held.txt --eval b-held.txt --reweight-every 2 --seq-len 32 --steps 4 --batch 2 -o t2 > /dev/null 2> err.txt \
