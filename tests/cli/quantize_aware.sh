@@ -17,9 +17,10 @@ JSON
 }
 
 nll() { "$PDQ" eval "$1" --data held.txt --seq-len 32 --tokens 600 --json 2> err.txt | grep -o '"nll":[0-9.]*' | head -1 | cut -d: -f2; }
+# Of some 6 nats the products' other order of sums changes 1e-8; rounding itself 1e-4 and more.
 same_loss() { # RUN: what was measured in training is what the file has
     seen=$(grep -o '"held_out":[0-9.]*' "$1"/*-distill/run.jsonl | cut -d: -f2 | $2 | head -1) file=$(nll "$(echo "$1"/*-quantize/*.gguf)")
-    awk -v a="$seen" -v b="$file" 'BEGIN { exit !(a > 0 && a - b < 1e-8 && b - a < 1e-8) }' || fail "$1: $seen in training, $file of the file"
+    awk -v a="$seen" -v b="$file" 'BEGIN { exit !(a > 0 && a - b < 1e-6 && b - a < 1e-6) }' || fail "$1: $seen in training, $file of the file"
 }
 
 for type in Q4_0 Q4_K_M Q3_K_M Q2_K; do
