@@ -15,18 +15,7 @@ cat > r.json <<'JSON'
    {"quantize": {"type": "Q8_0"}}, {"export": {}}]}
 JSON
 "$PDQ" run r.json -o alone > /dev/null 2> err.txt || { cat err.txt; exit 1; }
-RANDOM=7
-kills=0
-for _ in $(seq 16); do
-    "$PDQ" run r.json -o killed --threads 2 > /dev/null 2> err.txt &
-    child=$!
-    sleep "0.$((RANDOM % 10))"
-    if kill -9 $child 2> /dev/null; then kills=$((kills + 1)); fi
-    wait $child 2> /dev/null && break
-done
-"$PDQ" run r.json -o killed > /dev/null 2> err.txt || fail "the last run: $(cat err.txt)"
-echo "$kills kills"
-[ $kills -gt 0 ] || fail "nothing was killed"
+run_killed r.json killed 7 16
 (cd alone && find . \( -name '*.safetensors' -o -name '*.gguf' -o -name run.jsonl -o -name config.json -o -name '*.f64' \)) | while read -r file; do
     cmp "alone/$file" "killed/$file" || echo differs >> differs
 done

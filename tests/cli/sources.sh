@@ -25,17 +25,7 @@ cat > r.json <<JSON
 JSON
 "$PDQ" run r.json -o alone > out.txt 2> err.txt || { cat err.txt; exit 1; }
 "$PDQ" run r.json -o two --threads 2 > /dev/null 2> err.txt || fail "2 threads: $(cat err.txt)"
-RANDOM=11
-kills=0
-for _ in $(seq 14); do
-    "$PDQ" run r.json -o killed --threads 2 > /dev/null 2> err.txt &
-    child=$!
-    sleep "0.$((RANDOM % 10))"
-    if kill -9 $child 2> /dev/null; then kills=$((kills + 1)); fi
-    wait $child 2> /dev/null && break
-done
-"$PDQ" run r.json -o killed > /dev/null 2> err.txt || fail "the last run: $(cat err.txt)"
-[ $kills -gt 0 ] || fail "nothing was killed"
+run_killed r.json killed 11 14
 for other in two killed; do
     (cd alone && find . \( -name '*.safetensors' -o -name '*.gguf' -o -name run.jsonl -o -name '*.f64' \)) | while read -r file; do
         cmp "alone/$file" "$other/$file" || echo "$other/$file" >> differs

@@ -133,6 +133,17 @@ static double regression_learn(void *context, int64_t step)
 // The start 3, the last step 1, the step of the least loss 2: the last one is kept.
 static double last_is_best(void *context) { return (const double[]){3, 1, 2}[((struct regression *)context)->measured++]; }
 
+// Made-up data, and in `at` [D, I] places for the weights.
+static void regression_begin(struct regression *g, struct tensor *w, float *at)
+{
+    fill(g->xs, N * I, 1);
+    fill(g->target, N * D, 2);
+    fill(at, D * I, 3);
+    g->x = (struct tensor){.name = "x", .n_dim = 2, .dim = {N, I, 1}, .data = g->xs};
+    g->w = w;
+    tape_init(&g->tape, PRECISION_F32);
+}
+
 // A single step has rate 1: every weight goes to the end that the loss falls towards, and the central difference says which that is. The loss
 // is quadratic, so the difference has no error but f32's rounding: slopes below 1e-4 are left out.
 Test(learned_rounding, a_step_goes_down_the_slope)
@@ -144,12 +155,7 @@ Test(learned_rounding, a_step_goes_down_the_slope)
     struct rounding_result result;
     const struct rounding_options o = {.steps = 1};
     const struct rounding_loss loss = {&g, regression_learn, last_is_best};
-    fill(g.xs, N * I, 1);
-    fill(g.target, N * D, 2);
-    fill(at, D * I, 3);
-    g.x = (struct tensor){.name = "x", .n_dim = 2, .dim = {N, I, 1}, .data = g.xs};
-    g.w = &w;
-    tape_init(&g.tape, PRECISION_F32);
+    regression_begin(&g, &w, at);
     struct rounding_choice *c = learned_rounding_add(&r, &w);
     for (int k = 0; k < D * I; k++) // descending levels among them
         rounding_choice_set(c, k, k % 2 ? floorf(at[k]) : ceilf(at[k]), k % 2 ? ceilf(at[k]) : floorf(at[k]), at[k]);
@@ -190,12 +196,7 @@ Test(learned_rounding, the_start_stays_where_nothing_is_better)
     struct regression g = {0};
     float values[D * I], at[D * I];
     struct tensor w = {.name = "w", .n_dim = 2, .dim = {D, I, 1}, .data = values};
-    fill(g.xs, N * I, 1);
-    fill(g.target, N * D, 2);
-    fill(at, D * I, 3);
-    g.x = (struct tensor){.name = "x", .n_dim = 2, .dim = {N, I, 1}, .data = g.xs};
-    g.w = &w;
-    tape_init(&g.tape, PRECISION_F32);
+    regression_begin(&g, &w, at);
     for (int is_broken = 0; is_broken < 2; is_broken++) {
         struct learned_rounding r = {0};
         struct rounding_result result;
