@@ -23,7 +23,7 @@ was = peak([sys.argv[1], "quantize", "m", "--type", "Q4_K", "--method", "gptq", 
             "--threads", "2", "-o", "m.gguf"]) - nothing
 f32 = 2 * os.path.getsize("m/model.safetensors")
 print(f"{was / 1e6:.1f} MB beside the program's {nothing / 1e6:.1f}, weights as f32 {f32 / 1e6:.1f}")
-# A layer is a sixteenth of them; hidden states, moments and buffers are the rest of what was seen. With the model held it was more than 1.
+# A layer is a sixteenth of them; hidden states, moments and buffers are the rest. Seen are 0.69 of all weights; with the model held it was 1.7.
 if was > 0.8 * f32:
     sys.exit("FAILED: more than 0.8 of all weights as f32")
 PY
