@@ -13,7 +13,8 @@
 
 struct matrix {
     const struct block_format *format;
-    float *values, *dots, *scratch;
+    float *values, *dots;
+    void *arranged;
     unsigned char *blocks;
     int64_t row_bytes;
 };
@@ -34,10 +35,10 @@ static void decode(void *context) {
 
 static void dot(void *context) {
     const struct matrix *m = context;
-    const float *x = block_arranged(m->format, m->values, COLUMNS, m->scratch);
+    block_arrange(m->format, m->values, COLUMNS, m->arranged);
 #pragma omp parallel for schedule(static)
     for (int64_t r = 0; r < ROWS; r++)
-        m->dots[r] = m->format->dot(m->blocks + r * m->row_bytes, x, COLUMNS);
+        m->dots[r] = m->format->dot(m->blocks + r * m->row_bytes, m->arranged, COLUMNS);
 }
 
 void bench_quant(const struct bench_options *o) {
@@ -55,7 +56,7 @@ void bench_quant(const struct bench_options *o) {
         m.row_bytes = block_row_bytes(m.format, COLUMNS);
         m.blocks = xmalloc((size_t)(ROWS * m.row_bytes), "blocks");
         m.dots = xmalloc(ROWS * sizeof *m.dots, "dots");
-        m.scratch = xmalloc((size_t)block_scratch_floats(m.format, COLUMNS) * sizeof *m.scratch, "an input in order");
+        m.arranged = xmalloc_lines((size_t)block_arranged_bytes(m.format, COLUMNS), "an input in order");
         table_text(&t, names[i]);
         table_integer(&t, threads_count());
         table_number(&t, floats / bench_time(encode, &m, SECONDS_EACH), 0);
@@ -64,7 +65,7 @@ void bench_quant(const struct bench_options *o) {
         free(m.values);
         free(m.blocks);
         free(m.dots);
-        free(m.scratch);
+        free(m.arranged);
     }
     table_close(&t);
 }

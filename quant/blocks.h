@@ -12,6 +12,10 @@
 
 #define BLOCK_TYPES "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K to Q6_K, IQ4_NL or IQ4_XS"
 
+// Orders of x in a product: floats as they lie; bytes, planes of 64 as they lie; two such planes of 128, the first of all
+// 32 values' first sixteen, the second of their last.
+enum block_planes { NO_PLANES, PLANES, PLANES_IN_PAIRS };
+
 struct block_format {
     const char *name;        // as GGUF tools spell it
     uint32_t type;           // number in the file
@@ -20,17 +24,17 @@ struct block_format {
     // n: a multiple of elements; finite values. importance: [n] weights >= 0 of the squared errors, NULL: all alike.
     void (*encode)(const float *from, const float *importance, int64_t n, void *to);
     void (*decode)(const void *from, float *to, int64_t n);
-    // decode(row) . x, widened in registers only. arranged: what block_arranged gave for x [n].
-    float (*dot)(const void *row, const float *arranged, int64_t n);
-    int by_planes; // dot wants x in another order where the CPU has AVX-512
+    float (*dot)(const void *row, const void *arranged, int64_t n); // decode(row) . x of what block_arrange wrote
+    enum block_planes planes;                                       // how dot wants x where the CPU has AVX512-VNNI
+    int centre;                                                     // of the codes: the value is scale * (code - centre)
 };
 
 const struct block_format *block_format_find(const char *name);   // any case; NULL: none
 const struct block_format *block_format_by_type(uint32_t type);   // NULL: none
 const char *block_type_name(uint32_t type);                       // also of types that pdq does not read; "unknown"
 int64_t block_row_bytes(const struct block_format *f, int64_t n); // -1: n is not a multiple of the block
-// x [n] in the order that dot wants, once for many rows: x itself, or written to scratch [block_scratch_floats(f, n)].
-int64_t block_scratch_floats(const struct block_format *f, int64_t n);
-const float *block_arranged(const struct block_format *f, const float *x, int64_t n, float *scratch);
+// x [n] as dot wants it, once for many rows; to: [block_arranged_bytes(f, n)], on a cache line's beginning.
+int64_t block_arranged_bytes(const struct block_format *f, int64_t n);
+void block_arrange(const struct block_format *f, const float *x, int64_t n, void *to);
 
 #endif

@@ -51,9 +51,9 @@ static inline __m256 read_bf16(const void *row, int64_t i)
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(v), 16));
 }
 
-float f32_dot(const void *row, const float *x, int64_t n) { return dot_floats(row, 4, x, n, read_f32); }
-float f16_dot(const void *row, const float *x, int64_t n) { return dot_floats(row, 2, x, n, read_f16); }
-float bf16_dot(const void *row, const float *x, int64_t n) { return dot_floats(row, 2, x, n, read_bf16); }
+float f32_dot(const void *row, const void *x, int64_t n) { return dot_floats(row, 4, x, n, read_f32); }
+float f16_dot(const void *row, const void *x, int64_t n) { return dot_floats(row, 2, x, n, read_f16); }
+float bf16_dot(const void *row, const void *x, int64_t n) { return dot_floats(row, 2, x, n, read_bf16); }
 
 // F16, BF16
 

@@ -3,7 +3,8 @@
 // Sixteen values with one scale are a part. A format says where a part's integers lie (`part`) and what its parts'
 // scales and minima are (`scales`); decoding and the product are the same for all, made for each by inlining. A decoder
 // computes scale * q - min in single operations, as llama.cpp's does, so the values are equal to the bit; the products
-// use fused multiply-adds. Where the CPU has AVX-512, blocks_rows_avx512.c does both.
+// use fused multiply-adds. With AVX-512 blocks_rows_avx512.c decodes, with AVX512-VNNI
+// blocks_products_vnni.c multiplies.
 #include "quant/blocks_rows.h"
 
 #include "common/tensor/cpu.h"
@@ -62,9 +63,9 @@ INLINE float dot_parts(const uint8_t *b, const float *x, int64_t n, int64_t byte
         else                                                                                                            \
             decode_parts(from, to, n, bytes, parts, has_min, part, scales);                                             \
     }                                                                                                                   \
-    float f##_dot(const void *row, const float *x, int64_t n)                                                           \
+    float f##_dot(const void *row, const void *x, int64_t n)                                                            \
     {                                                                                                                   \
-        return cpu_get()->avx512 ? f##_dot_avx512(row, x, n) : dot_parts(row, x, n, bytes, parts, has_min, part, scales); \
+        return cpu_get()->avx512_vnni ? f##_dot_vnni(row, x, n) : dot_parts(row, x, n, bytes, parts, has_min, part, scales); \
     }
 
 // Blocks of 32: two parts with one scale

@@ -4,6 +4,8 @@
 
 #include <stdint.h>
 
+#include "quant/blocks.h"
+
 #define SUPER_BLOCK 256
 
 // Bytes of a block. f16 numbers are little endian; "bits of x" of several values lie in the order of the values.
@@ -48,7 +50,7 @@ static inline int iq4_xs_scale(const uint8_t *b, int j)
 
 typedef void block_encoder(const float *from, const float *importance, int64_t n, void *to);
 typedef void block_decoder(const void *from, float *to, int64_t n);
-typedef float block_product(const void *row, const float *x, int64_t n);
+typedef float block_product(const void *row, const void *x, int64_t n);
 
 // blocks_float.c
 block_encoder f32_encode, f16_encode, bf16_encode;
@@ -68,12 +70,14 @@ block_decoder q2_k_decode, q3_k_decode, q4_k_decode, q5_k_decode, q6_k_decode, i
 block_product q8_0_dot, q4_0_dot, q4_1_dot, q5_0_dot, q5_1_dot, iq4_nl_dot;
 block_product q2_k_dot, q3_k_dot, q4_k_dot, q5_k_dot, q6_k_dot, iq4_xs_dot;
 
-// blocks_rows_avx512.c: the same values; products of an x that arrange_avx512 wrote, but for Q8_0
-int64_t arranged_floats_avx512(int64_t n);
-void arrange_avx512(const float *x, int64_t n, float *to); // to: [arranged_floats_avx512(n)]
+// blocks_rows_avx512.c: the same values
 block_decoder q8_0_decode_avx512, q4_0_decode_avx512, q4_1_decode_avx512, q5_0_decode_avx512, q5_1_decode_avx512, iq4_nl_decode_avx512;
 block_decoder q2_k_decode_avx512, q3_k_decode_avx512, q4_k_decode_avx512, q5_k_decode_avx512, q6_k_decode_avx512, iq4_xs_decode_avx512;
-block_product q8_0_dot_avx512, q4_0_dot_avx512, q4_1_dot_avx512, q5_0_dot_avx512, q5_1_dot_avx512, iq4_nl_dot_avx512;
-block_product q2_k_dot_avx512, q3_k_dot_avx512, q4_k_dot_avx512, q5_k_dot_avx512, q6_k_dot_avx512, iq4_xs_dot_avx512;
+
+// blocks_products_vnni.c: of an x that arrange_vnni wrote
+int64_t arranged_bytes_vnni(int64_t n);
+void arrange_vnni(const float *x, int64_t n, enum block_planes planes, int centre, void *to);
+block_product q8_0_dot_vnni, q4_0_dot_vnni, q4_1_dot_vnni, q5_0_dot_vnni, q5_1_dot_vnni, iq4_nl_dot_vnni;
+block_product q2_k_dot_vnni, q3_k_dot_vnni, q4_k_dot_vnni, q5_k_dot_vnni, q6_k_dot_vnni, iq4_xs_dot_vnni;
 
 #endif

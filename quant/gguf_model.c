@@ -153,21 +153,25 @@ static void file_weight_rows(void *context, const struct tensor *w, int64_t row0
         fw->format->decode(row_at(fw, row0 + r), to + r * columns, columns);
 }
 
+#define DOT_ROWS 64 // rows of a weight that a thread multiplies at a time
 #define AHEAD 4096 // bytes: the processor fetches what follows by itself, but not beyond the end of a page
 
-static void file_weight_dot(void *context, const struct tensor *w, int64_t row0, int64_t n, const float *x, float *y)
+static void file_weight_dot(void *context, const struct tensor *w, int64_t N, const float *x, float *y)
 {
     const struct file_weight *fw = context;
-    const int64_t columns = tensor_columns(w);
-    float *scratch = xmalloc((size_t)block_scratch_floats(fw->format, columns) * sizeof *scratch, "a product's input in order");
-    const float *arranged = block_arranged(fw->format, x, columns, scratch);
-    for (int64_t r = 0; r < n; r++) {
-        const unsigned char *row = row_at(fw, row0 + r);
+    const int64_t rows = tensor_rows(w), columns = tensor_columns(w), size = block_arranged_bytes(fw->format, columns);
+    char *arranged = xmalloc_lines((size_t)(size * N), "a product's input in order");
+    for (int64_t n = 0; n < N; n++)
+        block_arrange(fw->format, x + n * columns, columns, arranged + n * size);
+#pragma omp parallel for schedule(dynamic, DOT_ROWS)
+    for (int64_t r = 0; r < rows; r++) {
+        const unsigned char *row = row_at(fw, r);
         for (int64_t at = AHEAD; at < AHEAD + fw->row_bytes; at += 64)
             __builtin_prefetch(row + at);
-        y[r] = fw->format->dot(row, arranged, columns);
+        for (int64_t n = 0; n < N; n++)
+            y[n * rows + r] = fw->format->dot(row, arranged + n * size, columns);
     }
-    free(scratch);
+    free(arranged);
 }
 
 static void owner_release(void *context)

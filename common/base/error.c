@@ -55,6 +55,13 @@ void *xmalloc(size_t bytes, const char *purpose) {
     return p;
 }
 
+void *xmalloc_lines(size_t bytes, const char *purpose) {
+    void *p = aligned_alloc(64, (bytes + 64) & ~(size_t)63);
+    if (!p)
+        memory_die(bytes, purpose);
+    return p;
+}
+
 void *xcalloc(size_t count, size_t bytes, const char *purpose) {
     size_t total;
     if (__builtin_mul_overflow(count, bytes, &total))

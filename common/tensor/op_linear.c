@@ -46,7 +46,7 @@ struct tensor *op_linear(struct tape *tape, struct tensor *x, struct tensor *w, 
     if (w->hook && w->hook->forward)
         w->hook->forward(w->hook->context, tape, w, N, in, y->data);
     else if (w->hook && w->hook->dot && N <= DOT_ROWS)
-        weight_dot(w, in, N, y->data);
+        w->hook->dot(w->hook->context, w, N, in, y->data);
     else if (w->hook && w->hook->dot && tape->precision == PRECISION_F32)
         weight_product(tape, w, N, in, y->data);
     else

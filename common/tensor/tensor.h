@@ -24,8 +24,8 @@ struct weight_hook {
     // Writes rows row0 .. row0+n-1 of the effective weight as f32 [n, columns]. Called from several threads.
     void (*rows)(void *context, const struct tensor *w, int64_t row0, int64_t n, float *to);
     const float *values; // all effective values [rows, columns], where they lie in memory; NULL: rows() makes them
-    // y[n] = rows row0.. times x [columns], without widening the rows. NULL: rows() is used.
-    void (*dot)(void *context, const struct tensor *w, int64_t row0, int64_t n, const float *x, float *y);
+    // y[N,O] = x[N,I] w^T without widening the rows, for the few N that decoding has; in parallel. NULL: rows() is used.
+    void (*dot)(void *context, const struct tensor *w, int64_t N, const float *x, float *y);
     // Turns the gradient of the effective weight, n rows at row0, into that of the stored one, in place. NULL: the same.
     void (*backward)(void *context, const struct tensor *w, int64_t row0, int64_t n, float *gradient);
     // Products straight from what is stored (all three or none): y[N,O] = x[N,I] w^T, dx[N,I] = dy[N,O] w + beta dx, and

@@ -7,7 +7,6 @@
 #include "common/tensor/vecmath.h"
 
 #define ROW_BLOCK 32 // rows that one thread makes at a time
-#define DOT_BLOCK 128 // rows that one thread multiplies at a time: the hook brings x into an order of its own for each
 #define COLUMN_BLOCK 64 // columns that one thread sums
 #define PRODUCT_ROWS 512 // rows of x that are multiplied with rows of the weight widened once: more would not stay in a cache
 #define DEPTH 256 // columns multiplied at a time: 32 rows of x so deep stay in the nearest cache
@@ -26,17 +25,6 @@ const float *weight_values(struct tape *tape, const struct tensor *w)
         w->hook->rows(w->hook->context, w, r, n, values + r * columns);
     }
     return values;
-}
-
-void weight_dot(const struct tensor *w, const float *x, int64_t N, float *y)
-{
-    const int64_t rows = tensor_rows(w), columns = tensor_columns(w);
-#pragma omp parallel for schedule(dynamic, 1)
-    for (int64_t r = 0; r < rows; r += DOT_BLOCK) {
-        const int64_t n = min_i64(DOT_BLOCK, rows - r);
-        for (int64_t i = 0; i < N; i++)
-            w->hook->dot(w->hook->context, w, r, n, x + i * columns, y + i * rows + r);
-    }
 }
 
 // Rows row0 .. of the weight, widened in `values`, times n columns of x^T: sum [DOT rows, n], then its transpose to y [n, O].

@@ -8,8 +8,6 @@
 // caller resets the arena to a mark when done with it).
 const float *weight_values(struct tape *tape, const struct tensor *w);
 
-// y[N, O] = x[N, I] w^T by the hook's dot, for the few rows that decoding has.
-void weight_dot(const struct tensor *w, const float *x, int64_t N, float *y);
 
 // y[N, O] = x[N, I] w^T in f32 with rows of w widened just before they are multiplied, so that no copy of w is held: of stored
 // weights, which are read once for all of x and widened in the cache.

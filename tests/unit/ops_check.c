@@ -212,17 +212,16 @@ void hook_rows(void *context, const struct tensor *w, int64_t row0, int64_t n, f
         to[i] = (float)hook_factor(row0 * columns + i) * stored[row0 * columns + i];
 }
 
-void hook_dot(void *context, const struct tensor *w, int64_t row0, int64_t n, const float *x, float *y) {
+void hook_dot(void *context, const struct tensor *w, int64_t N, const float *x, float *y) {
     const float *stored = context;
-    int64_t columns = tensor_columns(w);
-    for (int64_t r = 0; r < n; r++) {
-        double sum = 0;
-        for (int64_t i = 0; i < columns; i++) {
-            int64_t at = (row0 + r) * columns + i;
-            sum += hook_factor(at) * (double)stored[at] * (double)x[i];
+    int64_t rows = tensor_rows(w), columns = tensor_columns(w);
+    for (int64_t n = 0; n < N; n++)
+        for (int64_t r = 0; r < rows; r++) {
+            double sum = 0;
+            for (int64_t i = 0; i < columns; i++)
+                sum += hook_factor(r * columns + i) * (double)stored[r * columns + i] * (double)x[n * columns + i];
+            y[n * rows + r] = (float)sum;
         }
-        y[r] = (float)sum;
-    }
 }
 
 void hook_backward(void *context, const struct tensor *w, int64_t row0, int64_t n, float *gradient) {

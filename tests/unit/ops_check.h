@@ -67,7 +67,7 @@ void outcome_drop(struct outcome *o, const struct op_case *c);
 // The weight hook of these tests keeps three weights of four and doubles them; its context is what is stored.
 double hook_factor(int64_t i);
 void hook_rows(void *context, const struct tensor *w, int64_t row0, int64_t n, float *to);
-void hook_dot(void *context, const struct tensor *w, int64_t row0, int64_t n, const float *x, float *y);
+void hook_dot(void *context, const struct tensor *w, int64_t N, const float *x, float *y);
 void hook_backward(void *context, const struct tensor *w, int64_t row0, int64_t n, float *gradient);
 
 // A soft cap of a score and its slope there; cap 0: none.
