@@ -56,7 +56,7 @@ void bench_quant(const struct bench_options *o) {
         m.row_bytes = block_row_bytes(m.format, COLUMNS);
         m.blocks = xmalloc((size_t)(ROWS * m.row_bytes), "blocks");
         m.dots = xmalloc(ROWS * sizeof *m.dots, "dots");
-        m.arranged = xmalloc_lines((size_t)block_arranged_bytes(m.format, COLUMNS), "an input in order");
+        m.arranged = xmalloc_aligned((size_t)block_arranged_bytes(m.format, COLUMNS), "an input in order");
         table_text(&t, names[i]);
         table_integer(&t, threads_count());
         table_number(&t, floats / bench_time(encode, &m, SECONDS_EACH), 0);

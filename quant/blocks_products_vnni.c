@@ -58,6 +58,9 @@ INLINE __m512 plane_product(__m512i plane, const struct x_plane *x)
 
 INLINE __m512i mask_bytes(int mask) { return _mm512_set1_epi8((char)mask); }
 
+// A number for each four lanes: sixteen weights.
+INLINE __m512i each_four(int a, int b, int c, int d) { return _mm512_setr_epi32(a, a, a, a, b, b, b, b, c, c, c, c, d, d, d, d); }
+
 // Of sixteen x the three bytes of each, to unit `u` of a plane.
 INLINE void put_unit(struct x_plane *to, int u, __m512i x)
 {
@@ -97,13 +100,13 @@ void arrange_vnni(const float *x, int64_t n, enum block_planes planes, int centr
 
 // ---- blocks of 32 ----
 
-// f16 numbers of blocks b and `next`: lane l takes the one at byte first[l] of both, one behind the other as 32 bytes each.
+// Sixteen of the 32 words that begin at b and at `next`, sixteen at each.
 INLINE __m256i words_at(const uint8_t *b, const uint8_t *next, __m256i word)
 {
     return _mm256_permutex2var_epi16(_mm256_loadu_si256((const __m256i *)b), word, _mm256_loadu_si256((const __m256i *)next));
 }
 
-// Which word of which 32 bytes counts for lane l: blocks of `lanes` lanes each, `bytes` long, two of them in the first 32 bytes.
+// Which of them is a block's f16 number at byte `at`, for `lanes` lanes a block: of two blocks they are read at b, of two more at `next`.
 INLINE __m256i words_of(int lanes, int bytes, int at)
 {
     const __m256i l = _mm256_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
@@ -212,26 +215,25 @@ INLINE __m512i bits_of(int mask, __m512i low, __m512i high) { return _mm512_tern
 
 INLINE __m512i twice(const uint8_t *p) { return _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)p)); }
 
-INLINE __m512i first_then(int first, int then)
-{
-    return _mm512_setr_epi32(first, first, first, first, first, first, first, first, then, then, then, then, then, then, then, then);
-}
-
-INLINE __m512i lower(__m512i v, int first, int then) { return _mm512_srlv_epi32(v, first_then(first, then)); }
+INLINE __m512i lower(__m512i v, int first, int then) { return _mm512_srlv_epi32(v, each_four(first, first, then, then)); }
 
 // Bit `first` of each byte (in the upper half `then`) to bit `to`.
 INLINE __m512i bit_to(__m512i v, int first, int then, int to)
 {
-    return _mm512_rolv_epi32(v, first_then((32 + to - first) % 32, (32 + to - then) % 32));
+    const int by = (32 + to - first) % 32, then_by = (32 + to - then) % 32;
+    return _mm512_rolv_epi32(v, each_four(by, by, then_by, then_by));
 }
 
 INLINE __m512i low_bits(int mask, __m512i v) { return _mm512_and_si512(v, mask_bytes(mask)); }
 
-INLINE __m512i q2_k_plane(const uint8_t *b, int t) { return low_bits(3, lower(twice(b + 16 + 32 * (t / 2)), 4 * (t % 2), 4 * (t % 2) + 2)); }
+// Two bits of each of 32 bytes, then the next two.
+INLINE __m512i pairs(const uint8_t *q, int t) { return lower(twice(q + 32 * (t / 2)), 4 * (t % 2), 4 * (t % 2) + 2); }
+
+INLINE __m512i q2_k_plane(const uint8_t *b, int t) { return low_bits(3, pairs(b + 16, t)); }
 
 INLINE __m512i q3_k_plane(const uint8_t *b, int t)
 {
-    return low_bits(7, bits_of(3, lower(twice(b + 32 + 32 * (t / 2)), 4 * (t % 2), 4 * (t % 2) + 2), bit_to(twice(b), 2 * t, 2 * t + 1, 2)));
+    return low_bits(7, bits_of(3, pairs(b + 32, t), bit_to(twice(b), 2 * t, 2 * t + 1, 2)));
 }
 
 INLINE __m512i q4_k_plane(const uint8_t *b, int t) { return low_bits(15, lower(twice(b + 16 + 32 * t), 0, 4)); }
@@ -251,8 +253,7 @@ INLINE __m512i q6_k_plane(const uint8_t *b, int t)
 INLINE __m512i iq4_xs_plane(const uint8_t *b, int t) // two times sixteen bytes: low nibbles, then high ones
 {
     const __m512i both = _mm512_mask_broadcast_i32x4(_mm512_broadcast_i32x4(load16(b + 8 + 32 * t)), 0xff00, load16(b + 24 + 32 * t));
-    const __m512i high = _mm512_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4, 0, 0, 0, 0, 4, 4, 4, 4);
-    return iq4_levels(low_bits(15, _mm512_srlv_epi32(both, high)));
+    return iq4_levels(low_bits(15, _mm512_srlv_epi32(both, each_four(0, 4, 0, 4))));
 }
 
 // lanes: how many have one scale.
@@ -266,9 +267,8 @@ INLINE float dot_super(const uint8_t *b, const void *arranged, int64_t n, int64_
         const __m512 scale = _mm512_mul_ps(of.scale, _mm512_set1_ps(x->scale));
 #pragma GCC unroll 4
         for (int t = 0; t < PLANES; t++) {
-            const int a = 16 / lanes * t, q = lanes == 4; // scale of the first lane
-            const __m512i of_lane = _mm512_setr_epi32(a, a, a, a, a + q, a + q, a + q, a + q, a + 1 + q, a + 1 + q, a + 1 + q, a + 1 + q,
-                                                      a + 1 + 2 * q, a + 1 + 2 * q, a + 1 + 2 * q, a + 1 + 2 * q);
+            const int a = 16 / lanes * t; // scale of the first lane
+            const __m512i of_lane = lanes == 4 ? each_four(a, a + 1, a + 2, a + 3) : each_four(a, a, a + 1, a + 1);
             sum = _mm512_fmadd_ps(_mm512_permutexvar_ps(of_lane, scale), plane_product(plane(b, t), x->plane + t), sum);
         }
         if (has_min) {
@@ -293,8 +293,8 @@ SUPER_BLOCKS(q5_k, Q5_K_BYTES, 8, 1)
 SUPER_BLOCKS(q6_k, Q6_K_BYTES, 4, 0)
 SUPER_BLOCKS(iq4_xs, IQ4_XS_BYTES, 8, 0)
 
-// Two bits times a scale of four are at most 45: a byte, looked up in the 0, 1, 2, 3 times the scale of its sixteen. So a super-block has one
-// sum, of 16 weights in each lane.
+// Two bits times a scale of four are at most 45, a byte: looked up in 0, 1, 2, 3 times the scale of its sixteen. So a super-block has
+// one sum, of 16 weights in each lane.
 float q2_k_dot_vnni(const void *row, const void *arranged, int64_t n)
 {
     const struct x_super *x = arranged;
@@ -306,9 +306,8 @@ float q2_k_dot_vnni(const void *row, const void *arranged, int64_t n)
         struct sums s = start_at(_mm512_setzero_si512());
 #pragma GCC unroll 4
         for (int t = 0; t < PLANES; t++) {
-            const int a = 4 * t;
-            const __m512i of_lane = _mm512_setr_epi32(a, a, a, a, a + 1, a + 1, a + 1, a + 1, a + 2, a + 2, a + 2, a + 2, a + 3, a + 3, a + 3, a + 3);
-            s = add_plane(s, _mm512_shuffle_epi8(_mm512_permutexvar_epi32(of_lane, multiples), q2_k_plane(b, t)), x->plane + t);
+            const __m512i of_lane = _mm512_permutexvar_epi32(each_four(4 * t, 4 * t + 1, 4 * t + 2, 4 * t + 3), multiples);
+            s = add_plane(s, _mm512_shuffle_epi8(of_lane, q2_k_plane(b, t)), x->plane + t);
         }
         const __m512 min = _mm512_cvtepi32_ps(_mm512_srli_epi32(codes, 4));
         sum = _mm512_fmadd_ps(_mm512_set1_ps(load_f16(b + 80) * x->scale), _mm512_cvtepi32_ps(total(s)), sum);

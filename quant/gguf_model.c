@@ -160,7 +160,7 @@ static void file_weight_dot(void *context, const struct tensor *w, int64_t N, co
 {
     const struct file_weight *fw = context;
     const int64_t rows = tensor_rows(w), columns = tensor_columns(w), size = block_arranged_bytes(fw->format, columns);
-    char *arranged = xmalloc_lines((size_t)(size * N), "a product's input in order");
+    char *arranged = xmalloc_aligned((size_t)(size * N), "a product's input in order");
     for (int64_t n = 0; n < N; n++)
         block_arrange(fw->format, x + n * columns, columns, arranged + n * size);
 #pragma omp parallel for schedule(dynamic, DOT_ROWS)

@@ -55,7 +55,7 @@ void *xmalloc(size_t bytes, const char *purpose) {
     return p;
 }
 
-void *xmalloc_lines(size_t bytes, const char *purpose) {
+void *xmalloc_aligned(size_t bytes, const char *purpose) {
     void *p = aligned_alloc(64, (bytes + 64) & ~(size_t)63);
     if (!p)
         memory_die(bytes, purpose);

@@ -34,7 +34,7 @@ _Noreturn void bug_at(const char *file, int line, const char *fmt, ...) __attrib
 
 // Memory that dies with size and purpose when there is none. The caller frees with free().
 void *xmalloc(size_t bytes, const char *purpose);
-void *xmalloc_lines(size_t bytes, const char *purpose); // begins where a cache line of 64 bytes does
+void *xmalloc_aligned(size_t bytes, const char *purpose); // to 64 bytes, a cache line
 void *xcalloc(size_t count, size_t bytes, const char *purpose);
 void *xrealloc(void *old, size_t bytes, const char *purpose);
 char *xstrdup(const char *s);

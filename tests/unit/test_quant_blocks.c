@@ -287,7 +287,7 @@ static void check_dot(const struct block_format *f, const unsigned char *row, co
         in_bytes += 36 * largest * largest * ldexp(squares, -44) / 3;
     }
     for (cpu->avx512_vnni = 0; cpu->avx512_vnni <= vnni; cpu->avx512_vnni++) {
-        void *arranged = xmalloc_lines((size_t)block_arranged_bytes(f, n), "an input in order");
+        void *arranged = xmalloc_aligned((size_t)block_arranged_bytes(f, n), "an input in order");
         block_arrange(f, x, n, arranged);
         cr_expect_float_eq((double)f->dot(row, arranged, n), want, 1e-6 * magnitude + (cpu->avx512_vnni ? sqrt(in_bytes) : 0), "%s, %s, %s",
                            f->name, what, cpu->avx512_vnni ? "bytes" : "floats");
