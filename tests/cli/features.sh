@@ -64,23 +64,9 @@ cat > classes.json <<'JSON'
      {"loss": "rkd_distance"}, {"loss": "rkd_angle", "samples": 5}, {"loss": "cka"}]}}]}
 JSON
 
-run_killed() { # RECIPE OUT: killed at random moments, then to the end
-    local kills=0 child
-    for _ in $(seq 5); do
-        "$PDQ" run "$1" -o "$2" --threads 2 > /dev/null 2> err.txt &
-        child=$!
-        for _ in $(seq 300); do [ -s "$2/01-distill/snapshot" ] && break; sleep 0.02; done
-        sleep "0.0$((RANDOM % 10))"
-        if kill -9 $child 2> /dev/null; then kills=$((kills + 1)); fi
-        wait $child 2> /dev/null && break
-    done
-    "$PDQ" run "$1" -o "$2" --threads 2 > /dev/null 2> err.txt || fail "$1, resumed: $(tail -1 err.txt)"
-    [ $kills -gt 0 ] || fail "$1: nothing was killed"
-}
-RANDOM=7
 for recipe in text classes; do
     "$PDQ" run $recipe.json -o $recipe-alone --threads 1 > out.txt 2> err.txt || fail "$recipe: $(tail -1 err.txt)"
-    run_killed $recipe.json $recipe-killed
+    run_killed 7 begun $recipe.json $recipe-killed 5
     for file in model.safetensors run.jsonl; do
         cmp $recipe-alone/01-distill/$file $recipe-killed/01-distill/$file || fail "$recipe: another $file after kill -9 with 2 threads"
     done
