@@ -40,7 +40,7 @@ absent started/*/start.gguf
 # killed and run again, at another number of threads; the stage train as well
 killed() { # NAME: r.json, killed and run again
     quiet "$PDQ" run r.json -o "alone-$1"
-    run_killed 5 anytime r.json "killed-$1" 6
+    run_killed 5 begun r.json "killed-$1" 4
     for file in alone-"$1"/*/*.gguf alone-"$1"/*/model.safetensors alone-"$1"/*-train/run.jsonl; do
         cmp "$file" "killed${file#alone}" || fail "$file differs"
     done
