@@ -5,6 +5,7 @@
 
 #include "common/base/progress.h"
 #include "common/base/random.h"
+#include "common/base/threads.h"
 #include "common/tensor/vecmath.h"
 #include "prune/score.h"
 
@@ -70,7 +71,7 @@ static struct forward windows_read(struct windows *w, int64_t first, const int32
     return (struct forward){.ids = b->ids, .B = w->B, .T = b->T, .length = b->length, .types = b->types};
 }
 
-void calibration_forward(struct model *m, const struct calibration *c, unsigned want, calibration_taps *see, void *context)
+int calibration_forward(struct model *m, const struct calibration *c, unsigned want, calibration_taps *see, void *context, struct error *err)
 {
     // Examples go one by one: rows of padding are no activations.
     const int64_t B = c->examples ? 1 : c->batch, batches = calibration_batches(c) * (c->batch / B), L = m->config.n_layer;
@@ -84,7 +85,7 @@ void calibration_forward(struct model *m, const struct calibration *c, unsigned 
     tape_init(&tape, c->precision);
     windows_init(&w, c, B);
     progress_begin(&progress, "calibrate", c->examples ? "examples" : "windows", batches * B, 0);
-    for (int64_t b = 0; b < batches; b++) {
+    for (int64_t b = 0; b < batches && !interrupted(); b++) {
         struct forward f = windows_read(&w, b * B, &targets);
         f.taps = &taps;
         model_forward(m, &tape, &f);
@@ -96,9 +97,10 @@ void calibration_forward(struct model *m, const struct calibration *c, unsigned 
     tape_release(&tape);
     windows_release(&w);
     free(seen);
+    return interrupt_check(err);
 }
 
-void calibration_gradients(struct model *m, const struct calibration *c, calibration_gates *see, void *context)
+int calibration_gradients(struct model *m, const struct calibration *c, calibration_gates *see, void *context, struct error *err)
 {
     const int64_t B = c->batch, batches = calibration_batches(c);
     const int32_t *targets;
@@ -110,7 +112,7 @@ void calibration_gradients(struct model *m, const struct calibration *c, calibra
     model_add_gates(m, 1);
     windows_init(&w, c, B);
     progress_begin(&progress, "calibrate", c->examples ? "examples" : "windows", batches * B, 0);
-    for (int64_t b = 0; b < batches; b++) {
+    for (int64_t b = 0; b < batches && !interrupted(); b++) {
         const struct forward f = windows_read(&w, b * B, &targets);
         const struct head_spec spec = {.targets = targets, .temperature = 1, .weight = 1, .bias = model_head_bias(m)};
         struct tensor *x = model_forward(m, &tape, &f);
@@ -129,17 +131,18 @@ void calibration_gradients(struct model *m, const struct calibration *c, calibra
     model_drop_gates(m);
     tape_release(&tape);
     windows_release(&w);
+    return interrupt_check(err);
 }
 
-double calibration_loss(struct model *m, const struct calibration *c, int64_t first, int64_t windows, double *losses)
+int calibration_loss(struct model *m, const struct calibration *c, int64_t first, int64_t windows, double *losses, double *mean, struct error *err)
 {
-    double total = 0;
     const int32_t *targets;
     struct windows one;
     struct tape tape;
     tape_init(&tape, PRECISION_F32);
     windows_init(&one, c, 1);
-    for (int64_t w = 0; w < windows; w++) {
+    *mean = 0;
+    for (int64_t w = 0; w < windows && !interrupted(); w++) {
         struct forward f = windows_read(&one, first + w, &targets);
         f.checkpoint = 1;
         struct tensor *x = model_forward(m, &tape, &f);
@@ -148,9 +151,9 @@ double calibration_loss(struct model *m, const struct calibration *c, int64_t fi
         model_head_loss(m, &tape, &f, x, &spec, &result);
         tape_reset(&tape);
         losses[w] = result.ce;
-        total += losses[w] / (double)windows;
+        *mean += losses[w] / (double)windows;
     }
     tape_release(&tape);
     windows_release(&one);
-    return total;
+    return interrupt_check(err);
 }

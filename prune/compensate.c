@@ -90,9 +90,8 @@ struct model *compensate(struct model *m, const struct model *cut, const struct 
         s.heads[l] = xcalloc((size_t)(config->layer[l].n_head * config->head_dim), sizeof **s.heads, "means");
         s.ff[l] = xcalloc((size_t)config->layer[l].n_ff, sizeof **s.ff, "means");
     }
-    calibration_forward(m, c, TAP_HEADS | TAP_FF, see, &s);
-    struct model *out = with_biases(cut);
-    for (int i = 0; i < m->n_parameter; i++) {
+    struct model *out = calibration_forward(m, c, TAP_HEADS | TAP_FF, see, &s, err) < 0 ? NULL : with_biases(cut);
+    for (int i = 0; i < m->n_parameter && out; i++) {
         const struct parameter *p = &m->parameter[i];
         const int is_heads = p->spec->columns == AXIS_HEADS, is_ff = p->spec->columns == AXIS_FF;
         struct parameter *bias = p->t.n_dim == 2 && (is_heads || is_ff) ? bias_of(out, p->name) : NULL;

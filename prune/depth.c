@@ -67,10 +67,9 @@ static void see(void *context, const struct taps *taps, int64_t rows)
 
 static int block_influence(struct model *m, enum block_part part, const struct calibration *c, double *score, struct error *err)
 {
-    (void)err;
     struct influence s = {.part = part, .sum = score, .n_layer = m->config.n_layer};
     memset(score, 0, (size_t)s.n_layer * sizeof *score);
-    calibration_forward(m, c, TAP_HIDDEN | TAP_MIDDLE, see, &s);
+    TRY(calibration_forward(m, c, TAP_HIDDEN | TAP_MIDDLE, see, &s, err));
     for (int64_t l = 0; l < s.n_layer; l++)
         score[l] = 1 - score[l] / (double)s.rows;
     return 0;
@@ -80,20 +79,20 @@ static int block_influence(struct model *m, enum block_part part, const struct c
 
 static int loss_without(struct model *m, enum block_part part, const struct calibration *c, double *score, struct error *err)
 {
-    (void)err;
     const int64_t tokens = c->tokens < LOSS_TOKENS ? c->tokens : LOSS_TOKENS;
     const int64_t windows = tokens / c->seq_len > 1 ? tokens / c->seq_len : 1;
     double *losses = xmalloc((size_t)windows * sizeof *losses, "losses");
-    for (int64_t l = 0; l < m->config.n_layer; l++) {
+    int rc = 0;
+    for (int64_t l = 0; l < m->config.n_layer && rc == 0; l++) {
         const struct model_layer_gates before = m->gate[l];
         if (!is_there(m, part, l))
             continue;
         leave_out(m, part, l, 1);
-        score[l] = calibration_loss(m, c, 0, windows, losses);
+        rc = calibration_loss(m, c, 0, windows, losses, &score[l], err);
         m->gate[l] = before;
     }
     free(losses);
-    return 0;
+    return rc;
 }
 
 int depth_at_random(struct model *m, enum block_part part, const struct calibration *c, double *score, struct error *err)

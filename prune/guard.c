@@ -58,9 +58,9 @@ int guard_scores(const struct prune_scores *s, const struct config *c, const str
 }
 
 // Text that the scores have not seen, unless it is short.
-static double probe_loss(struct model *m, const struct calibration *c, int64_t windows, double *losses)
+static int probe_loss(struct model *m, const struct calibration *c, int64_t windows, double *losses, double *mean, struct error *err)
 {
-    return calibration_loss(m, c, calibration_batches(c) * c->batch, windows, losses);
+    return calibration_loss(m, c, calibration_batches(c) * c->batch, windows, losses, mean, err);
 }
 
 static int64_t probe_windows(const struct calibration *c)
@@ -81,12 +81,13 @@ static int is_worse(const double *a, const double *b, double difference, int64_t
     return difference > PROBE_MARGIN && difference > 2 * deviation;
 }
 
-static double masked_loss(struct model *m, const struct plan *p, const struct calibration *c, int64_t windows, double *losses)
+static int masked_loss(struct model *m, const struct plan *p, const struct calibration *c, int64_t windows, double *losses, double *mean,
+                       struct error *err)
 {
     mask_apply(m, p);
-    const double loss = probe_loss(m, c, windows, losses);
+    const int rc = probe_loss(m, c, windows, losses, mean, err);
     model_drop_gates(m);
-    return loss;
+    return rc;
 }
 
 int guard_probe(struct model *m, const struct plan *p, const struct plan *random, const struct calibration *c, const char *score,
@@ -94,9 +95,13 @@ int guard_probe(struct model *m, const struct plan *p, const struct plan *random
 {
     const int64_t windows = probe_windows(c);
     double *by_score = xmalloc((size_t)(2 * windows) * sizeof *by_score, "probe"), *by_chance = by_score + windows;
-    const double loss = masked_loss(m, p, c, windows, by_score), chance = masked_loss(m, random, c, windows, by_chance);
-    const int worse = is_worse(by_score, by_chance, loss - chance, windows);
+    double loss, chance;
+    int rc = masked_loss(m, p, c, windows, by_score, &loss, err);
+    if (rc == 0)
+        rc = masked_loss(m, random, c, windows, by_chance, &chance, err);
+    const int worse = rc == 0 && is_worse(by_score, by_chance, loss - chance, windows);
     free(by_score);
+    TRY(rc);
     if (worse)
         return error_set(err, "prune.score: on a probe of %ld tokens \"%s\" leaves a loss of %.4f and a random choice %.4f, which is "
                          "better by more than two standard errors; take another score, more calibration, " OVERRIDE,
@@ -112,9 +117,13 @@ int guard_reconstruction(struct model *plain, struct model *fitted, const struct
 {
     const int64_t windows = probe_windows(c);
     double *before = xmalloc((size_t)(2 * windows) * sizeof *before, "probe"), *after = before + windows;
-    const double loss = probe_loss(plain, c, windows, before), fit = probe_loss(fitted, c, windows, after);
-    const int worse = is_worse(after, before, fit - loss, windows);
+    double loss, fit;
+    int rc = probe_loss(plain, c, windows, before, &loss, err);
+    if (rc == 0)
+        rc = probe_loss(fitted, c, windows, after, &fit, err);
+    const int worse = rc == 0 && is_worse(after, before, fit - loss, windows);
     free(before);
+    TRY(rc);
     if (worse)
         return error_set(err, "prune.reconstruct: on a probe of %ld tokens the fitted projections leave a loss of %.4f, the plain cut "
                          "%.4f: %ld tokens of calibration are too few for so many columns; give more \"calibration_tokens\", leave "

@@ -39,18 +39,20 @@ int hidden_plan(struct model *m, int64_t keep, int score_is_random, const struct
     if (config_hidden_refusal(&m->config))
         BUG("hidden_plan: %s", config_hidden_refusal(&m->config));
     struct sums s = {xcalloc((size_t)D, sizeof *s.sum, "scores of hidden channels"), m->config.n_layer};
+    int rc = 0;
     if (score_is_random) {
         struct random r;
         random_init(&r, c->seed, "hidden channels", 0);
         for (int64_t d = 0; d < D; d++)
             s.sum[d] = random_uniform(&r);
     } else {
-        calibration_forward(m, c, TAP_INPUTS, see, &s);
+        rc = calibration_forward(m, c, TAP_INPUTS, see, &s, err);
     }
     plan_whole(p, &m->config);
     p->n_hidden = keep;
     p->hidden = xmalloc((size_t)keep * sizeof *p->hidden, "plan");
-    const int rc = plan_choose(s.sum, D, keep, 0, p->hidden, "hidden channel", -1, err);
+    if (rc == 0)
+        rc = plan_choose(s.sum, D, keep, 0, p->hidden, "hidden channel", -1, err);
     free(s.sum);
     if (rc < 0)
         plan_release(p);

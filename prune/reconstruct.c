@@ -131,7 +131,7 @@ int reconstruct(struct model *m, struct model *cut, const struct plan *plan, con
         struct pass pass = {all + first, count};
         for (int64_t i = first; i < first + count; i++)
             all[i].H = xcalloc((size_t)(all[i].C * all[i].C), sizeof *all[i].H, "reconstruction");
-        calibration_forward(m, c, TAP_HEADS | TAP_FF, see, &pass);
+        rc = calibration_forward(m, c, TAP_HEADS | TAP_FF, see, &pass, err);
         for (int64_t i = first; i < first + count; i++) {
             rc = rc == 0 ? solve(&all[i], err) : rc;
             free(all[i].H);

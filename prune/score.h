@@ -31,16 +31,17 @@ int guard_probe(struct model *m, const struct plan *p, const struct plan *random
 int plan_choose(const double *score, int64_t total, int64_t n, int64_t base, int64_t *to, const char *what, int64_t layer,
                 struct error *err);
 
-// Runs m over the calibration text, forward, and shows the taps of each batch.
+// Passes over the calibration text. ^C is answered between batches: -1 with its message, and what was shown is not the whole.
+// Runs m forward and shows the taps of each batch.
 typedef void calibration_taps(void *context, const struct taps *taps, int64_t rows);
-void calibration_forward(struct model *m, const struct calibration *c, unsigned want, calibration_taps *see, void *context);
+int calibration_forward(struct model *m, const struct calibration *c, unsigned want, calibration_taps *see, void *context, struct error *err);
 // Forward and backward to gates of ones; shows every layer's gradients of each batch: heads [n_head], ff [n_ff].
 typedef void calibration_gates(void *context, int64_t layer, const float *heads, const float *ff);
-void calibration_gradients(struct model *m, const struct calibration *c, calibration_gates *see, void *context);
+int calibration_gradients(struct model *m, const struct calibration *c, calibration_gates *see, void *context, struct error *err);
 int64_t calibration_batches(const struct calibration *c);
 int64_t calibration_tokens(const struct calibration *c);  // of all its batches; of examples about
 int64_t calibration_targets(const struct calibration *c); // of one window: seq_len, of an example 1
 // Mean loss in nats per token of some windows of the text, number `first` and on; losses [windows]: each window's.
-double calibration_loss(struct model *m, const struct calibration *c, int64_t first, int64_t windows, double *losses);
+int calibration_loss(struct model *m, const struct calibration *c, int64_t first, int64_t windows, double *losses, double *mean, struct error *err);
 
 #endif

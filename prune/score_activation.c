@@ -53,7 +53,7 @@ static void see(void *context, const struct taps *taps, int64_t rows)
     g->rows += rows;
 }
 
-static void gather(struct gathered *g, struct model *m, const struct calibration *c)
+static int gather(struct gathered *g, struct model *m, const struct calibration *c, struct error *err)
 {
     const int64_t L = m->config.n_layer;
     *g = (struct gathered){.n_layer = L};
@@ -63,7 +63,7 @@ static void gather(struct gathered *g, struct model *m, const struct calibration
         g->heads[l] = sums_new(m->config.layer[l].n_head, m->config.head_dim);
         g->ff[l] = sums_new(m->config.layer[l].n_ff, 1);
     }
-    calibration_forward(m, c, TAP_HEADS | TAP_FF, see, g);
+    return calibration_forward(m, c, TAP_HEADS | TAP_FF, see, g, err);
 }
 
 static void gathered_release(struct gathered *g)
@@ -78,11 +78,11 @@ static void gathered_release(struct gathered *g)
 // score[u] of one projection w [D, units * width], from the sums over `rows` rows.
 typedef void unit_score(const struct column_sums *s, const struct tensor *w, double rows, double *score);
 
-static int score_inputs(struct model *m, const struct calibration *c, struct prune_scores *out, unit_score *score)
+static int score_inputs(struct model *m, const struct calibration *c, struct prune_scores *out, unit_score *score, struct error *err)
 {
     struct gathered g;
-    gather(&g, m, c);
-    for (int i = 0; i < m->n_parameter; i++) {
+    const int rc = gather(&g, m, c, err);
+    for (int i = 0; i < m->n_parameter && rc == 0; i++) {
         const struct parameter *p = &m->parameter[i];
         if (p->layer < 0 || p->t.n_dim != 2)
             continue;
@@ -92,7 +92,7 @@ static int score_inputs(struct model *m, const struct calibration *c, struct pru
             score(&g.ff[p->layer], &p->t, (double)g.rows, out->ff[p->layer]);
     }
     gathered_release(&g);
-    return 0;
+    return rc;
 }
 
 static void mean_size(const struct column_sums *s, const struct tensor *w, double rows, double *score)
@@ -141,24 +141,20 @@ static void weight_times_input(const struct column_sums *s, const struct tensor 
 
 int score_activation(struct model *m, const struct calibration *c, struct prune_scores *out, struct error *err)
 {
-    (void)err;
-    return score_inputs(m, c, out, mean_size);
+    return score_inputs(m, c, out, mean_size, err);
 }
 
 int score_activation_rms(struct model *m, const struct calibration *c, struct prune_scores *out, struct error *err)
 {
-    (void)err;
-    return score_inputs(m, c, out, root_mean_square);
+    return score_inputs(m, c, out, root_mean_square, err);
 }
 
 int score_flap(struct model *m, const struct calibration *c, struct prune_scores *out, struct error *err)
 {
-    (void)err;
-    return score_inputs(m, c, out, fluctuation);
+    return score_inputs(m, c, out, fluctuation, err);
 }
 
 int score_wanda(struct model *m, const struct calibration *c, struct prune_scores *out, struct error *err)
 {
-    (void)err;
-    return score_inputs(m, c, out, weight_times_input);
+    return score_inputs(m, c, out, weight_times_input, err);
 }

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "common/base/progress.h"
+#include "common/base/threads.h"
 #include "prune/score.h"
 
 #define GATE_RATE 0.02   // of Adam's steps: about 0.6 over the default calibration
@@ -53,7 +54,7 @@ static void descend(struct model *m)
     }
 }
 
-static void train(struct model *m, const struct calibration *c, struct tensor **gate)
+static int train(struct model *m, const struct calibration *c, struct tensor **gate, struct error *err)
 {
     const int64_t n = c->batch * c->seq_len, batches = calibration_batches(c), L = m->config.n_layer;
     struct moments *s = xcalloc((size_t)(2 * L), sizeof *s, "moments of gates");
@@ -68,7 +69,7 @@ static void train(struct model *m, const struct calibration *c, struct tensor **
     tape_init(&tape, c->precision);
     tape.recording = 1;
     progress_begin(&progress, "calibrate", "tokens", batches * n, 0);
-    for (int64_t b = 0; b < batches; b++) {
+    for (int64_t b = 0; b < batches && !interrupted(); b++) {
         dataset_batch(c->data, c->seq_len, c->seed, b * c->batch, c->batch, ids, ids + n);
         const struct forward f = {.ids = ids, .B = c->batch, .T = c->seq_len};
         const struct head_spec spec = {.targets = ids + n, .temperature = 1, .weight = 1, .cap = m->config.logit_cap};
@@ -88,11 +89,11 @@ static void train(struct model *m, const struct calibration *c, struct tensor **
         free(s[l].m);
     free(s);
     free(ids);
+    return interrupt_check(err);
 }
 
 int score_slimming(struct model *m, const struct calibration *c, struct prune_scores *out, struct error *err)
 {
-    (void)err;
     const int64_t L = m->config.n_layer;
     const size_t bytes = (size_t)m->n_element * sizeof *m->data;
     float *weights = memcpy(xmalloc(bytes, "the weights before slimming"), m->data, bytes);
@@ -103,8 +104,8 @@ int score_slimming(struct model *m, const struct calibration *c, struct prune_sc
         gate[l] = m->gate[l].heads;
         gate[L + l] = m->gate[l].ff;
     }
-    train(m, c, gate);
-    for (int64_t l = 0; l < L; l++) {
+    const int rc = train(m, c, gate, err);
+    for (int64_t l = 0; l < L && rc == 0; l++) {
         for (int64_t i = 0; i < m->config.layer[l].n_head; i++)
             out->head[l][i] = (double)gate[l]->data[i];
         for (int64_t i = 0; i < m->config.layer[l].n_ff; i++)
@@ -115,5 +116,5 @@ int score_slimming(struct model *m, const struct calibration *c, struct prune_sc
     model_drop_gates(m);
     free(weights);
     free(gate);
-    return 0;
+    return rc;
 }

@@ -36,10 +36,8 @@ static void see(void *context, int64_t layer, const float *heads, const float *f
 
 int score_taylor(struct model *m, const struct calibration *c, struct prune_scores *out, struct error *err)
 {
-    (void)err;
     struct sums sums = {out, m, 0};
-    calibration_gradients(m, c, see, &sums);
-    return 0;
+    return calibration_gradients(m, c, see, &sums, err);
 }
 
 // Sums of the gradients and of their squares, over single sequences.
@@ -71,27 +69,24 @@ static void change(double *score, const double *sum, int64_t n, double sequences
 
 int score_loss_change(struct model *m, const struct calibration *c, struct prune_scores *out, struct error *err)
 {
-    (void)err;
     struct signed_sums s = {.square = out, .model = m};
     struct calibration single = *c;
     single.batch = 1;
     prune_scores_init(&s.mean, &m->config);
-    calibration_gradients(m, &single, see_signed, &s);
+    const int rc = calibration_gradients(m, &single, see_signed, &s, err);
     const double n = (double)calibration_batches(&single), T = (double)calibration_targets(c);
-    for (int64_t l = 0; l < m->config.n_layer; l++) {
+    for (int64_t l = 0; l < m->config.n_layer && rc == 0; l++) {
         change(out->head[l], s.mean.head[l], m->config.layer[l].n_head, n, T);
         change(out->ff[l], s.mean.ff[l], m->config.layer[l].n_ff, n, T);
     }
     prune_scores_release(&s.mean);
-    return 0;
+    return rc;
 }
 
 int score_fisher(struct model *m, const struct calibration *c, struct prune_scores *out, struct error *err)
 {
-    (void)err;
     struct sums sums = {out, m, 1};
     struct calibration single = *c;
     single.batch = 1;
-    calibration_gradients(m, &single, see, &sums);
-    return 0;
+    return calibration_gradients(m, &single, see, &sums, err);
 }

@@ -107,7 +107,7 @@ static void cut(const struct sparse_options *o, const struct sparse_score *table
 
 // ---- scores of weights and gradients ----
 
-static void add_gradients(struct model *m, const struct calibration *c)
+static int add_gradients(struct model *m, const struct calibration *c, struct error *err)
 {
     const int64_t n = c->batch * c->seq_len, batches = calibration_batches(c);
     int32_t *ids = xmalloc((size_t)(2 * n) * sizeof *ids, "calibration");
@@ -117,7 +117,7 @@ static void add_gradients(struct model *m, const struct calibration *c)
     tape.recording = 1;
     model_want_gradients(m);
     progress_begin(&progress, "calibrate", "tokens", batches * n, 0);
-    for (int64_t b = 0; b < batches; b++) {
+    for (int64_t b = 0; b < batches && !interrupted(); b++) {
         dataset_batch(c->data, c->seq_len, c->seed, b * c->batch, c->batch, ids, ids + n);
         const struct forward f = {.ids = ids, .B = c->batch, .T = c->seq_len};
         const struct head_spec spec = {.targets = ids + n, .temperature = 1, .weight = 1, .cap = m->config.logit_cap};
@@ -128,6 +128,7 @@ static void add_gradients(struct model *m, const struct calibration *c)
     progress_end(&progress, "gradients");
     tape_release(&tape);
     free(ids);
+    return interrupt_check(err);
 }
 
 static int check_scores(const struct parameter *p, const float *score, struct error *err)
@@ -286,7 +287,7 @@ int sparsify(struct model *m, const struct sparse_options *o, const struct calib
     if (table->needs == NEEDS_NORMS || table->needs == NEEDS_MOMENTS)
         return cut_layer_by_layer(m, o, c, err);
     if (table->needs == NEEDS_GRADIENTS)
-        add_gradients(m, c);
+        TRY(add_gradients(m, c, err));
     return o->scope == SCOPE_GLOBAL ? cut_globally(m, o, c, err) : cut_each(m, o, c, err);
 }
 

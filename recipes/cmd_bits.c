@@ -4,11 +4,9 @@
 #include <string.h>
 
 #include "common/base/file.h"
-#include "common/base/threads.h"
 #include "quant/bit_plan.h"
 #include "quant/importance.h"
-#include "recipes/command.h"
-#include "recipes/open_model.h"
+#include "recipes/model_command.h"
 
 struct bits_command_options {
     struct option_list data, types;
@@ -69,7 +67,8 @@ static int write_plan(const struct bit_plan *p, const char *path, struct error *
     return rc;
 }
 
-static int plan_bits(const struct bits_command_options *o, struct opened *m, struct error *err) {
+static int plan_bits(const void *given, struct opened *m, struct error *err) {
+    const struct bits_command_options *o = given;
     struct bit_options options = {
         .exact = o->exact,
         .bits = o->target_bits,
@@ -99,7 +98,6 @@ static int plan_bits(const struct bits_command_options *o, struct opened *m, str
 
 static int run(struct call *call, struct error *err) {
     const struct bits_command_options *o = call->options;
-    struct opened m = {0};
     if (o->data.count == 0 || !o->output || (o->target_bits > 0) == (o->target_bytes > 0)) {
         error_set(err, "%s; usage: pdq bits %s",
                   o->data.count == 0 ? "--data is missing"
@@ -108,14 +106,7 @@ static int run(struct call *call, struct error *err) {
                   call->command->arguments);
         return EXIT_USAGE;
     }
-    interrupt_catch();
-    header_print(o->precision);
-    int status = file_exists(o->output) && !o->force ? error_set(err, "%s: is there already; --force replaces it", o->output)
-                                                     : opened_open(&m, call->words[0], err);
-    if (status == 0)
-        status = plan_bits(o, &m, err);
-    opened_release(&m);
-    return status < 0 ? EXIT_FAILED : EXIT_FINE;
+    return model_command_run(call, o->precision, o->output, o->force, plan_bits, err);
 }
 
 const struct command cmd_bits = {.name = "bits",

@@ -6,8 +6,7 @@
 #include "common/base/file.h"
 #include "common/base/threads.h"
 #include "quant/calibrate.h"
-#include "recipes/command.h"
-#include "recipes/open_model.h"
+#include "recipes/model_command.h"
 
 struct calibrate_options {
     struct option_list data;
@@ -50,7 +49,8 @@ static int write_calibration(const struct calibrate_options *o, struct model *m,
     return rc;
 }
 
-static int measure(const struct calibrate_options *o, struct opened *m, struct error *err) {
+static int measure(const void *given, struct opened *m, struct error *err) {
+    const struct calibrate_options *o = given;
     struct dataset data = {0};
     const int64_t context = m->model->config.context, most = context > 0 && context < DEFAULT_WINDOW ? context : DEFAULT_WINDOW;
     struct walk_text text = {.data = &data, .seq_len = o->seq_len ? o->seq_len : most, .tokens = o->tokens, .seed = (uint64_t)o->seed,
@@ -74,7 +74,6 @@ static int measure(const struct calibrate_options *o, struct opened *m, struct e
 
 static int run(struct call *call, struct error *err) {
     const struct calibrate_options *o = call->options;
-    struct opened m = {0};
     if (o->data.count == 0 || !o->output) {
         error_set(err, "%s is missing; usage: pdq calibrate %s", o->output ? "--data" : "-o", call->command->arguments);
         return EXIT_USAGE;
@@ -83,14 +82,7 @@ static int run(struct call *call, struct error *err) {
         error_set(err, "--gram: llama.cpp's format has no room for it; give -o a name that ends in .safetensors");
         return EXIT_USAGE;
     }
-    interrupt_catch();
-    header_print(o->precision);
-    int status = file_exists(o->output) && !o->force ? error_set(err, "%s: is there already; --force replaces it", o->output)
-                                                     : opened_open(&m, call->words[0], err);
-    if (status == 0)
-        status = measure(o, &m, err);
-    opened_release(&m);
-    return status < 0 ? EXIT_FAILED : EXIT_FINE;
+    return model_command_run(call, o->precision, o->output, o->force, measure, err);
 }
 
 const struct command cmd_calibrate = {.name = "calibrate",

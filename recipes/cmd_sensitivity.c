@@ -5,11 +5,9 @@
 
 #include "common/base/file.h"
 #include "common/base/log.h"
-#include "common/base/threads.h"
 #include "common/eval/sensitivity.h"
-#include "recipes/command.h"
 #include "recipes/html.h"
-#include "recipes/open_model.h"
+#include "recipes/model_command.h"
 
 struct sensitivity_options {
     struct option_list data;
@@ -91,7 +89,8 @@ static void print_json(const struct sensitivity *s) {
     json_free(o);
 }
 
-static int measure(const struct sensitivity_options *o, struct opened *m, struct error *err) {
+static int measure(const void *given, struct opened *m, struct error *err) {
+    const struct sensitivity_options *o = given;
     struct eval_options options = {
         .protocol = EVAL_WINDOWS, .seq_len = o->seq_len, .tokens = o->tokens, .precision = (enum precision)o->precision};
     struct dataset stream = {0};
@@ -118,20 +117,11 @@ static int measure(const struct sensitivity_options *o, struct opened *m, struct
 
 static int run(struct call *call, struct error *err) {
     const struct sensitivity_options *o = call->options;
-    struct opened m = {0};
     if (o->data.count == 0) {
         error_set(err, "--data is missing: the text to measure on");
         return EXIT_USAGE;
     }
-    interrupt_catch();
-    header_print(o->precision);
-    int status = o->output && file_exists(o->output) && !o->force
-                     ? error_set(err, "%s: is there already; --force replaces it", o->output)
-                     : opened_open(&m, call->words[0], err);
-    if (status == 0)
-        status = measure(o, &m, err);
-    opened_release(&m);
-    return status < 0 ? EXIT_FAILED : EXIT_FINE;
+    return model_command_run(call, o->precision, o->output, o->force, measure, err);
 }
 
 const struct command cmd_sensitivity = {.name = "sensitivity",

@@ -64,6 +64,7 @@ static int read_axis(struct grid *g, const char *text, struct error *err) {
         return error_set(err, "--vary %s: expected KEY=V1,V2,... or KEY=FIRST:LAST:STEP, as in prune.ffn=0.1:0.9:0.1", text);
     struct grid_axis *a = &g->axis[g->n++];
     *a = (struct grid_axis){xasprintf("%.*s", (int)(equals - text), text), json_array()};
+    TRY(recipe_check_varied(a->key, "--vary", err));
     for (int i = 0; i < g->n - 1; i++)
         if (strcmp(g->axis[i].key, a->key) == 0)
             return error_set(err, "--vary %s is given twice; put all its values into one list", a->key);

@@ -427,6 +427,15 @@ int recipe_read(struct recipe *r, const char *path, const struct option_list *se
     return result;
 }
 
+int recipe_check_varied(const char *key, const char *where, struct error *err) {
+    static const char *const shared[] = {"data", "model", "name", "output", "seeds", "variants"};
+    for (size_t i = 0; i < sizeof shared / sizeof *shared; i++)
+        if (strcspn(key, ".") == strlen(shared[i]) && strncmp(key, shared[i], strlen(shared[i])) == 0)
+            return error_set(err, "%s: \"%s\" cannot be varied: all variants of a recipe, and all points of a sweep, are one run from the same model and "
+                             "texts; run the recipe once for each value, with --set %s=VALUE", where, key, key);
+    return 0;
+}
+
 int recipe_variant(struct recipe *r, const struct recipe *base, const char *name, const struct json *set,
                    const struct json *stages, int64_t seed, struct error *err) {
     struct json *o = json_copy(base->source);
@@ -436,8 +445,11 @@ int recipe_variant(struct recipe *r, const struct recipe *base, const char *name
     if (stages)
         json_set(o, "stages", json_copy(stages));
     int result = 0;
-    for (const struct json *item = json_first(set); item && result == 0; item = json_next(item))
-        result = set_value(o, json_key(item), json_copy(item), where, err);
+    for (const struct json *item = json_first(set); item && result == 0; item = json_next(item)) {
+        result = recipe_check_varied(json_key(item), where, err);
+        if (result == 0)
+            result = set_value(o, json_key(item), json_copy(item), where, err);
+    }
     json_set_number(o, "seed", (double)seed);
     json_set_string(o, "name", base->name);
     memset(r, 0, sizeof *r);

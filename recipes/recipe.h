@@ -67,6 +67,8 @@ int recipe_read(struct recipe *r, const char *path, const struct option_list *se
 // The same from an object (which stays the caller's); folder: where its relative paths start.
 int recipe_from_json(struct recipe *r, const struct json *object, const char *where, const char *folder,
                      const struct option_list *set, struct error *err);
+// Can a variant, or a point of a sweep, have its own value of this key? Not of what they share: the model, the texts, the run's name and folder.
+int recipe_check_varied(const char *key, const char *where, struct error *err);
 // The recipe with the members of `set` ({"prune.ffn": 0.5, ...}) and, where not NULL, other stages, and another seed.
 int recipe_variant(struct recipe *r, const struct recipe *base, const char *name, const struct json *set,
                    const struct json *stages, int64_t seed, struct error *err);

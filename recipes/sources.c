@@ -152,7 +152,7 @@ int sources_check(const struct forecast *f, const struct train_options *o, struc
     if (!o->mixture && !o->reweight_every)
         return 0;
     const char *key = o->mixture ? "mixture" : "reweight_every";
-    char *where = xasprintf("%s: stages[%d].%s", r->where, f->index, r->stage[f->index].type->name);
+    char *where = stage_training_place(r, f->index);
     int status = 0;
     if (!r->data.n_source)
         status = error_set(err, "%s.%s: the text has no sources to be weighed; give \"data\": {\"sources\": [...]} instead of \"train\"", where, key);

@@ -28,13 +28,12 @@ int forecast_from_parent(const struct forecast *f) {
 
 int forecast_check_training(struct forecast *f, const struct train_options *o, struct error *err) {
     struct train_extent extent;
-    char where[96];
     struct model *m = model_new(&f->out, 0);
-    snprintf(where, sizeof where, "stages[%d].%s", f->index, f->recipe->stage[f->index].type->name);
-    int status = train_check_model(o, m, where, &extent, err);
+    char *place = stage_training_place(f->recipe, f->index);
+    int status = train_check_model(o, m, place, &extent, err);
+    free(place);
     model_free(m);
-    if (status < 0)
-        return error_prefix(err, "%s", f->recipe->where);
+    TRY(status);
     TRY(sources_check(f, o, err));
     f->draws = train_steps(o, f->recipe->data.seq_len) * o->batch * o->accumulate;
     f->reweight_every = o->reweight_every;
@@ -44,24 +43,27 @@ int forecast_check_training(struct forecast *f, const struct train_options *o, s
     return 0;
 }
 
-int forecast_check_images(struct forecast *f, const struct train_options *o, struct error *err) {
-    const struct config *c = &f->out;
-    TRY(forecast_check_training(f, o, err));
+static int check_for_model(const struct config *c, const struct train_options *o, const char *place, struct error *err) {
     const int is_encoder = model_is_language(c) && !model_is_causal(c), drops_inputs = model_has_blocks(c) && o->dropout_input > 0;
     if (is_encoder && o->tokens)
-        return error_set(err, "%s: stages[%d]: \"tokens\" counts text; give \"steps\" for an encoder", f->recipe->where, f->index);
+        return error_set(err, "%s: \"tokens\" counts text; give \"steps\" for an encoder", place);
     if (model_is_language(c) && ((o->dropout > 0 && !is_encoder) || drops_inputs || o->jitter > 0 || o->drop_class >= 0))
-        return error_set(err,
-                         "%s: stages[%d]: \"dropout\", \"dropout_input\", \"jitter\" and \"drop_class\" are for classifiers of "
-                         "images; this is a language model",
-                         f->recipe->where, f->index);
+        return error_set(err, "%s: \"dropout\", \"dropout_input\", \"jitter\" and \"drop_class\" are for classifiers of images; this is a language model", place);
     if (!model_is_causal(c) && (o->hide_tokens > 0 || o->replace_tokens > 0))
-        return error_set(err, "%s: stages[%d]: \"hide_tokens\" and \"replace_tokens\" change the text that a language model reads; this is a %s model; "
-                         "leave them out", f->recipe->where, f->index, c->model_type);
+        return error_set(err, "%s: \"hide_tokens\" and \"replace_tokens\" change the text that a language model reads; this is a %s model; leave them out",
+                         place, c->model_type);
     if (c->head != HEAD_CLASSES && (o->mask_words > 0 || o->ngrams > 0))
-        return error_set(err, "%s: stages[%d]: \"mask_words\" and \"ngrams\" change the texts of a classifier; this is a %s model without classes of "
-                         "texts", f->recipe->where, f->index, c->model_type);
+        return error_set(err, "%s: \"mask_words\" and \"ngrams\" change the texts of a classifier; this is a %s model without classes of texts", place,
+                         c->model_type);
     return 0;
+}
+
+int forecast_check_images(struct forecast *f, const struct train_options *o, struct error *err) {
+    TRY(forecast_check_training(f, o, err));
+    char *place = stage_training_place(f->recipe, f->index);
+    const int status = check_for_model(&f->out, o, place, err);
+    free(place);
+    return status;
 }
 
 int forecast_fresh(struct forecast *f, const char *shape, struct error *err) {
@@ -318,6 +320,11 @@ int stage_after_sample(const struct recipe *r, int index) {
         if (r->stage[i].type->makes_text)
             return 1;
     return 0;
+}
+
+char *stage_training_place(const struct recipe *r, int index) {
+    const struct stage_type *type = r->stage[index].type;
+    return xasprintf("%s: stages[%d].%s%s%s", r->where, index, type->name, type->training ? "." : "", type->training ? type->training : "");
 }
 
 int stage_check_training(const struct recipe *r, const struct train_options *o, const char *where,

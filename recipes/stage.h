@@ -79,6 +79,7 @@ struct stage_type {
     const char *name;
     const struct option *table;
     size_t size;     // of its options struct
+    const char *training; // the key of its options under which those of its trainings lie; NULL: beside the others
     int makes_text;  // stages after it learn from what it wrote instead of data.train; it has no other product
     int keeps_model; // what it writes is for use elsewhere: the next stage starts from this one's input
     int takes_images; // works on classifiers of images, too
@@ -149,13 +150,15 @@ int run_source_loss(struct run *run, const struct recipe *r, struct model *m, in
 int stage_measure(const struct stage_run *s, struct model *m, int is_test, double *loss, double *accuracy, struct error *err);
 void stage_trainer(const struct stage_run *s, struct trainer *t, struct model *m, const struct train_options *options,
                    const char *title, const char *folder, struct held_out *held_out);
-// train_check, and that there is held-out text where the options want some.
 // Does the first stage begin with fresh weights? Nothing that lies in the model's folder but its shape and tokenizer counts then.
 int recipe_starts_fresh(const struct recipe *r);
 // Is there one before `index` that draws the text to learn from?
 int stage_after_sample(const struct recipe *r, int index);
 // Is there a stage before `index` that makes weights zero? Trainings after it keep them so.
 int stage_after_sparsify(const struct recipe *r, int index);
+// Where the options of a stage's trainings stand, for messages: "r.json: stages[0].prune.recover". The caller frees.
+char *stage_training_place(const struct recipe *r, int index);
+// train_check, and that there is held-out text where the options want some.
 int stage_check_training(const struct recipe *r, const struct train_options *o, const char *where, struct error *err);
 // What the training left behind, for the report. curve: its run.jsonl, relative to the stage's folder.
 void stage_add_training(struct stage_run *s, const struct train_result *r, const char *curve);

@@ -191,7 +191,12 @@ static int check_teachers(const struct teaching *t, struct error *err) {
     const struct config *config[TEACHERS_MOST];
     for (int i = 0; i < t->n; i++)
         config[i] = &t->teacher[i]->config;
-    return distill_check(t->options, t->student, config, t->n, err);
+    if (distill_check(t->options, t->student, config, t->n, err) == 0)
+        return 0;
+    char *place = stage_training_place(t->stage->recipe, t->stage->index);
+    error_prefix(err, "%s", place);
+    free(place);
+    return -1;
 }
 
 // The teachers with their weights, once they are needed.

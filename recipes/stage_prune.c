@@ -234,7 +234,7 @@ static int forecast(struct forecast *f, struct error *err) {
     if (o->recover) {
         struct distill_options recover;
         TRY(read_recover(f->recipe, o, "recover", &recover, err));
-        if (forecast_check_training(f, &recover.train, err) < 0) {
+        if (forecast_check_images(f, &recover.train, err) < 0) {
             options_release(distill_option_table, &recover);
             return -1;
         }
@@ -415,6 +415,7 @@ static int run(struct stage_run *s, struct error *err) {
 const struct stage_type stage_prune = {.name = "prune",
                                        .table = prune_option_table,
                                        .size = sizeof(struct prune_options),
+                                       .training = "recover",
                                        .takes_examples = 1,
                                        .needs_blocks = 1,
                                        .needs_text = needs_text,

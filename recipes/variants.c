@@ -96,6 +96,8 @@ static int check_variant(const struct recipe *r, int index, const struct json *o
     int64_t *seeds = NULL, n;
     TRY(read_variant(r, index, o, &v, err));
     int status = read_seeds(r, &v, &seeds, &n, err);
+    if (status == 0 && json_get(v.set, "seed"))
+        status = error_set(err, "%s: variant \"%s\": \"seed\": a variant has a list of them; give it \"seeds\": [N] beside \"set\"", r->where, v.name);
     if (status == 0)
         status = recipe_variant(&recipe, r, v.name, v.set, v.stages, seeds[0], err);
     for (size_t i = 0; i < v.versus.count && status == 0; i++)

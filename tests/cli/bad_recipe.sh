@@ -56,6 +56,29 @@ training '"ema": found 1, expected a number from 0 to' '"ema": 1'
 training '"fgm": found -1, expected a number from 0' '"fgm": -1'
 bad 'lottery: "ema" is for train and distill' "{\"model\": \"m\", $data, \"stages\": [{\"lottery\": {\"steps\": 2, \"eval_every\": 1, \"ema\": 0.9}}]}"
 make_model other --vocab 400
+# A distillation inside another stage: messages have the key that is written. The teacher is seen when it is opened, so the folder is there.
+sourced='"data": {"sources": [{"name": "sheep", "train": "text.txt", "eval": "text.txt"}], "seq_len": 32, "eval_tokens": 200}'
+recovering() { # OPTIONS: a recipe that recovers with them
+    recipe "{\"model\": \"m\", $sourced, \"stages\": [{\"prune\": {\"ffn\": 0.5, \"steps\": 2, \"calibration_tokens\": 128, \"recover\": {\"steps\": 1, $1}}}]}"
+}
+while IFS='|' read -r message options; do
+    recovering "$options"
+    refused 1 "stages\[0\].prune.recover$message" "$PDQ" run r.json -o out
+    absent out
+done <<'KEYS'
+.mixture: no source is named "goats"|"mixture": {"goats": 1}
+.mixture.sheep: found a string, expected a number|"mixture": {"sheep": "all"}
+.mixture: found a number, expected an object|"mixture": 3
+.freeze: "\*embd\*" matches no tensor|"freeze": "*embd*"
+.rates: "layers.7.\*" matches no tensor|"rates": {"layers.7.*": 0.1}
+.lora.targets: "\*embed\*" matches no tensor|"lora": {"targets": "*embed*"}
+: "alpha": found 3, expected|"alpha": 3
+: .*"jitter" and "drop_class" are for classifiers of images|"jitter": 2
+: "mask_words" and "ngrams" change the texts of a classifier|"mask_words": 0.1
+KEYS
+recovering '"teacher": "other"'
+"$PDQ" run r.json -o late > /dev/null 2> err.txt && fail "another vocabulary"
+grep -q 'stages\[0\].prune.recover: .*vocabulary has 400 entries' err.txt || fail "$(cat err.txt)"
 bad 'vocabulary' "{\"model\": \"m\", $data, \"stages\": [{\"distill\": {\"teacher\": \"other\", \"tokens\": 100}}]}"
 bad 'memory' "{\"model\": \"m\", \"data\": {\"train\": \"text.txt\", \"seq_len\": 32}, \"stages\": [{\"train\": {\"steps\": 1, \"batch\": 65000}}, {\"train\": {\"steps\": 1, \"batch\": 60000}}]}"
 

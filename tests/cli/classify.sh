@@ -5,17 +5,8 @@
 . "$(dirname "$0")/helpers.inc"
 export OMP_WAIT_POLICY=passive
 cd "$work" || exit 1
-mkdir shape small
-printf '%s\n' '[PAD]' '[UNK]' '[CLS]' '[SEP]' '[MASK]' the film was good bad very not '##ish' , . > shape/vocab.txt
-cp shape/vocab.txt small
-config() { # layers hidden
-    cat << JSON
-{"architectures": ["BertForSequenceClassification"], "model_type": "bert", "num_hidden_layers": $1, "hidden_size": $2, "num_attention_heads": 2,
- "intermediate_size": $((2 * $2)), "vocab_size": 15, "max_position_embeddings": 24, "id2label": {"0": "no", "1": "yes"}}
-JSON
-}
-config 2 32 > shape/config.json
-config 1 16 > small/config.json
+make_classifier shape 2 32 2
+make_classifier small 1 16 2
 python3 - << 'PY'
 import random
 random.seed(1)
@@ -43,10 +34,7 @@ cat > train.json << 'JSON'
   "snapshot_every": 40}}]}
 JSON
 "$PDQ" run train.json -o one --threads 1 > out.txt 2> err.txt || fail "training: $(tail -1 err.txt)"
-"$PDQ" run train.json -o two --threads 2 > /dev/null 2> err.txt & pid=$!
-for _ in $(seq 200); do [ -s two/01-train/snapshot ] && break; sleep 0.05; done
-kill -9 $pid 2> /dev/null; wait $pid 2> /dev/null
-"$PDQ" run train.json -o two --threads 2 > /dev/null 2> err.txt || fail "resumed: $(tail -1 err.txt)"
+kill_runs begun train.json two 1 --threads 2
 cmp one/01-train/model.safetensors two/01-train/model.safetensors || fail "1 and 2 threads, one killed: other weights"
 python3 - << 'PY' || fail "the report of a classifier"
 import json
@@ -76,7 +64,7 @@ JSON
 grep -q 'Knowledge kept: distilled' student/report.html || fail "no similarity in the report"
 grep -Eq '^distilled .* (9[0-9]|100)\.[0-9]+$' out.txt || fail "the student learned too little: $(cat out.txt)"
 # with inherit the first loss is the teacher's doing
-config 1 32 > small/config.json
+make_classifier small 1 32 2
 "$PDQ" run distill.json -o heir --set distill.inherit=true --set distill.steps=1 > out.txt 2> err.txt || fail "inherit: $(tail -1 err.txt)"
 grep -q 'begins with' err.txt && grep -Eq '^distilled .* (8[0-9]|9[0-9]|100)\.[0-9]+$' out.txt || fail "inherit: $(cat out.txt err.txt)"
 sed 's/"shape": "small", //' distill.json > same.json
@@ -93,10 +81,7 @@ cat > words.json << 'JSON'
 JSON
 "$PDQ" run words.json -o warm --threads 1 > out.txt 2> err.txt || fail "masked words: $(tail -1 err.txt)"
 grep -q 'begins with .* of .* weights from' err.txt || fail "masked words: $(cat err.txt)"
-"$PDQ" run words.json -o warm2 --threads 2 > /dev/null 2> err.txt & pid=$!
-for _ in $(seq 200); do [ -s warm2/01-train/snapshot ] && break; sleep 0.05; done
-kill -9 $pid 2> /dev/null; wait $pid 2> /dev/null
-"$PDQ" run words.json -o warm2 --threads 2 > /dev/null 2> err.txt || fail "masked words, resumed: $(tail -1 err.txt)"
+kill_runs begun words.json warm2 1 --threads 2
 cmp warm/02-train/model.safetensors warm2/02-train/model.safetensors || fail "masked words, 1 and 2 threads, one killed: other weights"
 "$PDQ" run words.json -o untold --set 'stages=[{"train": {"init": true, "shape": "words", "steps": 1}}]' > /dev/null 2> err.txt || fail "one step: $(tail -1 err.txt)"
 "$PDQ" eval warm/01-train --data test.tsv --against untold/01-train --json > out.txt 2> err.txt || fail "eval of masked words: $(cat err.txt)"

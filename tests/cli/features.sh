@@ -26,17 +26,8 @@ cat > text.json <<'JSON'
 JSON
 
 # A classifier of padded sentences, which reads both ways.
-mkdir small large
-printf '%s\n' '[PAD]' '[UNK]' '[CLS]' '[SEP]' '[MASK]' the film was good bad very not '##ish' , . > small/vocab.txt
-cp small/vocab.txt large
-config() { # layers hidden
-    cat << JSON
-{"architectures": ["BertForSequenceClassification"], "model_type": "bert", "num_hidden_layers": $1, "hidden_size": $2, "num_attention_heads": 4,
- "intermediate_size": 32, "vocab_size": 15, "max_position_embeddings": 24, "id2label": {"0": "no", "1": "yes"}}
-JSON
-}
-config 2 16 > small/config.json
-config 4 32 > large/config.json
+make_classifier small 2 16 4
+make_classifier large 4 32 4
 python3 - << 'PY'
 import random
 random.seed(1)
@@ -64,23 +55,9 @@ cat > classes.json <<'JSON'
      {"loss": "rkd_distance"}, {"loss": "rkd_angle", "samples": 5}, {"loss": "cka"}]}}]}
 JSON
 
-run_killed() { # RECIPE OUT: killed at random moments, then to the end
-    local kills=0 child
-    for _ in $(seq 5); do
-        "$PDQ" run "$1" -o "$2" --threads 2 > /dev/null 2> err.txt &
-        child=$!
-        for _ in $(seq 300); do [ -s "$2/01-distill/snapshot" ] && break; sleep 0.02; done
-        sleep "0.0$((RANDOM % 10))"
-        if kill -9 $child 2> /dev/null; then kills=$((kills + 1)); fi
-        wait $child 2> /dev/null && break
-    done
-    "$PDQ" run "$1" -o "$2" --threads 2 > /dev/null 2> err.txt || fail "$1, resumed: $(tail -1 err.txt)"
-    [ $kills -gt 0 ] || fail "$1: nothing was killed"
-}
-RANDOM=7
 for recipe in text classes; do
     "$PDQ" run $recipe.json -o $recipe-alone --threads 1 > out.txt 2> err.txt || fail "$recipe: $(tail -1 err.txt)"
-    run_killed $recipe.json $recipe-killed
+    run_killed 7 begun $recipe.json $recipe-killed 5 --threads 2
     for file in model.safetensors run.jsonl; do
         cmp $recipe-alone/01-distill/$file $recipe-killed/01-distill/$file || fail "$recipe: another $file after kill -9 with 2 threads"
     done

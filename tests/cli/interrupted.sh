@@ -14,23 +14,26 @@ stages select '{"select": {"reference": "small", "batch": 4}}'
 stages sample '{"sample": {"tokens": 40000, "batch": 8}}'
 stages prune '{"prune": {"ffn": 0.5, "steps": 2, "calibration_tokens": 20000, "recover": {"steps": 200, "batch": 4, "snapshot_every": 5}}}'
 
-begun() { # COMMAND...: at work; its number in $child
+caught='^pdq [0-9]' # from this line on a command catches ^C
+begun() { # LINE COMMAND...: at work, and has written such a line; its number in $child
+    local line=$1
+    shift
     "$@" > out.txt 2> err.txt &
     child=$!
-    for _ in $(seq 200); do grep -q '^pdq [0-9]' err.txt && break; sleep 0.02; done # from here on it catches ^C
+    for _ in $(seq 200); do grep -q "$line" err.txt && break; sleep 0.02; done
     sleep "0.$((RANDOM % 5))"
 }
 # stopped OUTPUT COMMAND...
 stopped() {
     local output=$1 code left
     shift
-    begun "$@"
+    begun "$caught" "$@"
     kill -INT $child 2> /dev/null || fail "too quick to be stopped: $*"
     wait $child
     code=$?
     [ $code = 1 ] && [ "$(grep -c 'interrupted.*run the same command again' err.txt)" = 1 ] || fail "^C: exit $code of $*: $(cat err.txt)"
     absent "$output"
-    begun "$@"
+    begun "$caught" "$@"
     kill -9 $child 2> /dev/null || fail "too quick to be killed: $*"
     wait $child 2> /dev/null
     absent "$output"
@@ -46,4 +49,17 @@ stopped ints "$PDQ" quantize m -o ints --type W4A16 --group-size 32 --method gpt
 stopped c.imatrix "$PDQ" calibrate m "${text[@]}" --tokens 60000 -o c.imatrix
 stopped plan.json "$PDQ" bits m "${text[@]}" --tokens 8000 --types Q4_0 --types Q8_0 --target-bits 6 -o plan.json
 for stage in select sample prune; do stopped $stage/report.json "$PDQ" run $stage.json -o $stage; done
+
+# Passes over a calibration text, of minutes: the answer comes between two batches, not when the stage has ended (which says other words).
+passes() { # NAME STAGE
+    stages "$1" "$2"
+    begun '^\[1/1\]' "$PDQ" run "$1.json" -o "$1"
+    kill -INT $child 2> /dev/null || fail "too quick to be stopped: $1: $(cat err.txt)"
+    wait $child
+    [ $? = 1 ] && grep -q 'interrupted; what was going on is not kept; run the same command again' err.txt || fail "^C: $1: $(cat err.txt)"
+    absent "$1/report.json"
+}
+calibration='"calibration_tokens": 10000000'
+for score in taylor wanda slimming; do passes $score "{\"prune\": {\"ffn\": 0.5, \"score\": \"$score\", \"guards\": false, $calibration}}"; done
+passes gradient "{\"sparsify\": {\"sparsity\": 0.5, \"score\": \"gradient\", $calibration}}"
 exit $failed

@@ -23,13 +23,8 @@ cmp one/01-distill/run.jsonl two/01-distill/run.jsonl || fail "two threads give 
 cmp -s one/01-distill/run.jsonl clean/01-distill/run.jsonl && fail "noise changes nothing"
 refused 1 'leave nothing of the text; expected a sum below 1' "$PDQ" run r.json -o bad --set distill.hide_tokens=0.9
 refused 1 '"hide_tokens": .*0 to 0.99' "$PDQ" run r.json -o bad --set distill.hide_tokens=1.5
-mkdir small
-printf '%s\n' '[PAD]' '[UNK]' '[CLS]' '[SEP]' '[MASK]' the film was good bad > small/vocab.txt
-cat > small/config.json <<'JSON'
-{"architectures": ["BertForSequenceClassification"], "model_type": "bert", "num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 4,
- "intermediate_size": 32, "vocab_size": 10, "max_position_embeddings": 24, "id2label": {"0": "no", "1": "yes"}}
-JSON
-printf 'sentence\tlabel\nthe film was good\t1\nthe film was bad\t0\n' > train.tsv
+make_classifier small 1 16 4
+make_table train.tsv 1
 cat > classes.json <<'JSON'
 {"model": "small", "data": {"train": ["train.tsv"], "eval": ["train.tsv"], "seq_len": 24}, "stages": [{"train": {"init": true, "steps": 1, "hide_tokens": 0.1}}]}
 JSON

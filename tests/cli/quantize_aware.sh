@@ -40,25 +40,15 @@ absent started/*/start.gguf
 # killed and run again, at another number of threads; the stage train as well
 killed() { # NAME: r.json, killed and run again
     quiet "$PDQ" run r.json -o "alone-$1"
-    for _ in $(seq 6); do
-        "$PDQ" run r.json -o "killed-$1" --threads 2 > /dev/null 2> err.txt &
-        child=$!
-        sleep "0.$((RANDOM % 10))"
-        if kill -9 $child 2> /dev/null; then kills=$((kills + 1)); fi
-        wait $child 2> /dev/null && break
-    done
-    quiet "$PDQ" run r.json -o "killed-$1"
+    run_killed 5 begun r.json "killed-$1" 4
     for file in alone-"$1"/*/*.gguf alone-"$1"/*/model.safetensors alone-"$1"/*-train/run.jsonl; do
         cmp "$file" "killed${file#alone}" || fail "$file differs"
     done
 }
-RANDOM=5
-kills=0
 recipe r.json Q4_K_M train ', "quantize_start": "gptq"'
 killed encoder
 recipe r.json Q4_0 train ', "quantize_scales": "learned"'
 killed learned
-echo "$kills kills"
 
 # as commands, one after the other
 quiet "$PDQ" distill m --teacher m --data text.txt --seq-len 32 --steps 3 --batch 2 --quantize Q4_0 --quantize-pure -o d

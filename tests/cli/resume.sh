@@ -15,7 +15,7 @@ cat > r.json <<'JSON'
    {"quantize": {"type": "Q8_0"}}, {"export": {}}]}
 JSON
 "$PDQ" run r.json -o alone > /dev/null 2> err.txt || { cat err.txt; exit 1; }
-run_killed r.json killed 7 16
+run_killed 7 anytime r.json killed 16
 (cd alone && find . \( -name '*.safetensors' -o -name '*.gguf' -o -name run.jsonl -o -name config.json -o -name '*.f64' \)) | while read -r file; do
     cmp "alone/$file" "killed/$file" || echo differs >> differs
 done

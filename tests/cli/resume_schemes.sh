@@ -34,32 +34,14 @@ rows=(
     "learned scales|{\"distill\": {$often, \"quantize\": \"Q4_0\", \"quantize_scales\": \"learned\"}}"
 )
 
-# until_begun OUT CHILD: until something lies there that a run goes on from
-until_begun() {
-    local i
-    for i in $(seq 400); do
-        compgen -G "$1/0*/snapshot" > /dev/null || compgen -G "$1/*/*.part" > /dev/null || compgen -G "$1/*.part" > /dev/null && return
-        kill -0 "$2" 2> /dev/null || return
-        sleep 0.01
-    done
-}
-
 RANDOM=11
 total=0
 for row in "${rows[@]}"; do
-    name=${row%%|*} kills=0
+    name=${row%%|*}
     printf '{"model": "parent", "data": {"train": "text.txt", "eval": "text.txt", "seq_len": 16, "eval_tokens": 64}, "stages": [%s]}' "${row#*|}" > r.json
     rm -rf alone killed
     "$PDQ" run r.json -o alone > /dev/null 2> err.txt || { fail "$name: $(cat err.txt)"; continue; }
-    for _ in 1 2; do
-        "$PDQ" run r.json -o killed --threads 2 > /dev/null 2> err.txt &
-        child=$!
-        until_begun killed $child
-        sleep "0.0$((RANDOM % 6))"
-        kill -9 $child 2> /dev/null && kills=$((kills + 1))
-        wait $child 2> /dev/null && break
-    done
-    "$PDQ" run r.json -o killed > /dev/null 2> err.txt || fail "$name, gone on: $(cat err.txt)"
+    kill_runs begun r.json killed 2
     (cd alone && find . \( -name '*.safetensors' -o -name run.jsonl -o -name '*.f64' -o -name '*.cache' -o -name tokens -o -name scores -o -name windows \)) > files
     [ "$(grep -c safetensors files)" -gt 0 ] || fail "$name: no model"
     while read -r file; do cmp "alone/$file" "killed/$file" || fail "$name: $file differs"; done < files

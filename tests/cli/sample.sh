@@ -13,15 +13,7 @@ JSON
 "$PDQ" run r.json -o alone > /dev/null 2> err.txt || { cat err.txt; exit 1; }
 [ "$(stat -c %s alone/01-sample/tokens)" = $((4000 * 4)) ] || fail "tokens: $(ls -l alone/01-sample)"
 [ "$(wc -l < alone/01-sample/text.jsonl)" = 125 ] || fail "text.jsonl has $(wc -l < alone/01-sample/text.jsonl) documents"
-RANDOM=3
-for _ in $(seq 8); do
-    "$PDQ" run r.json -o killed --threads 2 > /dev/null 2> err.txt &
-    child=$!
-    sleep "0.$((RANDOM % 6))"
-    kill -9 $child 2> /dev/null
-    wait $child 2> /dev/null && break
-done
-"$PDQ" run r.json -o killed --threads 2 > /dev/null 2> err.txt || fail "the last run: $(cat err.txt)"
+run_killed 3 anytime r.json killed 8 --threads 2
 for file in 01-sample/tokens 01-sample/text.jsonl 03-distill/model.safetensors 03-distill/run.jsonl; do
     cmp alone/$file killed/$file || fail "$file differs"
 done

@@ -25,7 +25,7 @@ cat > r.json <<JSON
 JSON
 "$PDQ" run r.json -o alone > out.txt 2> err.txt || { cat err.txt; exit 1; }
 "$PDQ" run r.json -o two --threads 2 > /dev/null 2> err.txt || fail "2 threads: $(cat err.txt)"
-run_killed r.json killed 11 14
+run_killed 11 anytime r.json killed 14
 for other in two killed; do
     (cd alone && find . \( -name '*.safetensors' -o -name '*.gguf' -o -name run.jsonl -o -name '*.f64' \)) | while read -r file; do
         cmp "alone/$file" "$other/$file" || echo "$other/$file" >> differs

@@ -39,17 +39,10 @@ same_weights made auto || fail "in another place it teaches something else"
 
 # killed at random moments while it is made and used; also before its folder had a recipe
 mkdir killed && touch killed/.lock killed/recipe.json.tmp-999999
-RANDOM=5
-kills=0
-for _ in $(seq 10); do
-    "$PDQ" run r.json -o killed --set distill.teacher_cache=killed.cache --set distill.snapshot_every=4 > /dev/null 2> err.txt &
-    child=$!
-    sleep "0.$((RANDOM % 5))"
-    if kill -9 $child 2> /dev/null; then kills=$((kills + 1)); fi
-    wait $child 2> /dev/null && break
-done
-run killed --set distill.teacher_cache=killed.cache --set distill.snapshot_every=4
-echo "$kills kills"
+cached=(--set distill.teacher_cache=killed.cache --set distill.snapshot_every=4)
+run_killed 5 anytime r.json killed 10 "${cached[@]}"
+rm -r killed/01-distill # and while it learns from what is there
+run_killed 6 begun r.json killed 3 "${cached[@]}"
 cmp killed.cache first.cache || fail "killed: another file"
 same_weights made killed || fail "killed: another model"
 absent killed.cache.part

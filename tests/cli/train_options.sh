@@ -7,13 +7,8 @@ export OMP_WAIT_POLICY=passive
 cd "$work" || exit 1
 make_model m --dtype f32
 make_text text.txt 200
-mkdir bert
-printf '%s\n' '[PAD]' '[UNK]' '[CLS]' '[SEP]' '[MASK]' the film was good bad > bert/vocab.txt
-cat > bert/config.json <<'JSON'
-{"architectures": ["BertForSequenceClassification"], "model_type": "bert", "num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2,
- "intermediate_size": 64, "vocab_size": 10, "max_position_embeddings": 24, "id2label": {"0": "no", "1": "yes"}}
-JSON
-{ printf 'sentence\tlabel\n'; for _ in $(seq 40); do printf 'the film was good\t1\nthe film was bad\t0\n'; done; } > table.tsv
+make_classifier bert 1 32 2
+make_table table.tsv 40
 
 text='"data": {"train": "text.txt", "eval": "text.txt", "seq_len": 32, "eval_tokens": 200}'
 table='"data": {"train": ["table.tsv"], "eval": ["table.tsv"], "seq_len": 24, "validation": 10}'

@@ -44,6 +44,20 @@ PY
 grep -Eq '^(train|distill|score) ' err && fail "a finished stage ran again"
 sed 's/"scratch"\]/"nobody"]/' v.json > bad.json
 refused 1 'no variant is named "nobody"' "$PDQ" run bad.json -o bad
+# What all variants share is no variant's own, and no sweep's: it would be ignored.
+shared() { # KEY VALUE
+    sed "s|\"distill.alpha\": 0}|\"$1\": $2}|" v.json > bad.json
+    refused 1 "variant \"ce\": \"$1\" cannot be varied: .*--set $1=" "$PDQ" run bad.json -o bad
+    refused 2 "vary: \"$1\" cannot be varied" "$PDQ" sweep s.json --vary "$1=$2" -o bad
+}
+shared data.seq_len 16
+shared data.train '"v.json"'
+shared data.sample.length 8
+shared data '"images"'
+shared model '"m2"'
+shared name '"other"'
+sed 's|"distill.alpha": 0}|"seed": 3}|' v.json > bad.json
+refused 1 'variant "ce": "seed": .*give it "seeds": \[N\]' "$PDQ" run bad.json -o bad
 absent bad
 
 cat > s.json <<'JSON'

@@ -254,7 +254,8 @@ Test(prune_rank, biases_make_up_for_the_mean_of_what_goes)
     struct prune_options o = {.ffn = 0.5, .steps = 1, .align = 8, .compensate = 1, .score = score_named("flap")};
     struct model *out = prune(m, &o, NULL, &state);
     cr_assert(out->config.mlp_bias);
-    calibration_forward(m, &c, TAP_FF, sum_inputs, &s);
+    struct error err;
+    cr_assert_eq(calibration_forward(m, &c, TAP_FF, sum_inputs, &s, &err), 0, "%s", err.text);
     for (int l = 0; l < LAYERS; l++) {
         char name[64];
         snprintf(name, sizeof name, "model.layers.%d.mlp.down_proj.weight", l);
