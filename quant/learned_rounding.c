@@ -87,14 +87,15 @@ static void back_to(const struct learned_rounding *r, int as)
 static void move(const struct rounding_choice *c, float rate)
 {
     const int64_t n = tensor_count(c->w);
-    float *grad = c->w->grad;
-#pragma omp parallel for schedule(static)
+    const float *low = c->low, *high = c->high;
+    float *grad = c->w->grad, *value = c->w->data, *u = c->u;
+    unsigned char *up = c->up;
+#pragma omp parallel for simd schedule(static)
     for (int64_t k = 0; k < n; k++) {
-        const float g = grad[k] * (c->high[k] - c->low[k]), u = c->u[k] - (g > 0 ? rate : g < 0 ? -rate : 0);
-        const int up = u >= 0.5f;
-        c->u[k] = fminf(fmaxf(u, 0), 1);
-        c->up[k] = (unsigned char)((c->up[k] & ~NOW) | (up ? NOW : 0));
-        c->w->data[k] = up ? c->high[k] : c->low[k];
+        const float g = grad[k] * (high[k] - low[k]), v = u[k] - (g > 0 ? rate : g < 0 ? -rate : 0);
+        u[k] = v < 0 ? 0 : v > 1 ? 1 : v;
+        up[k] = (unsigned char)((up[k] & ~NOW) | (v >= 0.5f ? NOW : 0));
+        value[k] = v >= 0.5f ? high[k] : low[k];
         grad[k] = 0;
     }
 }
