@@ -44,7 +44,7 @@ static int choose_types(struct bit_options *to, const struct option_list *wanted
         const char *name = wanted->count ? wanted->item[i] : standard[i];
         const struct block_format *f = block_format_find(name);
         if (!f)
-            return error_set(err, "--types: \"%s\" is no type that pdq writes", name);
+            return error_set(err, "--types: \"%s\" is no type that pdq writes; expected one of a matrix, no mix: F16, Q8_0, Q6_K, Q5_K, Q4_K, Q4_0, ...", name);
         to->type[to->n_type++] = f;
     }
     return 0;
@@ -110,8 +110,9 @@ static int run(struct call *call, struct error *err) {
     }
     interrupt_catch();
     header_print(o->precision);
-    int status = file_exists(o->output) && !o->force ? error_set(err, "%s: is there already; --force replaces it", o->output)
-                                                     : opened_open(&m, call->words[0], err);
+    int status = output_check(o->output, o->force, err);
+    if (status == 0)
+        status = opened_open(&m, call->words[0], err);
     if (status == 0)
         status = plan_bits(o, &m, err);
     opened_release(&m);

@@ -125,9 +125,9 @@ static int run(struct call *call, struct error *err) {
     }
     interrupt_catch();
     header_print(o->precision);
-    int status = o->output && file_exists(o->output) && !o->force
-                     ? error_set(err, "%s: is there already; --force replaces it", o->output)
-                     : opened_open(&m, call->words[0], err);
+    int status = o->output ? output_check(o->output, o->force, err) : 0;
+    if (status == 0)
+        status = opened_open(&m, call->words[0], err);
     if (status == 0)
         status = measure(o, &m, err);
     opened_release(&m);

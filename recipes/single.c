@@ -161,7 +161,7 @@ static int move_product(const char *product, const char *output, const char *wor
     if (file_is_directory(product))
         remove(inputs);
     free(inputs);
-    if (file_is_directory(output))
+    if (file_is_directory(output) || file_is_directory(product)) // rename replaces a file by a file alone
         TRY(directory_remove(output, err));
     if (rename(product, output) < 0)
         return error_set(err, "%s: cannot be moved to %s (%m); it stays where it is", product, output);
