@@ -11,6 +11,7 @@
 #include "common/tensor/sparse_weight.h"
 #include "prune/lottery.h"
 #include "tests/unit/golden.h"
+#include "tests/unit/tolerance.h"
 
 #define TOLERANCE 5e-6       // f32 against float64
 #define ADAM_TOLERANCE 2e-5  // ten steps in f32
@@ -282,7 +283,7 @@ Test(lenet, dropout_keeps_its_share_and_its_draw)
     for (int i = 0; i < N; i++) {
         kept += a->data[i] != 0.0f;
         same += (a->data[i] != 0.0f) == (c->data[i] != 0.0f);
-        cr_assert(a->data[i] == b->data[i] && (a->data[i] == 0.0f || fabsf(a->data[i] - 1 / 0.7f) < 1e-6f));
+        cr_assert(a->data[i] == b->data[i] && (a->data[i] == 0.0f || fabsf(a->data[i] - 1 / 0.7f) < (float)FLOAT_FEW));
     }
     // 300 is more than four standard deviations of a binomial, here and below
     cr_expect(abs(kept - 14000) < 300, "%d of %d kept", kept, N);
@@ -303,7 +304,7 @@ Test(lenet, inputs_are_standardised)
     b.student->config.image_mean = 0.5;
     b.student->config.image_std = 0.25;
     backward(&b, 0, &r);
-    cr_expect_float_eq(r.ce, plain.ce, 1e-6);
+    cr_expect_float_eq(r.ce, plain.ce, FLOAT_FEW);
     batch_release(&b);
 }
 
@@ -325,7 +326,7 @@ Test(lenet, goes_to_a_folder_and_back)
     cr_assert_arr_eq(back->data, m->data, (size_t)m->n_element * sizeof(float));
     cr_assert(back->config.image_mean == 0.1307 && back->config.image_std == 0.3081 && back->config.lecun_init);
     cr_assert_eq(config_parameters(&back->config), 6 * 4 + 4 + 4 * 3 + 3);
-    cr_assert_float_eq(model_flops_per_token(&back->config, 1), 2.0 * (6 * 4 + 4 * 3), 1e-9);
+    cr_assert_eq(model_flops_per_token(&back->config, 1), 2.0 * (6 * 4 + 4 * 3));
     model_free(m);
     model_free(back);
     directory_remove(folder, &err);

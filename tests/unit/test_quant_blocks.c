@@ -8,6 +8,7 @@
 #include "common/tensor/dtype.h"
 #include "quant/blocks.h"
 #include "tests/unit/golden.h"
+#include "tests/unit/tolerance.h"
 
 #define N 1024
 
@@ -230,8 +231,8 @@ Test(quant_blocks, special_rows)
                 x[i] = constants[c];
             f->encode(x, NULL, 256, b);
             f->decode(b, y, 256);
-            for (int i = 0; i < 256; i++) // 1e-9 is below half of the smallest f16
-                cr_assert_float_eq((double)y[i], (double)x[i], 0.005 * fabs((double)x[i]) + 1e-8,
+            for (int i = 0; i < 256; i++) // a scale in f16, 8 bits in BF16: 2^-9 at most; 1e-9 is below half of the smallest f16
+                cr_assert_float_eq((double)y[i], (double)x[i], 0x1p-9 * fabs((double)x[i]) + 1e-8,
                                    "%s: a row of %g gave %g", f->name, (double)x[i], (double)y[i]);
         }
         memset(x, 0, sizeof x);
@@ -284,7 +285,7 @@ Test(quant_blocks, dot_is_decode_times_x)
             magnitude += fabs((double)y[i] * (double)x[i]);
         }
         // Float sums in eight lanes: about 2^-24 for each of the N / 8 additions of a lane at the very worst.
-        cr_expect_float_eq((double)f->dot(b, block_arranged(f, x, n, scratch), n), want, 1e-6 * magnitude, "%s", f->name);
+        cr_expect_float_eq((double)f->dot(b, block_arranged(f, x, n, scratch), n), want, FLOAT_FEW * magnitude, "%s", f->name);
     }
 }
 
