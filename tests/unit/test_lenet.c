@@ -106,11 +106,11 @@ Test(lenet, losses_and_gradients_are_pytorchs)
     gemm_init();
     batch_init(&b);
     backward(&b, 0, &r);
-    cr_expect_float_eq(r.ce, golden_number(&b.golden, NULL, "ce"), 1e-6);
+    cr_expect_float_eq(r.ce, golden_number(&b.golden, NULL, "ce"), FLOAT_FEW);
     expect_gradients(&b, "ce");
     backward(&b, 1, &r);
-    cr_expect_float_eq(r.kl, golden_number(&b.golden, NULL, "kl"), 1e-6);
-    cr_expect_float_eq(r.loss, golden_number(&b.golden, NULL, "kd"), 4e-6); // T^2 times the KL's error
+    cr_expect_float_eq(r.kl, golden_number(&b.golden, NULL, "kl"), FLOAT_FEW);
+    cr_expect_float_eq(r.loss, golden_number(&b.golden, NULL, "kd"), 4 * FLOAT_FEW); // T^2 times the KL's error
     expect_gradients(&b, "kd");
     batch_release(&b);
 }
@@ -212,14 +212,14 @@ Test(lenet, sparse_storage_computes_the_same)
             struct head_result a, b;
             backward(&d, 0, &a);
             backward(&s, 0, &b);
-            cr_expect_float_eq(a.ce, b.ce, 1e-5); // sums of up to 37 products of f32 in another order
+            cr_expect_float_eq(a.ce, b.ce, FLOAT_FEW); // sums of up to 37 products in another order
             model_expand(sparse, back);
             cr_assert_arr_eq(back->data, m->data, (size_t)m->n_element * sizeof(float));
             memcpy(sparse->data, sparse->grad, (size_t)sparse->n_element * sizeof(float)); // gradients go back the same way
             model_expand(sparse, back);
             for (int64_t i = 0; i < m->n_element; i++)
                 // the same, over up to 192 rows
-                cr_assert_float_eq(back->data[i], mask[i] ? m->grad[i] : 0.0f, 2e-5, "B %ld, %ld: %g and %g", (long)B, (long)i,
+                cr_assert_float_eq(back->data[i], mask[i] ? m->grad[i] : 0.0f, FLOAT_SUM, "B %ld, %ld: %g and %g", (long)B, (long)i,
                                    (double)back->data[i], (double)m->grad[i]);
             model_free(m);
             model_free(sparse);
