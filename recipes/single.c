@@ -98,7 +98,7 @@ static int add_sources(struct json *data, const struct single_options *s, struct
 }
 
 static int add_texts(struct json *data, const struct single_options *s, const struct json *options, struct error *err) {
-    const int is_mixed = s->weights || json_get(options, "mixture") || json_number(json_get(options, "reweight_every")) > 0;
+    const int is_mixed = s->weights || json_number(json_get(options, "reweight_every")) > 0; // else laid end to end
     if (s->weights && !s->data.count)
         return error_set(err, "--weights: weights of texts, and there are none; give --data");
     if (is_mixed && s->data.count)
