@@ -359,6 +359,7 @@ static int step_with_recovery(struct pruning *p, int64_t step, const struct dist
     struct train_result result;
     int status;
     if (file_exists(done)) {
+        trainer_drop_snapshot(folder); // where it was killed before it could
         status = take_step(p, folder, done, err);
     } else {
         status = prune_once(p, step, err);
