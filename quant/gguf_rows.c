@@ -129,7 +129,7 @@ int gguf_rows_refuse(const struct gguf_rows *r, const struct gguf_bad_value *bad
 {
     return error_set(err, "tensor %s: the value at row %" PRId64 ", column %" PRId64 " is %g, which %s cannot hold%s", r->tensor->name,
                      bad->row, bad->column, (double)bad->value, r->tensor->format->name,
-                     isfinite(bad->value) ? "; choose BF16 or F32" : ": the model is broken");
+                     !isfinite(bad->value) ? ": the model is broken" : strcmp(r->tensor->format->name, "BF16") == 0 ? "; choose F32" : "; choose BF16 or F32");
 }
 
 float *gguf_rows_importance(const struct gguf_rows *r, const struct importance *importance)

@@ -85,7 +85,7 @@ static int check_value(const char *path, const char *name, int64_t i, double v, 
 {
     if (v >= 0 && isfinite(v))
         return 0;
-    return error_set(err, "%s: value %" PRId64 " of %s is %g; expected mean squares", path, i, name, v);
+    return error_set(err, "%s: value %" PRId64 " of %s is %g; expected mean squares, finite and from 0: the file is damaged, or the model broken", path, i, name, v);
 }
 
 static int take_entry(struct reader *r, struct importance *to)
@@ -97,7 +97,7 @@ static int take_entry(struct reader *r, struct importance *to)
     TRY(take_count(r, &calls, 0, INT32_MAX, "the number of calls"));
     TRY(take_count(r, &n, 1, MAX_VALUES, "the number of values"));
     if ((size_t)n > (r->map.size - r->at) / sizeof(float))
-        return error_set(r->err, "%s: ends within the %" PRId32 " values of %s", r->map.path, n, name);
+        return error_set(r->err, "%s: ends within the %" PRId32 " values of %s: it is damaged or was not copied whole", r->map.path, n, name);
     if (find(to, name))
         return error_set(r->err, "%s: has two entries for %s", r->map.path, name);
     double *square = xmalloc((size_t)n * sizeof *square, "importance");
@@ -203,6 +203,7 @@ static int put_entry(struct file_writer *w, const struct importance_entry *e, in
     TRY(put_i32(w, e->n, err));
     for (int64_t i = 0; i < e->n; i++) {
         const float v = e->value[i] * (float)calls;
+        TRY(check_value(w->path, e->name, i, (double)v, err));
         TRY(file_writer_put(w, &v, sizeof v, err));
     }
     return 0;

@@ -60,6 +60,17 @@ static void show(struct writer *w, const struct parameter *p, const struct int_m
         int_matrix_row(q, d, own + d * q->C);
 }
 
+// Scales of huge weights are beyond the numbers that they are stored as.
+static int check_scales(const struct int_matrix *q, const char *name, struct error *err)
+{
+    const int64_t groups = q->C / q->group;
+    for (int64_t i = 0; i < q->D * groups; i++)
+        if (!isfinite(q->scale[i]))
+            return error_set(err, "tensor %s: the scale of row %" PRId64 " is beyond what %s stores, since its weights are huge: the model is broken, or quantize it to another type",
+                             name, i / groups, q->type->name);
+    return 0;
+}
+
 static int round_parameter(struct writer *w, int i, const struct moments *s, struct error *err)
 {
     const struct parameter *p = &w->m->parameter[i];
@@ -74,6 +85,8 @@ static int round_parameter(struct writer *w, int i, const struct moments *s, str
         int_matrix_round(q, W, weights_of(w, p));
     if (w->input_scale)
         q->input_scale = w->input_scale[p->layer * LAYER_INPUTS + layer_input_of(p)];
+    if (rc == 0)
+        rc = check_scales(q, p->name, err);
     if (rc == 0)
         show(w, p, q);
     if (rc == 0 && w->rounding.ideal)

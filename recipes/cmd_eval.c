@@ -106,6 +106,21 @@ static void print_json(const struct eval_command_options *o, const struct eval_r
     json_free(object);
 }
 
+// Before the work: models that are there and can be compared.
+static int check_versus(const struct eval_command_options *o, const struct opened *parent, struct error *err) {
+    for (size_t i = 0; i < o->versus.count; i++) {
+        struct opened other;
+        if (opened_look(&other, o->versus.item[i], 1, err) < 0)
+            return error_prefix(err, "--versus");
+        const long own = (long)other.model->config.vocab, expected = (long)parent->model->config.vocab;
+        opened_release(&other);
+        if (own != expected)
+            return error_set(err, "--versus %s: a vocabulary of %ld entries, the parent's has %ld; compare models with the same tokenizer",
+                             o->versus.item[i], own, expected);
+    }
+    return 0;
+}
+
 static int measure_versus(struct versus *v, const char *path, const struct eval_result *r, struct opened *parent, const struct dataset *stream,
                           const struct eval_options *options, struct error *err) {
     struct opened other = {0};
@@ -129,6 +144,7 @@ static int measure(const struct eval_command_options *o, struct opened *m, struc
     struct eval_result result = {0};
     struct dataset stream = {0};
     TRY(check_window(o, m, &options.seq_len, err));
+    TRY(check_versus(o, parent, err));
     TRY(eval_stream(&stream, m->tokenizer, options.protocol, (const char *const *)o->data.item, o->data.count, err));
     struct versus *versus = xcalloc(o->versus.count + 1, sizeof *versus, "comparisons");
     int status = evaluate(&result, m->model, parent->model, &stream, m->tokenizer, &options, err);
@@ -364,13 +380,17 @@ static int run(struct call *call, struct error *err) {
         return EXIT_USAGE;
     }
     header_print(o->precision);
-    int status = opened_any(&m, call->words[0], err);
+    int status = o->answers ? output_check(o->answers, 1, err) : 0;
+    if (status == 0)
+        status = opened_any(&m, call->words[0], err);
     const int is_language = status == 0 && model_is_language(&m.model->config);
     const int reads_both_ways = is_language && !model_is_causal(&m.model->config);
     if (status == 0 && is_language && o->against && opened_any(&parent, o->against, err) < 0)
         status = error_prefix(err, "--against");
     if (status == 0 && o->task == TASK_TEXT && (reads_both_ways || !is_language))
         status = error_set(err, "%s: no model that predicts the next token; expected one for --task text", m.path);
+    if (status == 0 && o->answers && o->task != TASK_SPANS && m.model->config.head != HEAD_SPANS)
+        status = error_set(err, "--answers %s: %s gives no answers in texts; leave the option out", o->answers, m.path);
     const enum model_head_kind head = status == 0 && o->task == TASK_AUTO ? m.model->config.head : HEAD_NONE;
     if (status == 0 && (head == HEAD_MASKED || o->task == TASK_MASKED))
         status = measure_masked(o, &m, &parent, err);

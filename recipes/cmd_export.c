@@ -4,7 +4,13 @@
 static int run(struct call *call, struct error *err) {
     const struct single_options *s = call->shared;
     struct export_options *o = call->options;
-    o->format = s->output && path_is_gguf(s->output) ? FORMAT_GGUF : FORMAT_HF;
+    const int is_gguf = s->output && path_is_gguf(s->output);
+    if (s->output && (o->format == FORMAT_BOTH || (o->format == FORMAT_GGUF && !is_gguf))) {
+        error_set(err, o->format == FORMAT_BOTH ? "-o %s: one name for two formats; export twice, or with a recipe" : "-o %s: expected a name that ends in .gguf",
+                  s->output);
+        return EXIT_USAGE;
+    }
+    o->format = is_gguf ? FORMAT_GGUF : FORMAT_HF;
     return single_run(call, &stage_export, o, err);
 }
 

@@ -121,8 +121,9 @@ static int write_text(const struct generate_command_options *o, const struct ope
         const int64_t room = c->context - (int64_t)prompt.count + 1; // the last token is not read again
         if (c->context > 0 && options.tokens > room)
             options.tokens = room;
-        generate(m->model, prompt.id, (int64_t)prompt.count, &options, emit, &w);
-        if (o->json)
+        if (generate(m->model, prompt.id, (int64_t)prompt.count, &options, emit, &w) < 0)
+            status = error_set(err, "%s: the model's logits are no numbers: it is broken (NaN, infinite or huge weights); fetch it again", m->path);
+        else if (o->json)
             print_json(&w, &prompt);
         else
             putchar('\n');

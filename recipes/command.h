@@ -45,6 +45,9 @@ struct command {
 extern const struct command cmd_run, cmd_sweep, cmd_sensitivity, cmd_prune, cmd_sparsify, cmd_distill, cmd_quantize, cmd_calibrate, cmd_bits, cmd_train, cmd_export, cmd_eval, cmd_speed,
     cmd_generate, cmd_tokenize, cmd_inspect, cmd_doctor;
 
+// Whether a file can be written at path, so that work is not lost at its end: nothing there, or a file that may be replaced; a folder that takes one.
+int output_check(const char *path, int replaces, struct error *err);
+
 // One line on stderr with what decides the numbers of this process: version, CPU, kernels, threads, precision.
 void header_print(int precision);
 

@@ -232,7 +232,8 @@ int inputs_open(struct inputs *in, const struct recipe *r, const struct tokenize
         return -1;
     if (need_train && !train_files && !is_mixed && !r->data.sample)
         return error_set(err,
-                         "%s: a stage learns from text, but \"data\" has none: give \"train\" (files), \"sources\" or \"sample\"",
+                         "%s: a stage learns from text, but \"data\" has none: give \"train\" (files), \"sources\" or \"sample\" (on the command "
+                         "line --data, or quantize's --calibration)",
                          r->where);
     int eval_files = files_exist(r, "eval", &r->data.eval, err);
     if (eval_files < 0)

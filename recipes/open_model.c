@@ -132,7 +132,7 @@ int opened_widen(struct opened *o, struct error *err) {
     }
     model_free(o->model);
     o->model = m;
-    return 0;
+    return model_check_values(m, err) < 0 ? error_prefix(err, "%s", o->path) : 0;
 }
 
 int opened_open(struct opened *o, const char *path, struct error *err) {

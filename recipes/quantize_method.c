@@ -9,6 +9,7 @@
 #include "common/base/file.h"
 #include "common/base/log.h"
 #include "common/base/threads.h"
+#include "common/model/load.h"
 #include "quant/bias.h"
 #include "quant/calibrate.h"
 #include "quant/gptq_model.h"
@@ -90,26 +91,6 @@ static int refuse_quantized(const char *path, struct error *err) {
                            "with --requantize", path, g.tensor[i].name, g.tensor[i].format->name);
     gguf_close(&g);
     return rc;
-}
-
-// NaN and infinities, before they spread over all that is computed from the weights.
-static int check_weights(const struct model *m, struct error *err) {
-    for (int i = 0; i < m->n_parameter; i++) {
-        const struct tensor *t = &m->parameter[i].t;
-        const int64_t C = tensor_columns(t);
-        float *row = xmalloc((size_t)C * sizeof *row, "row");
-        int rc = 0;
-        for (int64_t k = 0; k < tensor_rows(t) && rc == 0; k++) {
-            tensor_read_rows(t, k, 1, row);
-            for (int64_t j = 0; j < C && rc == 0; j++)
-                if (!isfinite(row[j]))
-                    rc = error_set(err, "tensor %s: the value at row %" PRId64 ", column %" PRId64 " is %g: the model is broken", t->name, k, j,
-                                   (double)row[j]);
-        }
-        free(row);
-        TRY(rc);
-    }
-    return 0;
 }
 
 // Windows at once.
@@ -356,7 +337,7 @@ static int by_method(struct job *j, struct error *err) {
     const struct quantize_options *o = options_of(j);
     struct dataset own = {0};
     const int checked_later = o->method == QUANTIZE_RTN && !quantize_method_runs_model(o) && !int_type_find(o->type); // row by row, as written
-    int rc = checked_later ? 0 : check_weights(j->model, err);
+    int rc = checked_later ? 0 : model_check_values(j->model, err);
     if (rc == 0 && quantize_method_runs_model(o))
         rc = open_text(j->s->recipe, o, j->in->tokenizer, &j->model->config, &j->s->train->data, &own, &j->text, err);
     if (rc == 0 && o->rescale != RESCALE_NONE)

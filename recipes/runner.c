@@ -93,6 +93,7 @@ static int claim_folder(struct run *run, const struct runner_options *options, s
         status = directory_remove(run->out, err);
         found = 0;
     }
+    run->made_folder = !file_exists(run->out);
     if (status == 0)
         status = directory_make(run->out, err);
     if (status == 0)
@@ -103,6 +104,16 @@ static int claim_folder(struct run *run, const struct runner_options *options, s
     free(path);
     json_free(o);
     return status;
+}
+
+// What failed before there was anything to go on from leaves nothing: with other options the folder would belong to another run.
+static void release_folder(struct run *run, int status) {
+    static const char *const bare[] = {".lock", "recipe.json", "INPUTS", NULL};
+    if (run->lock < 0)
+        return;
+    if (status < 0 && run->made_folder)
+        directory_remove_bare(run->out, bare);
+    close(run->lock);
 }
 
 // ---- opening what a run needs ----
@@ -381,8 +392,7 @@ int runner_run(struct recipe *r, const struct runner_options *o, char **last, st
         status = settle_window(r, &run.parent.model->config, err);
     if (status == 0)
         status = check_and_run(&run, o, last, err);
-    if (run.lock >= 0)
-        close(run.lock);
+    release_folder(&run, status);
     inputs_release(&inputs);
     eval_states_release(&run.parent_states);
     score_cache_release(&run.parent_scores);

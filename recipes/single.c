@@ -98,7 +98,7 @@ static int add_sources(struct json *data, const struct single_options *s, struct
 }
 
 static int add_texts(struct json *data, const struct single_options *s, const struct json *options, struct error *err) {
-    const int is_mixed = s->weights || json_get(options, "mixture") || json_number(json_get(options, "reweight_every")) > 0;
+    const int is_mixed = s->weights || json_number(json_get(options, "reweight_every")) > 0; // else laid end to end
     if (s->weights && !s->data.count)
         return error_set(err, "--weights: weights of texts, and there are none; give --data");
     if (is_mixed && s->data.count)
@@ -161,7 +161,7 @@ static int move_product(const char *product, const char *output, const char *wor
     if (file_is_directory(product))
         remove(inputs);
     free(inputs);
-    if (file_is_directory(output))
+    if (file_is_directory(output) || file_is_directory(product)) // rename replaces a file by a file alone
         TRY(directory_remove(output, err));
     if (rename(product, output) < 0)
         return error_set(err, "%s: cannot be moved to %s (%m); it stays where it is", product, output);

@@ -19,6 +19,7 @@ struct run { // lifetime: one run
     const struct recipe *recipe;
     char *out;             // folder of the run
     int lock;              // descriptor of the lock file
+    int made_folder;       // out was not there before
     struct opened parent;  // the recipe's model; its weights are read when first needed (run_parent)
     int parent_is_shape;   // it has no weights yet
     char parent_hash[HASH_TEXT];

@@ -8,6 +8,7 @@
 
 #include "common/base/file.h"
 #include "common/base/random.h"
+#include "common/model/load.h"
 #include "distill/distill.h"
 #include "prune/prune.h"
 #include "quant/gguf_mix.h"
@@ -358,6 +359,7 @@ static int step_with_recovery(struct pruning *p, int64_t step, const struct dist
     struct train_result result;
     int status;
     if (file_exists(done)) {
+        trainer_drop_snapshot(folder); // where it was killed before it could
         status = take_step(p, folder, done, err);
     } else {
         status = prune_once(p, step, err);
@@ -392,8 +394,8 @@ static int run(struct stage_run *s, struct error *err) {
     TRY((prune_streams(p.options) ? stage_map_input : stage_borrow_input)(s, &p.current, err));
     config_copy(&p.original, &p.current.model->config);
     p.state.original = &p.original;
-    int status = 0;
-    if (p.options->budget)
+    int status = prune_streams(p.options) ? model_check_values(p.current.model, err) : 0; // else they were read, and checked
+    if (status == 0 && p.options->budget)
         status = budget_open(&p.budget, s->recipe, s->index, p.options->budget, &p.original, s->run->parent.tokenizer, s, err);
     if (status == 0)
         status = run_steps(&p, err);

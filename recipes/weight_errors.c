@@ -65,6 +65,8 @@ static int add_matrices(struct json *list, const struct opened *m, const struct 
             return error_set(err, "%s: of another shape than in %s, or absent there: weights can be compared where the shapes are the same", q->name,
                              from->path);
         const struct distance d = measure(&w->t, &q->t);
+        if (!isfinite(d.lost + d.all))
+            return error_set(err, "%s: holds a value that is no number here or in %s: that model is broken; pdq eval says which", q->name, from->path);
         const double bits = g ? bits_in_file(g, &m->model->config, q) : 0;
         struct json *o = json_object();
         json_set_string(o, "name", q->name);

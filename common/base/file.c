@@ -62,9 +62,11 @@ int file_read(const char *path, char **data, size_t *len, struct error *err) {
     const char *reason = gzerror(gz, &code);
     if (code == Z_ERRNO)
         reason = strerror(errno);
+    else if (strncmp(reason, "<fd:", 4) == 0 && strstr(reason, ">: ")) // zlib's word for the file
+        reason = strstr(reason, ">: ") + 3;
     if (code != Z_OK && code != Z_STREAM_END) {
         error_set(err, "%s: cannot read after %zu bytes: %s%s", path, used, reason,
-                  code == Z_BUF_ERROR ? " (the gzip file is cut off)" : "");
+                  code == Z_BUF_ERROR ? " (the gzip file is cut off)" : code == Z_DATA_ERROR ? " (the gzip file is damaged)" : "");
         gzclose(gz);
         free(text);
         return -1;
@@ -396,6 +398,31 @@ void names_free(char **names, size_t count) {
     for (size_t i = 0; i < count; i++)
         free(names[i]);
     free(names);
+}
+
+static int is_bare(const char *path, const char *const *names) {
+    struct error ignored;
+    char **found;
+    size_t n;
+    if (directory_list(path, &found, &n, &ignored) < 0)
+        return 0;
+    int bare = 1;
+    for (size_t i = 0; i < n && bare; i++) {
+        char *file = path_join(path, found[i]);
+        const char *const *name = names;
+        while (*name && strcmp(*name, found[i]) != 0)
+            name++;
+        bare = file_is_directory(file) ? is_bare(file, names) : *name != NULL;
+        free(file);
+    }
+    names_free(found, n);
+    return bare;
+}
+
+void directory_remove_bare(const char *path, const char *const *names) {
+    struct error ignored;
+    if (is_bare(path, names))
+        directory_remove(path, &ignored);
 }
 
 int64_t disk_free(const char *path) {

@@ -60,6 +60,8 @@ int file_is_directory(const char *path);
 int64_t file_size(const char *path); // -1: none
 int directory_make(const char *path, struct error *err);   // with parents; fine when it is there
 int directory_remove(const char *path, struct error *err); // with everything in it; fine when absent
+// The same where it holds nothing but files of these names (NULL ends them), in folders below it too; else, and on failure, all stays.
+void directory_remove_bare(const char *path, const char *const *names);
 // Names in a directory, sorted, without . and ..; the caller frees with names_free.
 int directory_list(const char *path, char ***names, size_t *count, struct error *err);
 void names_free(char **names, size_t count);

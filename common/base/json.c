@@ -52,6 +52,8 @@ static int scan(const char *text, size_t len, char *blank, const char *where, st
     int depth = 0, in_string = 0;
     for (size_t i = 0; i < len; i++) {
         char c = text[i];
+        if (c == '\0')
+            return error_at(err, where, text, i, "found a NUL byte, expected JSON: this is no text");
         if (in_string) {
             if (c == '\\') {
                 if (len - i >= 6 && memcmp(text + i, "\\u0000", 6) == 0)

@@ -49,8 +49,6 @@ static int error_range(const struct option *row, const char *found, const char *
     const char *kind = row->type == OPTION_INT ? "a whole number" : "a number";
     if (row->min >= row->max)
         return error_set(err, "%s: found %s, expected %s", where, found, kind);
-    if (row->max >= 1e15)
-        return error_set(err, "%s: found %s, expected %s from %.15g", where, found, kind, row->min);
     return error_set(err, "%s: found %s, expected %s from %.15g to %.15g", where, found, kind, row->min, row->max);
 }
 

@@ -55,6 +55,15 @@ static int read_jsonl(const char *path, const char *data, size_t len, take_docum
     return 0;
 }
 
+#define BINARY_SAMPLE 8000 // bytes; git looks at as many
+
+// A NUL byte near the beginning: a picture, a model, a text in UTF-16, but no text as tokenizers take it.
+static int refuse_binary(const char *path, const char *data, size_t len, struct error *err)
+{
+    const char *nul = memchr(data, 0, len < BINARY_SAMPLE ? len : BINARY_SAMPLE);
+    return nul ? error_set(err, "%s: byte %zu is NUL, so this is no text; expected UTF-8 (.txt or .jsonl, may be gzipped)", path, (size_t)(nul - data)) : 0;
+}
+
 int dataset_documents(const char *const *paths, size_t n_paths, const char *where, take_document *take, void *context,
                       struct error *err)
 {
@@ -63,10 +72,11 @@ int dataset_documents(const char *const *paths, size_t n_paths, const char *wher
         size_t len;
         if (file_read(paths[i], &data, &len, err) < 0)
             return error_prefix(err, "%s", where);
-        int status = 0;
-        if (path_ends_with(paths[i], ".jsonl") || path_ends_with(paths[i], ".jsonl.gz"))
+        const int is_jsonl = path_ends_with(paths[i], ".jsonl") || path_ends_with(paths[i], ".jsonl.gz");
+        int status = refuse_binary(paths[i], data, len, err);
+        if (status == 0 && is_jsonl)
             status = read_jsonl(paths[i], data, len, take, context, err);
-        else
+        else if (status == 0)
             take(context, &(struct document){.text = data, .len = len});
         free(data);
         if (status < 0)

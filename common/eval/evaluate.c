@@ -317,6 +317,20 @@ static int check_models(const struct model *m, const struct model *against, cons
     return dataset_check(stream, m->config.vocab, "evaluation text", err);
 }
 
+// A loss that is no number says that the weights are none, too, or that sums overflow.
+static int check_losses(const struct run *r, struct error *err)
+{
+    for (int64_t i = 0; i < r->done; i++)
+        for (int k = 0; k < (r->against ? 2 : 1); k++) {
+            const double loss = k ? r->against_nll[i] : r->nll[i];
+            if (!isfinite(loss))
+                return error_set(err, "evaluation: the loss of predicted token %lld is %g: %s is broken (NaN, infinite or huge weights); fetch it again, or "
+                                 "take one that was saved before its training diverged", (long long)i, loss,
+                                 k ? "the model it is compared with" : "the model");
+        }
+    return 0;
+}
+
 // Positions that the longest of B questions needs: its last token is only predicted.
 static int64_t longest(const struct run *r, int64_t w, int64_t B)
 {
@@ -390,9 +404,8 @@ int evaluate(struct eval_result *r, struct model *m, struct model *against, cons
     TRY(plan_windows(&run, err));
     run_allocate(&run);
     run_windows(&run);
-    int status = 0;
-    if (run.done < run.limit) {
-        status = error_set(err, "evaluation: interrupted; run the same command again");
+    int status = run.done < run.limit ? error_set(err, "evaluation: interrupted; run the same command again") : check_losses(&run, err);
+    if (status < 0) {
         if (o->against_states)
             eval_states_release(o->against_states); // not all of them are there
         free(run.nll);

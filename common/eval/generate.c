@@ -2,6 +2,7 @@
 // output head.
 #include "common/eval/generate.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -42,6 +43,13 @@ static const float *decoder_step(struct decoder *d, const int32_t *ids, int64_t 
     return model_logits(d->model, &d->tape, last)->data;
 }
 
+static int are_finite(const float *x, int64_t n) {
+    int64_t i = 0;
+    while (i < n && isfinite(x[i]))
+        i++;
+    return i == n;
+}
+
 int64_t generate(struct model *m, const int32_t *prompt, int64_t n, const struct generate_options *o,
                  int (*emit)(void *context, int32_t id), void *context) {
     if (n < 1)
@@ -57,6 +65,10 @@ int64_t generate(struct model *m, const int32_t *prompt, int64_t n, const struct
     int32_t id;
     while (count < o->tokens && !interrupted()) {
         const float *logits = decoder_step(&d, next, n_next);
+        if (!are_finite(logits, m->config.vocab)) {
+            count = -1;
+            break;
+        }
         id = draw_token(logits, m->config.vocab, &o->draw, &random, order);
         if (o->stop_at_eos && id == m->config.eos_id)
             break;

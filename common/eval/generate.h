@@ -14,7 +14,7 @@ struct generate_options {
 };
 
 // Continues prompt [n]; each new id goes to emit as it comes (return non-zero to stop). Returns the number of new
-// tokens.
+// tokens; -1: a logit is no number, so there is no likeliest token.
 int64_t generate(struct model *m, const int32_t *prompt, int64_t n, const struct generate_options *o,
                  int (*emit)(void *context, int32_t id), void *context);
 

@@ -5,6 +5,8 @@
 // model, so that no part of a checkpoint is dropped without a word.
 #include "common/model/load.h"
 
+#include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -321,6 +323,25 @@ static int has_tensor(const void *files, const char *name) { return find_stored(
 
 enum load_kind { LOAD_SHAPE, LOAD_VALUES, LOAD_MAPPED };
 
+int model_check_values(const struct model *m, struct error *err) {
+    for (int i = 0; i < m->n_parameter; i++) {
+        const struct tensor *t = &m->parameter[i].t;
+        const int64_t C = tensor_columns(t);
+        float *row = xmalloc((size_t)C * sizeof *row, "row");
+        int rc = 0;
+        for (int64_t k = 0; k < tensor_rows(t) && rc == 0; k++) {
+            tensor_read_rows(t, k, 1, row);
+            for (int64_t j = 0; j < C && rc == 0; j++)
+                if (!isfinite(row[j]))
+                    rc = error_set(err, "tensor %s: the value at row %" PRId64 ", column %" PRId64 " is %g: the model is broken; fetch it again, or take "
+                                   "one that was saved before its training diverged", t->name, k, j, (double)row[j]);
+        }
+        free(row);
+        TRY(rc);
+    }
+    return 0;
+}
+
 static struct model *load(const char *folder, enum load_kind kind, struct error *err) {
     struct config config;
     struct safetensors s = {0};
@@ -354,7 +375,14 @@ out:
     return m;
 }
 
-struct model *model_load(const char *folder, struct error *err) { return load(folder, LOAD_VALUES, err); }
+struct model *model_load(const char *folder, struct error *err) {
+    struct model *m = load(folder, LOAD_VALUES, err);
+    if (!m || model_check_values(m, err) == 0)
+        return m;
+    error_prefix(err, "%s", folder);
+    model_free(m);
+    return NULL;
+}
 
 struct model *model_load_shape(const char *folder, struct error *err) { return load(folder, LOAD_SHAPE, err); }
 

@@ -413,13 +413,16 @@ static char *make_header(const struct write_job *job, int shard) {
 
 static int put_values(struct file_writer *w, const char *name, const float *values, int64_t n, enum dtype dtype,
                       void *buffer, struct error *err) {
+    static const float infinite[] = {[DTYPE_F32] = INFINITY, [DTYPE_F16] = 65520.0f, [DTYPE_BF16] = 0x1.ffp127f}; // the least that becomes infinity
+    for (int64_t i = 0; i < n; i++) {
+        if (!isfinite(values[i]))
+            return error_set(err, "%s: tensor %s would hold %g: what it is made from is broken, or too large for f32", w->path, name, (double)values[i]);
+        if (fabsf(values[i]) >= infinite[dtype])
+            return error_set(err, "%s: tensor %s holds %g, beyond %s: write %s", w->path, name, (double)values[i],
+                             dtype == DTYPE_F16 ? "F16's largest number 65504" : "BF16's largest number", dtype == DTYPE_F16 ? "bf16 or f32" : "f32");
+    }
     if (dtype == DTYPE_F32)
         return file_writer_put(w, values, (size_t)n * 4, err);
-    if (dtype == DTYPE_F16)
-        for (int64_t i = 0; i < n; i++)
-            if (fabsf(values[i]) >= 65520.0f && isfinite(values[i])) // rounds to infinity
-                return error_set(err, "%s: tensor %s holds %g, beyond F16's largest number 65504: write bf16 or f32",
-                                 w->path, name, (double)values[i]);
     dtype_from_f32(dtype, values, buffer, n);
     return file_writer_put(w, buffer, (size_t)n * dtype_size(dtype), err);
 }

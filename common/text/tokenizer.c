@@ -154,6 +154,9 @@ static int read_optional(const char *folder, const char *name, struct json **out
 static int open_numbers(struct tokenizer *t, const struct json *config, struct error *err) {
     int64_t vocab;
     TRY(json_get_int(config, t->source, "vocab_size", 0, 1, PIECES_MAX, &vocab, err));
+    if (!vocab && !file_is_directory(t->source))
+        return error_set(err, "%s: %s; expected a folder with a tokenizer, or a .gguf file", t->source,
+                         file_exists(t->source) ? "a file whose name does not end in .gguf" : "no such file or directory");
     if (!vocab)
         return error_set(err, "%s: no tokenizer.json, no tokenizer.model, no vocab.json with merges.txt, and config.json has no vocab_size",
                          t->source);

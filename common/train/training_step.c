@@ -16,6 +16,9 @@ static double norm_of_all(const struct training_run *r)
 
 static int diverged(const struct training_run *r, double loss, double norm, struct error *err)
 {
+    if (r->state.step == 0) // nothing was learned yet
+        return error_set(err, "%s: the loss of the first step is %g, its gradient's norm %g: the model that it begins with is broken, or its teacher, or their "
+                         "numbers are too large for f32; look at both with pdq eval", r->trainer->title, loss, norm);
     return error_set(
         err,
         "%s: the run diverged at step %lld (loss %g, gradient norm %g); give a smaller learning_rate "

@@ -33,4 +33,31 @@ full 2 plan.json "$PDQ" bits m --data text.txt --seq-len 16 --tokens 64 --types 
 full 800 out/01-distill/model.safetensors "$PDQ" run r.json -o out # a snapshot: weights and two moments
 rm out/report.json out/report.html
 full 2 out/report.json "$PDQ" run r.json -o out
+
+# Text that is drawn (in documents of two tokens, so that it is larger than its ids) or chosen: what was written before the disk was full is gone on with, to the same bytes.
+make_text long.txt 500
+cat > sample.json <<'JSON'
+{"model": "m", "data": {"eval": "text.txt", "seq_len": 16, "eval_tokens": 64},
+ "stages": [{"sample": {"tokens": 8000, "length": 2, "batch": 500}}, {"distill": {"steps": 1, "batch": 2}}]}
+JSON
+cat > select.json <<'JSON'
+{"model": "m", "data": {"train": "long.txt", "eval": "text.txt", "seq_len": 16, "eval_tokens": 64},
+ "stages": [{"select": {"reference": "m", "keep": 0.5}}, {"distill": {"steps": 1, "batch": 2}}]}
+JSON
+# stage KIB FOLDER FILE: of the run in FOLDER, whose first stage is done again but for the files that come before this one
+stage() {
+    local folder=$2/01-$2
+    if [ -e "$folder" ]; then rm -r "$folder/DONE" "$folder/$3" "$2/02-distill" "$2/report.json"; fi
+    full "$1" "$folder/$3" "$PDQ" run "$2.json" -o "$2"
+}
+for name in sample select; do "$PDQ" run $name.json -o whole-$name > out.txt 2> err.txt || fail "$name: $(cat err.txt)"; done
+stage 16 sample tokens
+[ "$(stat -c %s sample/01-sample/tokens)" = 32000 ] || fail "tokens: $(ls -l sample/01-sample)"
+stage 32 sample text.jsonl
+stage 8 select scores
+stage 32 select tokens
+stage 8 select windows
+for file in sample/01-sample/tokens sample/01-sample/text.jsonl select/01-select/scores select/01-select/tokens select/01-select/windows; do
+    cmp whole-$file $file || fail "$file differs"
+done
 exit $failed

@@ -104,6 +104,12 @@ def weights(path): # behind the header, which says where they come from
     return data[8 + int.from_bytes(data[:8], "little"):]
 assert weights("t3/model.safetensors") == weights("t4/model.safetensors")
 PY
+# Without weights texts are laid end to end, as a recipe's "train" is.
+"$PDQ" train m --data a.txt --data b.txt --seq-len 32 --steps 4 --batch 2 -o t5 > /dev/null 2> err.txt || fail "train: $(cat err.txt)"
+echo '{"model": "m", "data": {"train": ["a.txt", "b.txt"], "seq_len": 32}, "stages": [{"train": {"steps": 4, "batch": 2}}]}' > laid.json
+"$PDQ" run laid.json -o laid > /dev/null 2> err.txt || fail "laid end to end: $(cat err.txt)"
+cmp t5/run.jsonl laid/01-train/run.jsonl || fail "texts without weights are not laid end to end"
+rm -r t5
 for weights in 0.3 0.3,0.7,1 0.3,x -1,2 nan,1 1,1, ''; do
     refused 1 "--weights: found \"$weights\", expected 2 numbers from 0" "$PDQ" train m --data a.txt --data b.txt --weights "$weights" --steps 1 -o t5
 done

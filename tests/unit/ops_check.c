@@ -10,6 +10,7 @@
 #include "common/base/threads.h"
 #include "common/tensor/gradcheck.h"
 #include "tests/unit/ops_check.h"
+#include "tests/unit/tolerance.h"
 
 // ---- Tensors and comparisons -------------------------------------------------------------------------------------
 
@@ -190,7 +191,7 @@ void check_op(struct op_case *c, int differences) {
         struct gradcheck g = {build_root, c, c->in, c->n_in, PRECISION_F32, 1.0 / 64, 3, 200, 3};
         struct gradcheck_result r;
         gradcheck_run(&g, &r);
-        cr_expect(r.worst <= 1e-3, "%s: finite differences at %s give %.7g, the tape %.7g (error %.2g)", c->name,
+        cr_expect(r.worst <= BY_DIFFERENCES, "%s: finite differences at %s give %.7g, the tape %.7g (error %.2g)", c->name,
                   r.where, r.expected, r.found, r.worst);
     }
     outcome_drop(&one, c);

@@ -40,6 +40,8 @@ struct op_case {
 #define PRODUCT_BF16 3e-2
 // Pointwise work: a few roundings and exp with a relative error of 2e-7.
 #define POINTWISE_F32 2e-6
+// Functions of several such steps (norms, gelu, tanh), and their slopes: twice that.
+#define FUNCTION_F32 (2 * POINTWISE_F32)
 
 // Both ends of a test: freed with tensor_drop and free.
 struct tensor *tensor_make(const char *name, int64_t d0, int64_t d1, double scale); // random, of that scale; d1 0: a vector

@@ -6,6 +6,7 @@
 #include "common/base/threads.h"
 #include "common/model/load.h"
 #include "tests/unit/golden.h"
+#include "tests/unit/tolerance.h"
 
 // PyTorch computed in float64; a few layers in f32 leave some 1e-6 of the largest value.
 #define LOGITS_TOLERANCE 1e-5
@@ -66,10 +67,10 @@ static inline void sequences_expect_gradients(const struct sequences *s) {
         double largest = 0;
         for (int64_t k = 0; k < g->count; k++)
             largest = fmax(largest, fabs(g->value[k]));
-        if (largest > 1e-12)
+        if (largest > DOUBLE_SUM)
             golden_expect(g, p->t.grad, GRADIENT_TOLERANCE, s->golden.path);
-        for (int64_t k = 0; k < g->count && largest <= 1e-12; k++) // zero: keys' biases, an unused pooler
-            cr_expect(fabs((double)p->t.grad[k]) < 1e-6, "%s[%ld] is %g", p->name, (long)k, (double)p->t.grad[k]);
+        for (int64_t k = 0; k < g->count && largest <= DOUBLE_SUM; k++) // zero: keys' biases, an unused pooler
+            cr_expect(fabs((double)p->t.grad[k]) < FLOAT_FEW, "%s[%ld] is %g", p->name, (long)k, (double)p->t.grad[k]);
     }
 }
 

@@ -8,6 +8,7 @@
 #include "quant/gguf_model.h"
 #include "quant/overlay.h"
 #include "tests/unit/tiny.h"
+#include "tests/unit/tolerance.h"
 
 #define TENSORS 5
 #define CHOICES 4
@@ -55,7 +56,7 @@ Test(bit_plan, the_least_of_all_combinations)
             cr_assert_eq(bit_plan_check(&p, bytes, &err), 0, "%s", err.text);
             bit_plan_solve(&p, bytes);
             cr_expect_leq(p.bytes, bytes);
-            cr_expect_float_eq(p.kld, best_of_all(&p, bytes), 1e-12, "%ld bytes: %g", (long)bytes, p.kld);
+            cr_expect_float_eq(p.kld, best_of_all(&p, bytes), DOUBLE_SUM, "%ld bytes: %g", (long)bytes, p.kld);
         }
         bit_plan_solve(&p, 1000000);
         cr_expect_leq(p.bytes, most);

@@ -10,6 +10,7 @@
 #include "common/base/log.h"
 #include "common/model/config.h"
 #include "tests/unit/shared_path.h"
+#include "tests/unit/tolerance.h"
 
 static const char base_text[] =
     "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"hidden_size\": 64, "
@@ -81,7 +82,7 @@ Test(config, families) {
     }
 }
 
-static int near(double a, double b) { return fabs(a - b) <= 1e-12 * fabs(b); }
+static int near(double a, double b) { return fabs(a - b) <= DOUBLE_FEW * fabs(b); }
 
 // What transformers takes where Gemma 2's, Qwen 3's, MiniCPM's and Granite's keys are absent, and what the keys become.
 Test(config, relatives) {
@@ -172,13 +173,13 @@ Test(config, rope_frequencies) {
     double f[32], g[32];
     struct config c = accepted("{\"head_dim\": 64}");
     config_rope_frequencies(&c, f);
-    cr_assert_float_eq(f[0], 1, 1e-15);
-    cr_assert_float_eq(f[16], 0.01, 1e-15);
+    cr_assert_float_eq(f[0], 1, DOUBLE_FEW);
+    cr_assert_float_eq(f[16], 0.01, DOUBLE_FEW);
     config_release(&c);
     c = accepted("{\"head_dim\": 64, \"rope_scaling\": {\"type\": \"linear\", \"factor\": 2}}");
     config_rope_frequencies(&c, g);
     for (int i = 0; i < 32; i++)
-        cr_assert_float_eq(g[i], f[i] / 2, 1e-15);
+        cr_assert_float_eq(g[i], f[i] / 2, DOUBLE_FEW);
     config_release(&c);
     c = accepted(
         "{\"head_dim\": 64, \"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1,"
@@ -187,7 +188,7 @@ Test(config, rope_frequencies) {
     for (int i = 0; i < 32; i++) { // the rule as published, in wavelengths
         double wave = 2 * M_PI / f[i], smooth = (8192 / wave - 1) / (4 - 1);
         double want = wave > 8192 ? f[i] / 8 : wave < 2048 ? f[i] : (1 - smooth) * f[i] / 8 + smooth * f[i];
-        cr_assert_float_eq(g[i], want, 1e-15, "frequency %d", i);
+        cr_assert_float_eq(g[i], want, DOUBLE_FEW, "frequency %d", i);
     }
     cr_assert(g[0] == f[0] && g[31] == f[31] / 8);
     config_release(&c);

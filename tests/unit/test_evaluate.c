@@ -10,6 +10,7 @@
 #include "common/eval/generate.h"
 #include "common/tensor/ops.h"
 #include "tests/unit/tiny.h"
+#include "tests/unit/tolerance.h"
 
 // Loss of predicting ids[at] from ids[from .. at-1], in double from the logits.
 static double naive_loss(struct model *m, const int32_t *ids, int64_t from, int64_t at, int32_t first)
@@ -79,10 +80,10 @@ Test(evaluate, windows_by_hand)
             sum += r.token_nll[k];
             square += r.token_nll[k] * r.token_nll[k];
         }
-    cr_assert_float_eq(r.nll, sum / 38, 1e-12);
-    cr_assert_float_eq(r.nll_se, sqrt((square - sum * sum / 38) / 37 / 38), 1e-9);
-    cr_assert_float_eq(r.ppl, exp(r.nll), 1e-9);
-    cr_assert_float_eq(r.bits_per_byte, r.nll / log(2), 1e-12); // a token is a byte here
+    cr_assert_float_eq(r.nll, sum / 38, DOUBLE_SUM);
+    cr_assert_float_eq(r.nll_se, sqrt((square - sum * sum / 38) / 37 / 38), DOUBLE_SUM);
+    cr_assert_float_eq(r.ppl, exp(r.nll), DOUBLE_SUM * r.ppl);
+    cr_assert_float_eq(r.bits_per_byte, r.nll / log(2), DOUBLE_SUM); // a token is a byte here
     cr_assert_not(r.compared);
     struct json *o = eval_result_json(&r);
     cr_assert_eq(json_number(json_get(o, "tokens")), 38);
@@ -132,7 +133,7 @@ Test(evaluate, against_itself_and_another)
     bench_init(&b, EVAL_WINDOWS, 400, 32);
     run(&b, b.model, &r);
     cr_assert(r.compared);
-    cr_assert_lt(fabs(r.kld), 1e-6); // roundings of sums that cancel
+    cr_assert_lt(fabs(r.kld), FLOAT_FEW); // roundings of sums that cancel
     cr_assert_eq(r.top1, 1);
     cr_assert_eq(r.difference, 0);
     eval_result_release(&r);
@@ -143,8 +144,8 @@ Test(evaluate, against_itself_and_another)
     cr_assert_geq(r.kld_p95, r.kld);
     cr_assert_geq(r.kld_p99, r.kld_p95);
     cr_assert_lt(r.top1, 1);
-    cr_assert_float_eq(r.difference, r.nll - r.against_nll, 1e-12);
-    cr_assert_float_eq(r.difference_high - r.difference, r.difference - r.difference_low, 1e-12);
+    cr_assert_float_eq(r.difference, r.nll - r.against_nll, DOUBLE_SUM);
+    cr_assert_float_eq(r.difference_high - r.difference, r.difference - r.difference_low, DOUBLE_SUM);
     double nll = r.nll, kld = r.kld;
     eval_result_release(&r);
     threads_set(1); // the same bits with another number of threads
@@ -262,7 +263,7 @@ Test(evaluate, cka)
                     gram[k][i * N + j] += x[k][i * D + d] * x[k][j * D + d];
     }
     const double ab = hsic_by_tuples(gram[0], gram[1], N), aa = hsic_by_tuples(gram[0], gram[0], N), bb = hsic_by_tuples(gram[1], gram[1], N);
-    cr_expect_float_eq(cka_of(gram[0], gram[1], N), ab / sqrt(aa * bb), 1e-5);
+    cr_expect_float_eq(cka_of(gram[0], gram[1], N), ab / sqrt(aa * bb), DOUBLE_SUM);
 
     struct model *m = tiny_model(2, 32, 1), *other = tiny_model(3, 24, 2);
     int32_t ids[64], position[64];
@@ -277,7 +278,7 @@ Test(evaluate, cka)
     cr_assert_eq(same.rows, m->config.n_layer + 1);
     cr_assert_eq(apart.columns, other->config.n_layer + 1);
     for (int64_t i = 0; i < same.rows; i++) {
-        cr_expect_float_eq(same.value[i * same.columns + i], 1, 1e-6);
+        cr_expect_float_eq(same.value[i * same.columns + i], 1, DOUBLE_SUM);
         cr_expect_lt(apart.value[i * apart.columns + i], 0.9);
     }
     cka_release(&same);

@@ -6,6 +6,7 @@
 #include "common/tensor/gradcheck.h"
 #include "distill/distill.h"
 #include "distill/feature.h"
+#include "tests/unit/tolerance.h"
 
 // f32 products and softmaxes of some dozens of terms, sums in double: the largest errors seen are 3e-7 of a loss and 2e-6 of a gradient's
 // largest element.
@@ -114,7 +115,7 @@ static void run(struct feature_case *c, int threads)
     tape.recording = 1;
     struct tensor *root;
     build(c, &tape, &root);
-    cr_expect_float_eq((double)root->data[0], WEIGHT * c->value, 1e-6 * fabs(c->value));
+    cr_expect_float_eq((double)root->data[0], WEIGHT * c->value, FLOAT_FEW * fabs(c->value));
     tape_backward(&tape, root);
     tape_release(&tape);
 }
@@ -146,7 +147,7 @@ static void check_case(const struct golden *g, const char *key)
     const struct gradcheck check = {build, &c, c.input, c.n_input, PRECISION_F32, 1.0 / 256, 3, 0, 3};
     struct gradcheck_result r;
     gradcheck_run(&check, &r);
-    cr_expect(r.worst <= 2e-3, "%s: finite differences at %s give %.7g, the tape %.7g (error %.2g)", key, r.where, r.expected, r.found, r.worst);
+    cr_expect(r.worst <= 2 * BY_DIFFERENCES, "%s: finite differences at %s give %.7g, the tape %.7g (error %.2g)", key, r.where, r.expected, r.found, r.worst);
     case_release(&c);
 }
 
@@ -186,10 +187,10 @@ Test(feature, a_student_that_is_its_teacher_loses_nothing)
             c.in.teacher_heads[k] = c.in.student_heads[k];
         }
         run(&c, 1);
-        cr_expect(fabs(c.value) < 1e-6, "%s: loss %g", keys[i], c.value);
+        cr_expect(fabs(c.value) < FLOAT_FEW, "%s: loss %g", keys[i], c.value);
         for (int k = 0; k < c.n_input; k++)
             for (int64_t j = 0; j < tensor_count(c.input[k]); j++)
-                cr_expect(fabs((double)c.input[k]->grad[j]) < 1e-6, "%s: gradient %g", keys[i], (double)c.input[k]->grad[j]);
+                cr_expect(fabs((double)c.input[k]->grad[j]) < FLOAT_FEW, "%s: gradient %g", keys[i], (double)c.input[k]->grad[j]);
         case_release(&c);
     }
     golden_close(&g);
@@ -243,7 +244,7 @@ Test(feature, maps_have_the_models_own_factor_and_window)
         const struct gradcheck check = {build, &c, c.input, c.n_input, PRECISION_F32, 1.0 / 256, 3, 0, 3};
         struct gradcheck_result r;
         gradcheck_run(&check, &r);
-        cr_expect(r.worst <= 2e-3, "window %ld: finite differences at %s give %.7g, the tape %.7g", (long)window, r.where, r.expected, r.found);
+        cr_expect(r.worst <= 2 * BY_DIFFERENCES, "window %ld: finite differences at %s give %.7g, the tape %.7g", (long)window, r.where, r.expected, r.found);
         c.loss = loss_named("attention_mse");
         for (int k = 0; k < 2; k++) {
             c.in.teacher[k] = c.in.student[k];
@@ -251,7 +252,7 @@ Test(feature, maps_have_the_models_own_factor_and_window)
         }
         c.in.teacher_scale = c.in.student_scale;
         run(&c, 1);
-        cr_expect(c.value < 1e-12, "window %ld: a student that is its teacher loses %g", (long)window, c.value);
+        cr_expect(c.value < DOUBLE_SUM, "window %ld: a student that is its teacher loses %g", (long)window, c.value);
         case_release(&c);
     }
     golden_close(&g);

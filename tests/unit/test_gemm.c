@@ -16,6 +16,7 @@
 #include "common/base/random.h"
 #include "common/tensor/dtype.h"
 #include "common/tensor/gemm.h"
+#include "tests/unit/tolerance.h"
 
 struct product {
     enum precision precision;
@@ -170,7 +171,8 @@ static void check_with_vector(const struct product *p, struct random *r) {
         }
         for (int64_t j = 0; j < p->n; j++)
             got += (double)c[i * p->ldc + j] * x[j];
-        cr_assert(fabs(got - cx[i]) <= 1e-6 * magnitude, "%d%d %ldx%ldx%ld row %ld: %g, expected %g (of %g)", p->ta,
+        // Magnitudes are of k n terms, whose roundings have all signs: far less than one rounding (6e-8) of the whole is left.
+        cr_assert(fabs(got - cx[i]) <= FLOAT_FEW / 10 * magnitude, "%d%d %ldx%ldx%ld row %ld: %g, expected %g (of %g)", p->ta,
                   p->tb, (long)p->m, (long)p->n, (long)p->k, (long)i, got, cx[i], magnitude);
     }
     free(a), free(b), free(c), free(bx), free(x), free(cx), free(size);
@@ -248,7 +250,7 @@ static void check_packed(void) {
                 for (int64_t k = 0; k < k_used && x < n; k++)
                     sum += a_at(&p, a, y, k) * b_at(&p, b, k, x);
                 double want = 0.25 * sum + (p.beta == 0 && x < n ? 0 : (double)before[y * p.ldc + x]);
-                cr_assert_float_eq((double)c[y * p.ldc + x], want, 1e-5, "%ld %ld of %ld %ld", (long)y, (long)x,
+                cr_assert_float_eq((double)c[y * p.ldc + x], want, FLOAT_SUM, "%ld %ld of %ld %ld", (long)y, (long)x,
                                    (long)p.m, (long)n);
             }
         free(a), free(b), free(c), free(before), free(packed);

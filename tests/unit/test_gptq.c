@@ -8,6 +8,7 @@
 #include "quant/gptq.h"
 #include "tests/unit/rounding.h"
 #include "tests/unit/tiny.h"
+#include "tests/unit/tolerance.h"
 
 static const char *const coded[] = {"Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"};
 #define N_CODED (sizeof coded / sizeof *coded)
@@ -258,7 +259,7 @@ Test(calibrate, mean_squares_of_every_matrix_s_inputs)
             const float *found = importance_find(&i, name);
             cr_assert_not_null(found, "%s", name);
             for (int64_t c = 0; c < C[kind]; c++)
-                cr_expect_float_eq((double)found[c], expected[c] / 256, 1e-5 * expected[c] / 256 + 1e-12, "%s", name);
+                cr_expect_float_eq((double)found[c], expected[c] / 256, FLOAT_FEW * expected[c] / 256 + DOUBLE_SUM, "%s", name);
         }
     importance_release(&i);
     dataset_release(&d);
@@ -288,10 +289,10 @@ static void check_walk(double embed_scale)
     naive_squares(m, &t, 1, INPUT_CHANNELS, square, 40);
     cr_expect_eq(s.rows, 256);
     for (int c = 0; c < 40; c++) {
-        cr_expect_float_eq(s.gram[c * 41], square[c], 1e-4 * square[c]);
-        cr_expect_float_eq(s.square[c], square[c], 1e-4 * square[c]);
+        cr_expect_float_eq(s.gram[c * 41], square[c], FLOAT_SUM * square[c]);
+        cr_expect_float_eq(s.square[c], square[c], FLOAT_SUM * square[c]);
         for (int k = 0; k < c; k++)
-            cr_expect_float_eq(s.gram[c * 40 + k], s.gram[k * 40 + c], 1e-6 * square[c]);
+            cr_expect_float_eq(s.gram[c * 40 + k], s.gram[k * 40 + c], DOUBLE_SUM * square[c]);
     }
     moments_release(&s);
     layer_walk_end(&w);
@@ -334,7 +335,7 @@ Test(importance, a_file_comes_back_and_damage_is_named)
     const float *v = importance_find(&b, "blk.0.attn_q.weight");
     cr_assert_not_null(v);
     for (int i = 0; i < 3; i++)
-        cr_expect_float_eq((double)v[i], x[i] / 2, 1e-6);
+        cr_expect_float_eq((double)v[i], x[i] / 2, FLOAT_FEW);
     cr_expect_null(importance_find(&b, "blk.1.attn_q.weight"));
     cr_assert_eq(file_read(path, &data, &n, &err), 0);
     for (size_t cut = 0; cut < n; cut++) { // every shorter file; one without the last two fields is an early one

@@ -11,6 +11,7 @@
 #include "quant/learned_rounding.h"
 #include "tests/unit/rounding.h"
 #include "tests/unit/tiny.h"
+#include "tests/unit/tolerance.h"
 
 enum { C = 8 };
 
@@ -96,7 +97,7 @@ Test(learned_rounding, one_row_against_every_rounding)
         nearest += result.before;
         learned += result.after;
         best += bound;
-        met += result.after <= bound * (1 + 1e-12);
+        met += result.after <= bound * (1 + DOUBLE_SUM);
         learned_rounding_release(&r);
     }
     cr_expect_geq(met, 9, "%d rows", met);

@@ -11,6 +11,7 @@
 #include "common/tensor/sparse_weight.h"
 #include "prune/lottery.h"
 #include "tests/unit/golden.h"
+#include "tests/unit/tolerance.h"
 
 #define TOLERANCE 5e-6       // f32 against float64
 #define ADAM_TOLERANCE 2e-5  // ten steps in f32
@@ -105,11 +106,11 @@ Test(lenet, losses_and_gradients_are_pytorchs)
     gemm_init();
     batch_init(&b);
     backward(&b, 0, &r);
-    cr_expect_float_eq(r.ce, golden_number(&b.golden, NULL, "ce"), 1e-6);
+    cr_expect_float_eq(r.ce, golden_number(&b.golden, NULL, "ce"), FLOAT_FEW);
     expect_gradients(&b, "ce");
     backward(&b, 1, &r);
-    cr_expect_float_eq(r.kl, golden_number(&b.golden, NULL, "kl"), 1e-6);
-    cr_expect_float_eq(r.loss, golden_number(&b.golden, NULL, "kd"), 4e-6); // T^2 times the KL's error
+    cr_expect_float_eq(r.kl, golden_number(&b.golden, NULL, "kl"), FLOAT_FEW);
+    cr_expect_float_eq(r.loss, golden_number(&b.golden, NULL, "kd"), 4 * FLOAT_FEW); // T^2 times the KL's error
     expect_gradients(&b, "kd");
     batch_release(&b);
 }
@@ -211,14 +212,14 @@ Test(lenet, sparse_storage_computes_the_same)
             struct head_result a, b;
             backward(&d, 0, &a);
             backward(&s, 0, &b);
-            cr_expect_float_eq(a.ce, b.ce, 1e-5); // sums of up to 37 products of f32 in another order
+            cr_expect_float_eq(a.ce, b.ce, FLOAT_FEW); // sums of up to 37 products in another order
             model_expand(sparse, back);
             cr_assert_arr_eq(back->data, m->data, (size_t)m->n_element * sizeof(float));
             memcpy(sparse->data, sparse->grad, (size_t)sparse->n_element * sizeof(float)); // gradients go back the same way
             model_expand(sparse, back);
             for (int64_t i = 0; i < m->n_element; i++)
                 // the same, over up to 192 rows
-                cr_assert_float_eq(back->data[i], mask[i] ? m->grad[i] : 0.0f, 2e-5, "B %ld, %ld: %g and %g", (long)B, (long)i,
+                cr_assert_float_eq(back->data[i], mask[i] ? m->grad[i] : 0.0f, FLOAT_SUM, "B %ld, %ld: %g and %g", (long)B, (long)i,
                                    (double)back->data[i], (double)m->grad[i]);
             model_free(m);
             model_free(sparse);
@@ -282,7 +283,7 @@ Test(lenet, dropout_keeps_its_share_and_its_draw)
     for (int i = 0; i < N; i++) {
         kept += a->data[i] != 0.0f;
         same += (a->data[i] != 0.0f) == (c->data[i] != 0.0f);
-        cr_assert(a->data[i] == b->data[i] && (a->data[i] == 0.0f || fabsf(a->data[i] - 1 / 0.7f) < 1e-6f));
+        cr_assert(a->data[i] == b->data[i] && (a->data[i] == 0.0f || fabsf(a->data[i] - 1 / 0.7f) < (float)FLOAT_FEW));
     }
     // 300 is more than four standard deviations of a binomial, here and below
     cr_expect(abs(kept - 14000) < 300, "%d of %d kept", kept, N);
@@ -303,7 +304,7 @@ Test(lenet, inputs_are_standardised)
     b.student->config.image_mean = 0.5;
     b.student->config.image_std = 0.25;
     backward(&b, 0, &r);
-    cr_expect_float_eq(r.ce, plain.ce, 1e-6);
+    cr_expect_float_eq(r.ce, plain.ce, FLOAT_FEW);
     batch_release(&b);
 }
 
@@ -325,7 +326,7 @@ Test(lenet, goes_to_a_folder_and_back)
     cr_assert_arr_eq(back->data, m->data, (size_t)m->n_element * sizeof(float));
     cr_assert(back->config.image_mean == 0.1307 && back->config.image_std == 0.3081 && back->config.lecun_init);
     cr_assert_eq(config_parameters(&back->config), 6 * 4 + 4 + 4 * 3 + 3);
-    cr_assert_float_eq(model_flops_per_token(&back->config, 1), 2.0 * (6 * 4 + 4 * 3), 1e-9);
+    cr_assert_eq(model_flops_per_token(&back->config, 1), 2.0 * (6 * 4 + 4 * 3));
     model_free(m);
     model_free(back);
     directory_remove(folder, &err);

@@ -6,6 +6,7 @@
 #include "common/base/threads.h"
 #include "common/model/load.h"
 #include "common/tensor/gradcheck.h"
+#include "tests/unit/tolerance.h"
 
 // PyTorch computed in float64 on the same weights; two layers in f32 leave some 1e-6 of the largest value.
 #define LOGITS_TOLERANCE 5e-6
@@ -44,7 +45,7 @@ static void compare_gradients(struct model *m, const struct golden *g) {
             continue;
         }
         for (int64_t k = 0; k < wanted->count; k++) // it moves all scores of a query alike: the gradient is 0, but for rounding
-            cr_expect(fabs((double)p->t.grad[k]) < 1e-6 && fabs(wanted->value[k]) < 1e-12, "%s[%ld] is %g", p->name, (long)k, (double)p->t.grad[k]);
+            cr_expect(fabs((double)p->t.grad[k]) < FLOAT_FEW && fabs(wanted->value[k]) < DOUBLE_SUM, "%s[%ld] is %g", p->name, (long)k, (double)p->t.grad[k]);
     }
     int parameters = 0;
     for (int i = 0; i < g->n; i++)
@@ -298,7 +299,7 @@ static void check_differences(const char *name, double step, double tolerance) {
                               100,
                               1};
     gradcheck_run(&gates, &r);
-    cr_expect(r.worst < 2e-3, "%s: %s: finite differences %.7g, the tape %.7g", name, r.where, r.expected, r.found);
+    cr_expect(r.worst < 2 * BY_DIFFERENCES, "%s: %s: finite differences %.7g, the tape %.7g", name, r.where, r.expected, r.found);
     model_drop_gates(m);
     free(ids);
     free(targets);

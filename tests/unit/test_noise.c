@@ -6,6 +6,7 @@
 #include "common/base/threads.h"
 #include "common/train/trainer.h"
 #include "tests/unit/tiny.h"
+#include "tests/unit/tolerance.h"
 
 #define TOKENS 20000
 
@@ -29,8 +30,8 @@ Test(noise, shares_and_distribution)
         if (a[i] >= 0 && a[i] < 1000)
             drawn[a[i]]++;
     }
-    cr_expect_lt(fabs((double)hidden / TOKENS - 0.2), 0.015); // five standard deviations
-    cr_expect_lt(fabs((double)replaced / TOKENS - 0.3), 0.017);
+    cr_expect_lt(fabs((double)hidden / TOKENS - 0.2), share_deviations(5, 0.2, TOKENS));
+    cr_expect_lt(fabs((double)replaced / TOKENS - 0.3), share_deviations(5, 0.3, TOKENS));
     for (int v = 0; v < TINY_VOCAB; v++) {
         const double p = (double)of_data[v] / 500, n = (double)replaced;
         cr_expect_leq(fabs((double)drawn[v] - n * p), 5 * sqrt(n * p * (1 - p)), "token %d: %ld of %g, %g of the data", v, (long)drawn[v], n, p);
@@ -54,7 +55,7 @@ Test(noise, hidden_token_in_the_embedding)
     cr_expect_arr_eq(y->data, wanted, sizeof wanted);
     tape_backward(&tape, op_mse(&tape, y, target, 4));
     for (int i = 0; i < 8; i++)
-        cr_expect_float_eq(grad[i], slope[i], 1e-6, "%d: %g, wanted %g", i, (double)grad[i], (double)slope[i]);
+        cr_expect_float_eq(grad[i], slope[i], FLOAT_FEW, "%d: %g, wanted %g", i, (double)grad[i], (double)slope[i]);
     tape_release(&tape);
 }
 

@@ -3,6 +3,7 @@
 #include "tests/unit/golden.h"
 
 #include "common/tensor/ops.h"
+#include "tests/unit/tolerance.h"
 
 // PyTorch computed in float64 on the same float32 inputs: what is left is our own f32 rounding, some 1e-7 for each of
 // a few steps, as a share of the largest value. A block is a dozen ops deep.
@@ -204,9 +205,9 @@ static void check_head(const struct golden *g, const char *name, const double *d
     struct head_result result;
     struct tensor *loss = op_head_loss(&r.tape, x, w, &spec, &result);
     if (!divergence) {
-        cr_expect(fabs(result.ce / number(&r, "ce") - 1) < 1e-6, "ce %.9g, PyTorch %.9g", result.ce,
+        cr_expect(fabs(result.ce / number(&r, "ce") - 1) < FLOAT_FEW, "ce %.9g, PyTorch %.9g", result.ce,
                   number(&r, "ce"));
-        cr_expect(fabs(result.kl / number(&r, "kl") - 1) < 1e-6, "kl %.9g, PyTorch %.9g", result.kl,
+        cr_expect(fabs(result.kl / number(&r, "kl") - 1) < FLOAT_FEW, "kl %.9g, PyTorch %.9g", result.kl,
                   number(&r, "kl"));
     }
     run_end(&r, NULL, loss, OP_TOLERANCE);
@@ -249,8 +250,8 @@ Test(ops_golden, span_loss) {
                                        .teacher = teacher, .alpha = number(&r, "alpha"), .temperature = number(&r, "temperature"), .weight = 1};
         struct head_result result;
         struct tensor *loss = op_span_loss(&r.tape, z, &spec, &result);
-        cr_expect(fabs(result.ce / number(&r, "ce") - 1) < 1e-6, "ce %.9g, PyTorch %.9g", result.ce, number(&r, "ce"));
-        cr_expect(fabs(result.kl / number(&r, "kl") - 1) < 1e-6, "kl %.9g, PyTorch %.9g", result.kl, number(&r, "kl"));
+        cr_expect(fabs(result.ce / number(&r, "ce") - 1) < FLOAT_FEW, "ce %.9g, PyTorch %.9g", result.ce, number(&r, "ce"));
+        cr_expect(fabs(result.kl / number(&r, "kl") - 1) < FLOAT_FEW, "kl %.9g, PyTorch %.9g", result.kl, number(&r, "kl"));
         run_end(&r, NULL, loss, OP_TOLERANCE);
         free(teacher);
         free(targets);

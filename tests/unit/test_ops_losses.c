@@ -7,6 +7,7 @@
 #include "common/base/error.h"
 #include "common/base/threads.h"
 #include "tests/unit/ops_check.h"
+#include "tests/unit/tolerance.h"
 
 TestSuite(ops, .init = gemm_init);
 
@@ -328,15 +329,15 @@ static void check_soft_head(const struct head_shape *s, const double *divergence
     outcome_make(&o, &c, PRECISION_F32, 2);
     cr_expect_eq(o.result.count, wanted.count);
     // Kept in double: what is left is the rounding of the f32 logits, averaged over rows.
-    cr_expect(fabs(o.result.ce - wanted.ce) <= 2e-6 * wanted.ce, "ce %.12g, wanted %.12g", o.result.ce, wanted.ce);
+    cr_expect(fabs(o.result.ce - wanted.ce) <= 2 * FLOAT_FEW * wanted.ce, "ce %.12g, wanted %.12g", o.result.ce, wanted.ce);
     wanted.loss *= s->weight;
-    cr_expect(fabs(o.result.loss - wanted.loss) <= 2e-6 * (wanted.loss + 1e-3), "loss %.12g, wanted %.12g",
+    cr_expect(fabs(o.result.loss - wanted.loss) <= 2 * FLOAT_FEW * (wanted.loss + 1e-3), "loss %.12g, wanted %.12g",
               o.result.loss, wanted.loss);
     if (s->teacher_D)
-        cr_expect(fabs(o.result.kl - wanted.kl) <= 2e-6 * (wanted.kl + 0.1), "kl %.12g, wanted %.12g", o.result.kl,
+        cr_expect(fabs(o.result.kl - wanted.kl) <= 2 * FLOAT_FEW * (wanted.kl + 0.1), "kl %.12g, wanted %.12g", o.result.kl,
                   wanted.kl);
     for (int d = 0; divergence && d < DIVERGENCES; d++)
-        cr_expect(divergence[d] <= 0 || fabs(o.result.divergence[d] - wanted.divergence[d]) <= 2e-6 * (wanted.divergence[d] + 0.1),
+        cr_expect(divergence[d] <= 0 || fabs(o.result.divergence[d] - wanted.divergence[d]) <= 2 * FLOAT_FEW * (wanted.divergence[d] + 0.1),
                   "%s %.12g, wanted %.12g", divergence_names[d], o.result.divergence[d], wanted.divergence[d]);
     outcome_drop(&o, &c);
     free(x[0]);
@@ -511,7 +512,7 @@ static void expect_eval_row(const struct op_case *c, double *const *x, const str
     }
     cr_expect(fabs(o->kl[n] - wanted_kl) <= tolerance * (1 + wanted_kl), "kl[%ld] is %.12g, wanted %.12g", (long)n,
               o->kl[n], wanted_kl);
-    cr_expect(o->kl[n] >= -1e-6, "kl[%ld] is %g, below zero", (long)n, o->kl[n]);
+    cr_expect(o->kl[n] >= -FLOAT_FEW, "kl[%ld] is %g, below zero", (long)n, o->kl[n]);
     cr_expect(fabs(o->against_nll[n] - wanted_against) <= tolerance * (1 + wanted_against));
     if (precision == PRECISION_F32)
         cr_expect_eq(o->agree[n], best == against_best, "agree[%ld] is %d", (long)n, o->agree[n]);
@@ -629,8 +630,8 @@ static void span_backward(const struct op_case *c, double *const *x, const doubl
 Test(ops, span_loss) {
     static const int32_t length[] = {9, 1, 33, 17}, targets[] = {0, 8, 0, 0, 32, 0, 5, 5};
     for (int k = 0; k < 4; k++) { // alone; with a teacher, mixed and alone; at another temperature
-        struct op_case c = {.name = "span loss", .build = span_build, .forward = span_forward, .backward = span_backward, .f32 = 4e-6,
-                            .bf16 = 4e-6, .is_root = 1, .one_precision = 1, .n_in = 1, .n_out = 1, .B = 4, .T = 33, .length = length};
+        struct op_case c = {.name = "span loss", .build = span_build, .forward = span_forward, .backward = span_backward, .f32 = FUNCTION_F32,
+                            .bf16 = FUNCTION_F32, .is_root = 1, .one_precision = 1, .n_in = 1, .n_out = 1, .B = 4, .T = 33, .length = length};
         struct tensor *teacher = tensor_make("teacher", 4 * 33, 2, 3);
         c.in[0] = tensor_make("z", 4 * 33, 2, 2);
         c.constant = k ? teacher->data : NULL;

@@ -54,8 +54,8 @@ Test(ops, rmsnorm) {
                                 .build = rmsnorm_build,
                                 .forward = rmsnorm_forward,
                                 .backward = rmsnorm_backward,
-                                .f32 = 4e-6,
-                                .bf16 = 4e-6};
+                                .f32 = FUNCTION_F32,
+                                .bf16 = FUNCTION_F32};
             c.one_precision = 1;
             c.number = tiny ? 0.7 : 1e-5;
             c.n_in = 2;
@@ -76,7 +76,7 @@ Test(ops, rmsnorm_of_heads) {
     for (size_t s = 0; s < sizeof shape / sizeof shape[0]; s++)
         for (int shift = 0; shift < 2; shift++) {
             struct op_case c = {.name = "rmsnorm of heads", .build = rmsnorm_build, .forward = rmsnorm_forward,
-                                .backward = rmsnorm_backward, .f32 = 4e-6, .bf16 = 4e-6, .one_precision = 1, .number = 1e-5};
+                                .backward = rmsnorm_backward, .f32 = FUNCTION_F32, .bf16 = FUNCTION_F32, .one_precision = 1, .number = 1e-5};
             c.G = shift;
             c.n_in = 2;
             c.in[0] = tensor_make("x", shape[s][0], shape[s][1] * shape[s][2], 1);
@@ -135,7 +135,7 @@ Test(ops, layernorm) {
         for (int tiny = 0; tiny < 2; tiny++) {
             int64_t N = shape[s][0], D = shape[s][1];
             struct op_case c = {.name = "layernorm", .build = layernorm_build, .forward = layernorm_forward, .backward = layernorm_backward,
-                                .f32 = 4e-6, .bf16 = 4e-6, .one_precision = 1, .number = tiny ? 0.7 : 1e-5}; // as rmsnorm
+                                .f32 = FUNCTION_F32, .bf16 = FUNCTION_F32, .one_precision = 1, .number = tiny ? 0.7 : 1e-5}; // as rmsnorm
             c.n_in = 3;
             c.in[0] = tensor_make("x", N, D, 1);
             c.in[1] = tensor_make("w", D, 0, 1);

@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "tests/unit/ops_check.h"
+#include "tests/unit/tolerance.h"
 
 TestSuite(ops, .init = gemm_init);
 
@@ -40,7 +41,7 @@ Test(ops, gelu) {
     for (size_t s = 0; s < sizeof shape / sizeof shape[0]; s++)
         for (int is_erf = 0; is_erf < 2; is_erf++) {
             int64_t N = shape[s][0], D = shape[s][1];
-            struct op_case c = {.name = "gelu", .build = gelu_build, .forward = gelu_forward, .backward = gelu_backward, .f32 = 4e-6, .bf16 = 4e-6};
+            struct op_case c = {.name = "gelu", .build = gelu_build, .forward = gelu_forward, .backward = gelu_backward, .f32 = FUNCTION_F32, .bf16 = FUNCTION_F32};
             c.one_precision = 1;
             c.number = is_erf;
             c.n_in = 1;
@@ -82,7 +83,7 @@ static void rows_backward(const struct op_case *c, double *const *x, const doubl
 Test(ops, tanh_and_rows) {
     for (int k = 0; k < 2; k++) {
         struct op_case c = {.name = k ? "rows" : "tanh", .build = k ? rows_build : tanh_build, .forward = k ? rows_forward : tanh_forward,
-                            .backward = k ? rows_backward : tanh_backward, .f32 = 4e-6, .bf16 = 4e-6};
+                            .backward = k ? rows_backward : tanh_backward, .f32 = FUNCTION_F32, .bf16 = FUNCTION_F32};
         c.one_precision = 1;
         c.n_in = 1;
         c.in[0] = tensor_make("x", 7, 20, 2);
@@ -145,7 +146,7 @@ Test(ops, softcap_of_small_values) {
         x->data[i] = (float)pow(10, -8 + i * 0.1);
     const struct tensor *y = op_softcap(&tape, x, 1);
     for (int i = 0; i < 100; i++)
-        cr_expect(fabs((double)y->data[i] / tanh((double)x->data[i]) - 1) < 1e-6, "tanh(%g) is %.9g", (double)x->data[i], (double)y->data[i]);
+        cr_expect(fabs((double)y->data[i] / tanh((double)x->data[i]) - 1) < FLOAT_FEW, "tanh(%g) is %.9g", (double)x->data[i], (double)y->data[i]);
     tensor_drop(x);
     tape_release(&tape);
 }
@@ -222,7 +223,7 @@ Test(ops, geglu) {
     static const int64_t shape[][2] = {{1, 1}, {3, 17}, {65, 40}, {200, 100}};
     for (size_t s = 0; s < sizeof shape / sizeof shape[0]; s++) {
         struct op_case c = {.name = "geglu", .build = geglu_build, .forward = geglu_forward, .backward = geglu_backward,
-                            .f32 = 4e-6, .bf16 = 4e-6, .one_precision = 1, .n_in = 2}; // as gelu
+                            .f32 = FUNCTION_F32, .bf16 = FUNCTION_F32, .one_precision = 1, .n_in = 2}; // as gelu
         c.in[0] = tensor_make("gate", shape[s][0], shape[s][1], 2);
         c.in[1] = tensor_make("up", shape[s][0], shape[s][1], 1);
         c.n_out = tensor_count(c.in[0]);
@@ -280,8 +281,8 @@ Test(ops, gate) {
                             .build = gate_build,
                             .forward = gate_forward,
                             .backward = gate_backward,
-                            .f32 = 4e-6,
-                            .bf16 = 4e-6};
+                            .f32 = FUNCTION_F32,
+                            .bf16 = FUNCTION_F32};
         c.one_precision = 1;
         c.n_in = 2;
         c.in[0] = tensor_make("x", shape[s][0], shape[s][1] * shape[s][2], 1);

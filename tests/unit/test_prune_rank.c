@@ -7,6 +7,7 @@
 #include "common/base/log.h"
 #include "common/base/random.h"
 #include "prune/score.h"
+#include "tests/unit/tolerance.h"
 
 #define LAYERS 4
 #define TOKENS 4000
@@ -175,7 +176,7 @@ Test(prune_rank, a_useless_layer_goes_first)
         struct model *out = prune(m, &o, NULL, &state);
         cr_expect(!state.kept.layer[2].n_head && state.kept.layer[1].n_head, "%s", depth_score_table[score].name);
         const struct calibration c = calibration();
-        cr_expect_lt(mask_difference(m, out, &c, 256), 1e-5);
+        cr_expect_lt(mask_difference(m, out, &c, 256), FLOAT_SUM);
         model_free(out);
         plan_release(&state.kept);
         model_free(m);
@@ -197,7 +198,7 @@ Test(prune_rank, a_mask_keeps_the_shape)
     }
     cr_expect(heads == 19 && ff == 179, "%ld heads, %ld channels", (long)heads, (long)ff); // of 32 and 256
     cr_expect_eq(out->n_element, m->n_element);
-    cr_expect_leq(state.difference, 1e-6);
+    cr_expect_leq(state.difference, FLOAT_FEW);
     model_free(out);
     plan_release(&state.kept);
     model_free(m);
@@ -268,7 +269,7 @@ Test(prune_rank, biases_make_up_for_the_mean_of_what_goes)
                 want += (double)before[d * 64 + i] * s.sum[l][i] / (double)s.rows;
             for (int k = 0; k < 32; k++)
                 got += (double)after[d * 32 + k] * s.sum[l][state.kept.layer[l].ff[k]] / (double)s.rows;
-            cr_expect_float_eq(got, want, 1e-5, "layer %d, output %d: %g, was %g", l, d, got, want);
+            cr_expect_float_eq(got, want, FLOAT_SUM, "layer %d, output %d: %g, was %g", l, d, got, want);
         }
     }
     model_free(out);

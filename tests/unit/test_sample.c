@@ -6,14 +6,15 @@
 #include "common/eval/generate.h"
 #include "common/eval/sample.h"
 #include "tests/unit/tiny.h"
+#include "tests/unit/tolerance.h"
 
 #define V 6
+enum { DRAWS = 20000 };
 static const float logits[V] = {0.0f, 2.0f, 1.0f, 2.0f, -1.0f, 0.5f};
 
 // Shares of the tokens in many draws.
 static void shares(const struct draw_options *o, double *share)
 {
-    enum { DRAWS = 20000 };
     struct random random;
     int32_t order[V];
     random_init(&random, 3, "draws", 0);
@@ -30,7 +31,7 @@ static void check(const struct draw_options *o, const char *kept)
         sum += wanted[i] = kept[i] == 'x' ? exp((double)logits[i] / o->temperature) : 0;
     shares(o, found);
     for (int i = 0; i < V; i++)
-        cr_expect(wanted[i] == 0 ? found[i] == 0 : fabs(found[i] - wanted[i] / sum) < 0.02, "T %g k %ld p %g: token %d has %.4f, wanted %.4f",
+        cr_expect(wanted[i] == 0 ? found[i] == 0 : fabs(found[i] - wanted[i] / sum) < share_deviations(5, wanted[i] / sum, DRAWS) + DOUBLE_SUM, "T %g k %ld p %g: token %d has %.4f, wanted %.4f",
                   o->temperature, (long)o->top_k, o->top_p, i, found[i], wanted[i] / sum);
 }
 

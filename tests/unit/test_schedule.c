@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "common/train/trainer.h"
+#include "tests/unit/tolerance.h"
 
 static double rate(enum schedule_kind kind, double peak, double floor, int64_t warmup, int64_t steps, int64_t step)
 {
@@ -13,30 +14,30 @@ static double rate(enum schedule_kind kind, double peak, double floor, int64_t w
 Test(schedule, cosine)
 {
     // 4 steps of warm-up, then 9 from the peak down to a tenth: the fifth of them is half way.
-    cr_assert_float_eq(rate(SCHEDULE_COSINE, 2, 0.1, 4, 13, 0), 0.5, 1e-15);
-    cr_assert_float_eq(rate(SCHEDULE_COSINE, 2, 0.1, 4, 13, 3), 2, 1e-15);
-    cr_assert_float_eq(rate(SCHEDULE_COSINE, 2, 0.1, 4, 13, 4), 2, 1e-15);
-    cr_assert_float_eq(rate(SCHEDULE_COSINE, 2, 0.1, 4, 13, 8), 1.1, 1e-15);
+    cr_assert_float_eq(rate(SCHEDULE_COSINE, 2, 0.1, 4, 13, 0), 0.5, DOUBLE_FEW);
+    cr_assert_float_eq(rate(SCHEDULE_COSINE, 2, 0.1, 4, 13, 3), 2, DOUBLE_FEW);
+    cr_assert_float_eq(rate(SCHEDULE_COSINE, 2, 0.1, 4, 13, 4), 2, DOUBLE_FEW);
+    cr_assert_float_eq(rate(SCHEDULE_COSINE, 2, 0.1, 4, 13, 8), 1.1, DOUBLE_FEW);
     cr_assert_float_eq(rate(SCHEDULE_COSINE, 2, 0.1, 4, 13, 10), 2 * (0.1 + 0.45 * (1 + cos(0.75 * M_PI))),
-                       1e-15);
-    cr_assert_float_eq(rate(SCHEDULE_COSINE, 2, 0.1, 4, 13, 12), 0.2, 1e-15);
+                       DOUBLE_FEW);
+    cr_assert_float_eq(rate(SCHEDULE_COSINE, 2, 0.1, 4, 13, 12), 0.2, DOUBLE_FEW);
 }
 
 Test(schedule, linear_and_constant)
 {
-    cr_assert_float_eq(rate(SCHEDULE_LINEAR, 1, 0, 0, 5, 0), 1, 1e-15);
-    cr_assert_float_eq(rate(SCHEDULE_LINEAR, 1, 0, 0, 5, 1), 0.75, 1e-15);
-    cr_assert_float_eq(rate(SCHEDULE_LINEAR, 1, 0, 0, 5, 4), 0, 1e-15);
-    cr_assert_float_eq(rate(SCHEDULE_CONSTANT, 3, 0.1, 2, 5, 0), 1.5, 1e-15);
-    cr_assert_float_eq(rate(SCHEDULE_CONSTANT, 3, 0.1, 2, 5, 4), 3, 1e-15);
-    cr_assert_float_eq(rate(SCHEDULE_COSINE, 3, 0.1, 0, 1, 0), 3, 1e-15); // one step: at the peak
+    cr_assert_float_eq(rate(SCHEDULE_LINEAR, 1, 0, 0, 5, 0), 1, DOUBLE_FEW);
+    cr_assert_float_eq(rate(SCHEDULE_LINEAR, 1, 0, 0, 5, 1), 0.75, DOUBLE_FEW);
+    cr_assert_float_eq(rate(SCHEDULE_LINEAR, 1, 0, 0, 5, 4), 0, DOUBLE_FEW);
+    cr_assert_float_eq(rate(SCHEDULE_CONSTANT, 3, 0.1, 2, 5, 0), 1.5, DOUBLE_FEW);
+    cr_assert_float_eq(rate(SCHEDULE_CONSTANT, 3, 0.1, 2, 5, 4), 3, DOUBLE_FEW);
+    cr_assert_float_eq(rate(SCHEDULE_COSINE, 3, 0.1, 0, 1, 0), 3, DOUBLE_FEW); // one step: at the peak
 }
 
 Test(schedule, step)
 {
-    cr_assert_float_eq(rate(SCHEDULE_STEP, 0.1, 1, 0, 10, 2), 0.1, 1e-15);
-    cr_assert_float_eq(rate(SCHEDULE_STEP, 0.1, 1, 0, 10, 3), 0.01, 1e-15);
-    cr_assert_float_eq(rate(SCHEDULE_STEP, 0.1, 1, 0, 10, 9), 1e-4, 1e-15);
+    cr_assert_float_eq(rate(SCHEDULE_STEP, 0.1, 1, 0, 10, 2), 0.1, DOUBLE_FEW);
+    cr_assert_float_eq(rate(SCHEDULE_STEP, 0.1, 1, 0, 10, 3), 0.01, DOUBLE_FEW);
+    cr_assert_float_eq(rate(SCHEDULE_STEP, 0.1, 1, 0, 10, 9), 1e-4, DOUBLE_FEW);
 }
 
 Test(schedule, steps_from_tokens)

@@ -3,6 +3,7 @@
 
 #include "common/eval/difference.h"
 #include "tests/unit/tiny.h"
+#include "tests/unit/tolerance.h"
 
 #define SEQ_LEN 20
 
@@ -54,7 +55,7 @@ Test(select, difference_is_that_of_the_losses)
     window_differences(large, small, &data, SEQ_LEN, PRECISION_F32, 0, 3, score);
     window_differences(large, small, &data, SEQ_LEN, PRECISION_F32, 3, 2, score + 3);
     for (int64_t w = 0; w < 5; w++)
-        cr_assert_float_eq(score[w], loss(small, &data, w) - loss(large, &data, w), 1e-5, "window %ld: %g", (long)w, score[w]);
+        cr_assert_float_eq(score[w], loss(small, &data, w) - loss(large, &data, w), FLOAT_FEW, "window %ld: %g", (long)w, score[w]);
     window_differences(large, large, &data, SEQ_LEN, PRECISION_F32, 0, 5, score);
     for (int64_t w = 0; w < 5; w++)
         cr_assert_eq(score[w], 0);

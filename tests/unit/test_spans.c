@@ -14,6 +14,7 @@
 #include "common/eval/span_score.h"
 #include "common/text/byte_level.h"
 #include "common/text/utf8.h"
+#include "tests/unit/tolerance.h"
 
 static char folder[64];
 
@@ -223,7 +224,7 @@ Test(spans, scores) {
         char *normalized = span_normalized(text);
         const struct span_score s = span_score_of(text, answer, count);
         cr_expect_str_eq(normalized, wanted, "\"%s\": \"%s\", Python \"%s\"", text, normalized, wanted);
-        cr_expect(s.exact == (int)json_number(json_get(c, "exact")) && fabs(s.f1 - json_number(json_get(c, "f1"))) < 1e-12, "\"%s\": %d %g", text,
+        cr_expect(s.exact == (int)json_number(json_get(c, "exact")) && fabs(s.f1 - json_number(json_get(c, "f1"))) < DOUBLE_FEW, "\"%s\": %d %g", text,
                   s.exact, s.f1);
         free(normalized);
     }

@@ -7,6 +7,7 @@
 #include "prune/sparse.h"
 #include "tests/unit/rounding.h"
 #include "tests/unit/tiny.h"
+#include "tests/unit/tolerance.h"
 
 static int score_named(const char *name)
 {
@@ -43,7 +44,7 @@ Test(sparse, cholesky_of_the_inverse)
             for (int j = 0; j < N; j++)
                 for (int l = 0; l < N; l++)
                     sum += A[i * N + j] * U[l * N + j] * U[l * N + k];
-            cr_expect_float_eq(sum, i == k, 1e-10);
+            cr_expect_float_eq(sum, i == k, DOUBLE_SUM);
             if (k < i)
                 cr_expect_eq(U[i * N + k], 0);
         }
@@ -66,6 +67,7 @@ Test(sparse, patterns_hold_everywhere)
             cr_assert_eq(sparsify_with(m, s->name, cases[k].pattern, cases[k].sparsity, 0, &err), 0, "%s: %s", s->name, err.text);
             sparse_shares(m, &of_matrices, &of_all);
             const double expected = cases[k].of ? 1 - (double)cases[k].keep / cases[k].of : cases[k].sparsity;
+            // a share of a row is rounded to whole weights: 19 of 19.2 of 32 are off by 0.006
             cr_expect_float_eq(of_matrices, expected, 0.01, "%s %s: %g", s->name, cases[k].pattern, of_matrices);
             for (int i = 0; i < m->n_parameter && cases[k].of; i++)
                 for (int64_t g = 0; sparse_is_matrix(&m->parameter[i]) && g < tensor_count(&m->parameter[i].t) / cases[k].of; g++) {
@@ -152,7 +154,7 @@ Test(sparse, sparsegpt_makes_up_for_what_goes)
     cr_assert_eq(sparse_gpt(&t, H, 0, 0, 1.0 / C, &err), 0);
     cr_expect_eq(row[0], 0);
     for (int k = 1; k < C; k++)
-        cr_expect_float_eq(row[k], expected[k], 1e-6);
+        cr_expect_float_eq(row[k], expected[k], FLOAT_FEW);
     memset(H, 0, sizeof H);
     cr_expect_eq(sparse_gpt(&t, H, 0, 0, 0.5, &err), -1);
     cr_expect(strstr(err.text, "say nothing"), "%s", err.text);

@@ -10,6 +10,7 @@
 #include "distill/distill.h"
 #include "distill/teacher_cache.h"
 #include "tests/unit/tiny.h"
+#include "tests/unit/tolerance.h"
 
 #define SEQ_LEN 20
 #define DRAWS 16
@@ -139,7 +140,7 @@ Test(teacher_cache, a_block_is_what_was_packed)
                 cr_assert_leq(fabs((double)(in.log_p[i] - out.log_p[i])), BOUND);
                 sum += exp((double)out.log_p[i]);
             }
-            cr_assert_lt(fabs(sum - 1), 1e-5);
+            cr_assert_lt(fabs(sum - 1), FLOAT_FEW);
             for (int64_t i = 0; b->m && i < in.draws[r]; i++)
                 cr_assert_eq(in.drawn[r * b->m + i], out.drawn[r * b->m + i]);
             cr_assert(!b->m || (in.draws[r] == out.draws[r] && fabs((double)(in.entropy[r] - out.entropy[r])) <= BOUND));
@@ -386,6 +387,7 @@ Test(teacher_cache, trains_as_the_teacher_does)
     job_init(&j, TINY_VOCAB);
     make(&j);
     struct model *online = trained(&j, 0, 1, &loss[0]), *cached = trained(&j, 1, 1, &loss[1]), *again = trained(&j, 1, 3, &loss[2]);
+    // an entry is off by 1/32 at most, with either sign: six times what was seen
     cr_expect_lt(fabs(loss[0] / loss[1] - 1), 1e-3, "%g from the teacher, %g from the file", loss[0], loss[1]);
     cr_expect_arr_eq(cached->data, again->data, (size_t)cached->n_element * sizeof(float));
     model_free(online);

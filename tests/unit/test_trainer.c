@@ -10,6 +10,7 @@
 #include "common/base/threads.h"
 #include "common/train/trainer.h"
 #include "tests/unit/tiny.h"
+#include "tests/unit/tolerance.h"
 
 #define STEPS 10
 
@@ -379,7 +380,7 @@ Test(trainer, accumulation_is_a_larger_batch)
         job[i].trainer.seq_len = 21; // 399 predictions: all windows are full, so that both means weigh tokens alike
         run_whole(&job[i], &result[i]);
     }
-    cr_assert_float_eq(result[0].last_loss, result[1].last_loss, 1e-5 * result[0].last_loss);
+    cr_assert_float_eq(result[0].last_loss, result[1].last_loss, FLOAT_FEW * result[0].last_loss);
     job_release(&job[0]);
     job_release(&job[1]);
 }
@@ -403,7 +404,7 @@ Test(trainer, accumulated_gradients_are_those_of_a_larger_batch)
             largest = fmax(largest, fabs((double)job[0].model->grad[e]));
             worst = fmax(worst, fabs((double)job[0].model->grad[e] - (double)job[1].model->grad[e]));
         }
-        cr_expect(worst < (k ? 1e-5 : 2e-6) * largest, "%s: %g of %g", options[k], worst, largest); // the move itself is rounded, too
+        cr_expect(worst < (k ? FLOAT_SUM : 2 * FLOAT_FEW) * largest, "%s: %g of %g", options[k], worst, largest); // the move itself is rounded, too
         job_release(&job[0]);
         job_release(&job[1]);
     }
