@@ -191,6 +191,13 @@ int file_writer_put(struct file_writer *w, const void *data, size_t bytes, struc
     return 0;
 }
 
+int file_writer_seek(struct file_writer *w, int64_t offset, struct error *err) {
+    if (offset != w->offset && fseeko(w->stream, (off_t)offset, SEEK_SET) != 0)
+        return error_set(err, "%s: cannot write at byte %lld: %s", w->path, (long long)offset, strerror(errno));
+    w->offset = offset;
+    return 0;
+}
+
 int file_writer_pad(struct file_writer *w, size_t alignment, struct error *err) {
     static const char zeros[256];
     size_t left = (alignment - (size_t)w->offset % alignment) % alignment;

@@ -30,12 +30,13 @@ void file_map_drop(const void *from, size_t bytes);
 struct file_writer {
     FILE *stream;
     char *path, *temporary;
-    int64_t offset; // bytes written so far
+    int64_t offset; // where the next byte goes
     int keeps;      // abort leaves what was written (file_writer_continue)
 };
 int file_writer_open(struct file_writer *w, const char *path, struct error *err);
 int file_writer_put(struct file_writer *w, const void *data, size_t bytes, struct error *err);
 int file_writer_pad(struct file_writer *w, size_t alignment, struct error *err); // zeros up to a multiple
+int file_writer_seek(struct file_writer *w, int64_t offset, struct error *err); // what is put next goes there, also behind the end
 int file_writer_commit(struct file_writer *w, struct error *err);
 void file_writer_abort(struct file_writer *w); // fine after commit or on a zeroed writer
 int file_write(const char *path, const void *data, size_t bytes, struct error *err); // open, put, commit
