@@ -27,6 +27,17 @@ void file_unmap(struct file_map *map);
 // Bytes of a map that will hardly be read again: their memory goes back at once (reading them reads the file again).
 void file_map_drop(const void *from, size_t bytes);
 
+// A reader that goes through maps once: a megabyte that a thread read is given back as soon as the thread reads elsewhere, so that of a large file
+// little stays in memory. Lifetime: the reader's.
+struct file_pass {
+    struct file_piece { uintptr_t first, end; } *last; // [n] by thread
+    int n;
+};
+void file_pass_init(struct file_pass *p); // for as many threads as there are now
+void file_pass_release(struct file_pass *p); // fine on a zeroed one
+// The calling thread reads at `at`, inside the piece of `bytes` at `whole` (a tensor): what lies beside that is not given back.
+void file_pass_at(struct file_pass *p, const void *whole, size_t bytes, const void *at);
+
 struct file_writer {
     FILE *stream;
     char *path, *temporary;
