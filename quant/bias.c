@@ -79,9 +79,11 @@ struct model *correct_biases(const struct model *m, const struct walk_text *text
     int n = 0;
     layer_walk_begin(&walk, walked, text);
     for (int l = 0; l < m->config.n_layer && !interrupted(); l++) {
+        overlay_hold_layer(walked, l);
         for (int kind = 0; kind < LAYER_INPUTS; kind++)
             n += correct_kind(changed, m, &walk, l, (enum layer_input)kind, o);
         layer_walk_advance(&walk, l);
+        overlay_drop_layer(walked, l);
     }
     layer_walk_end(&walk);
     model_free(walked);

@@ -131,6 +131,7 @@ struct file_weight {
     const struct block_format *format;
     const unsigned char *data;
     int64_t row_bytes, head_dim; // head_dim: rows are interleaved; 0: they are not
+    struct file_pass *pass;      // the owner's
 };
 
 struct file_owner { // model lifetime: model->owner_context
@@ -138,6 +139,7 @@ struct file_owner { // model lifetime: model->owner_context
     struct file_weight *weight; // [n_parameter]
     float **vector;             // [n_parameter]; NULL for matrices
     int n_parameter;
+    struct file_pass pass; // n 0: pages stay
 };
 
 static const unsigned char *row_at(const struct file_weight *fw, int64_t row)
@@ -149,8 +151,12 @@ static void file_weight_rows(void *context, const struct tensor *w, int64_t row0
 {
     const struct file_weight *fw = context;
     const int64_t columns = tensor_columns(w);
-    for (int64_t r = 0; r < n; r++)
-        fw->format->decode(row_at(fw, row0 + r), to + r * columns, columns);
+    for (int64_t r = 0; r < n; r++) {
+        const unsigned char *row = row_at(fw, row0 + r);
+        fw->format->decode(row, to + r * columns, columns);
+        if (fw->pass->n)
+            file_pass_at(fw->pass, fw->data, (size_t)(tensor_rows(w) * fw->row_bytes), row);
+    }
 }
 
 #define DOT_ROWS 64 // rows of a weight that a thread multiplies at a time
@@ -181,8 +187,16 @@ static void owner_release(void *context)
         free(owner->vector[i]);
     free(owner->vector);
     free(owner->weight);
+    file_pass_release(&owner->pass);
     gguf_close(&owner->file);
     free(owner);
+}
+
+void gguf_model_stream(struct model *m)
+{
+    struct file_owner *owner = m->owner_context;
+    if (!owner->pass.n)
+        file_pass_init(&owner->pass);
 }
 
 // "llama.block_count": the architecture's own keys. One buffer per call site is enough: keys are used at once.
@@ -482,7 +496,7 @@ static int attach_parameter(struct model *m, int i, const struct gguf_architectu
     struct file_weight *fw = &owner->weight[i];
     *fw = (struct file_weight){.hook = {.context = fw, .rows = file_weight_rows, .dot = file_weight_dot},
                                .format = from->format, .data = (const unsigned char *)from->data + first * row_bytes,
-                               .row_bytes = row_bytes, .head_dim = head_dim};
+                               .row_bytes = row_bytes, .head_dim = head_dim, .pass = &owner->pass};
     p->t.hook = &fw->hook;
     return 0;
 }

@@ -157,9 +157,8 @@ static void leave_layer(struct gptq_model *g)
     if (g->layer < 0)
         return;
     layer_walk_advance(&g->walk, g->layer);
+    overlay_drop_layer(g->overlay, g->layer);
     for (int64_t i = 0; i < g->plan->n_tensor; i++) {
-        if (g->blocks[i])
-            overlay_restore(g->overlay, &g->plan->tensor[i]);
         free(g->blocks[i]);
         g->blocks[i] = NULL;
     }
@@ -174,6 +173,7 @@ static int enter_layer(struct gptq_model *g, int layer, struct error *err)
         layer_walk_advance(&g->walk, l);
     }
     g->layer = layer;
+    overlay_hold_layer(g->overlay, layer);
     for (int kind = 0; kind < LAYER_INPUTS; kind++)
         TRY(round_group(g, (enum layer_input)kind, err));
     return g->learned ? learn_layer(g, err) : 0;

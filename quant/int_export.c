@@ -1,5 +1,5 @@
 // int_export.c: see int_export.h. With GPTQ, layers go in order, and within a layer q, k and v; o; gate and up; down, each seeing what is
-// before it as it will be read.
+// before it as it will be read. What is finished goes into the file, whose order is that of the names, and is freed.
 #include "quant/int_export.h"
 
 #include <inttypes.h>
@@ -16,7 +16,7 @@
 struct writer { // lifetime: one export
     const struct model *m;
     const struct int_export_options *o;
-    struct int_tensors *tensor; // [n_parameter]
+    struct safetensors_writer *file;
     struct int_matrix *matrix;  // [n_parameter] of the layer at hand
     struct model *overlay;      // GPTQ: the model with what is rounded already; NULL: not needed
     struct layer_rounding rounding;
@@ -95,10 +95,16 @@ static int round_parameter(struct writer *w, int i, const struct moments *s, str
     return rc;
 }
 
-static void finish_parameter(struct writer *w, int i)
+static int finish_parameter(struct writer *w, int i, struct error *err)
 {
-    int_tensors_make(&w->tensor[i], &w->matrix[i], w->m->parameter[i].name);
+    struct int_tensors t;
+    int rc = 0;
+    int_tensors_make(&t, &w->matrix[i], w->m->parameter[i].name);
     int_matrix_release(&w->matrix[i]);
+    for (int k = 0; k < t.n && rc == 0; k++)
+        rc = safetensors_put(w->file, &t.item[k], err);
+    int_tensors_release(&t);
+    return rc;
 }
 
 static void see(void *context, enum layer_input kind, const struct tensor *x)
@@ -137,17 +143,16 @@ static int learn_layer(struct writer *w, struct layer_walk *walk, int layer, str
 
 static int round_layer(struct writer *w, struct layer_walk *walk, int layer, struct error *err)
 {
+    overlay_hold_layer(w->overlay, layer);
     for (int kind = 0; kind < LAYER_INPUTS; kind++)
         TRY(round_kind(w, walk, layer, (enum layer_input)kind, err));
     if (w->o->learned)
         TRY(learn_layer(w, walk, layer, err));
     layer_walk_advance(walk, layer);
-    for (int i = 0; i < w->m->n_parameter; i++) {
+    overlay_drop_layer(w->overlay, layer);
+    for (int i = 0; i < w->m->n_parameter; i++)
         if (w->matrix[i].code)
-            finish_parameter(w, i);
-        if (w->m->parameter[i].layer == layer)
-            overlay_drop(w->overlay, &w->m->parameter[i]);
-    }
+            TRY(finish_parameter(w, i, err));
     return 0;
 }
 
@@ -168,19 +173,21 @@ static int round_layers(struct writer *w, struct error *err)
     return rc;
 }
 
-static int round_all(struct writer *w, struct error *err)
+static int round_all(void *context, struct safetensors_writer *to, struct error *err)
 {
+    struct writer *w = context;
+    w->file = to;
     if (w->o->gptq)
         return round_layers(w, err);
     for (int i = 0; i < w->m->n_parameter; i++)
         if (int_type_takes(&w->m->parameter[i])) {
             TRY(round_parameter(w, i, NULL, err));
-            finish_parameter(w, i);
+            TRY(finish_parameter(w, i, err));
         }
     return 0;
 }
 
-static int save(struct writer *w, const char *folder, struct error *err)
+static int save(struct writer *w, const char *folder, const struct int_tensors *declared, struct error *err)
 {
     const struct int_export_options *o = w->o;
     const int n = w->m->n_parameter;
@@ -188,13 +195,13 @@ static int save(struct writer *w, const char *folder, struct error *err)
     unsigned char *replaced = xcalloc((size_t)n, 1, "tensors to write");
     int64_t n_item = 0;
     for (int i = 0; i < n; i++) {
-        replaced[i] = w->tensor[i].n > 0;
-        for (int k = 0; k < w->tensor[i].n; k++)
-            items[n_item++] = w->tensor[i].item[k];
+        replaced[i] = declared[i].n > 0;
+        for (int k = 0; k < declared[i].n; k++)
+            items[n_item++] = declared[i].item[k];
     }
     const int ordered = o->gptq && o->gptq->act_order && o->group;
     struct json *config = int_type_config(o->type, o->group, o->gptq ? o->gptq->damping : 0.01, ordered);
-    const struct save_integers integers = {items, n_item, replaced, config};
+    const struct save_integers integers = {.item = items, .n = n_item, .write = round_all, .context = w, .replaced = replaced, .config = config};
     const struct save_options options = {.dtype = o->type->dtype, .carry_from = o->carry_from, .provenance = o->provenance, .integers = &integers};
     const int rc = model_save(w->m, folder, &options, err);
     json_free(config);
@@ -217,20 +224,23 @@ int int_export(const struct model *m, const char *folder, const struct int_expor
     struct writer w = {.m = m, .o = o};
     TRY(int_type_check(o->type, o->group, m, err));
     TRY(check_importance(&w, err));
-    w.tensor = xcalloc((size_t)m->n_parameter, sizeof *w.tensor, "integer weights");
+    struct int_tensors *declared = xcalloc((size_t)m->n_parameter, sizeof *declared, "integer weights");
     w.matrix = xcalloc((size_t)m->n_parameter, sizeof *w.matrix, "integer weights");
+    for (int i = 0; i < m->n_parameter; i++) {
+        const struct parameter *p = &m->parameter[i];
+        if (int_type_takes(p))
+            int_tensors_declare(&declared[i], o->type, tensor_rows(&p->t), tensor_columns(&p->t), o->group, p->name);
+    }
     if (o->type->static_input)
         w.input_scale = observe_inputs(m, o->text, o->observer, o->type->input_bits);
     int rc = check_inputs(&w, err);
     if (rc == 0)
-        rc = round_all(&w, err);
-    if (rc == 0)
-        rc = save(&w, folder, err);
+        rc = save(&w, folder, declared, err);
     for (int i = 0; i < m->n_parameter; i++) {
-        int_tensors_release(&w.tensor[i]);
+        int_tensors_release(&declared[i]);
         int_matrix_release(&w.matrix[i]);
     }
-    free(w.tensor);
+    free(declared);
     free(w.matrix);
     free(w.input_scale);
     return rc;

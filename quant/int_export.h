@@ -1,8 +1,8 @@
 // int_export.h: a model as a Hugging Face folder whose layers' matrices are integers.
 //
-// In memory beside the model: the integers of all its matrices (bits / 8 of a byte each), one matrix as f32; with GPTQ also the hidden states
-// of the text (4 D bytes a token), one layer as f32, and 24 C^2 bytes for the second moments of C inputs; with learned rounding what
-// layer_rounding.h says.
+// In memory beside the model: one matrix as f32 and as integers, or, with GPTQ, one layer, the hidden states of the text (4 D bytes a token), and
+// 24 C^2 bytes for the second moments of C inputs; with learned rounding what layer_rounding.h says. Of the model rows are read, so it may lie
+// in a file.
 #ifndef PDQ_INT_EXPORT_H
 #define PDQ_INT_EXPORT_H
 

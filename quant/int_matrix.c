@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/base/file.h"
 #include "quant/block_codes.h"
 
 struct int_block {
@@ -312,29 +313,71 @@ void int_matrix_put_choices(struct int_matrix *m, const struct rounding_choice *
 
 // ---- tensors ----
 
-static void *add(struct int_tensors *to, const char *name, const char *part, const char *type, int64_t rows, int64_t columns, int64_t element)
+// type NULL: f32, which the file stores as its own dtype.
+static void add(struct int_tensors *to, const char *name, const char *part, const char *type, int64_t rows, int64_t columns)
 {
     const int k = to->n++;
     to->name[k] = xasprintf("%.*s%s", (int)(strlen(name) - strlen("weight")), name, part);
-    to->bytes[k] = xcalloc((size_t)(rows * (columns ? columns : 1)), (size_t)element, name);
-    to->item[k] = (struct safetensors_item){.name = to->name[k], .n_dim = columns ? 2 : 1, .dim = {rows, columns ? columns : 1}};
-    if (type) {
-        to->item[k].raw = to->bytes[k];
-        to->item[k].raw_type = type;
-    } else {
-        to->item[k].data = to->bytes[k];
+    to->item[k] = (struct safetensors_item){.name = to->name[k], .n_dim = columns ? 2 : 1, .dim = {rows, columns ? columns : 1}, .raw_type = type};
+}
+
+static void declare_gptq(struct int_tensors *to, int64_t D, int64_t C, int64_t G, int64_t fields, const char *name)
+{
+    add(to, name, "qweight", "I32", C / fields, D);
+    add(to, name, "qzeros", "I32", G, D / fields);
+    add(to, name, "scales", NULL, G, D);
+    add(to, name, "g_idx", "I32", C, 0);
+}
+
+static void declare_words(struct int_tensors *to, const struct int_type *t, int64_t D, int64_t C, int64_t G, int64_t fields, const char *name)
+{
+    add(to, name, "weight_packed", "I32", D, (C + fields - 1) / fields);
+    add(to, name, "weight_shape", "I64", 2, 0);
+    if (!t->symmetric)
+        add(to, name, "weight_zero_point", "I32", (D + fields - 1) / fields, G);
+}
+
+void int_tensors_declare(struct int_tensors *to, const struct int_type *t, int64_t D, int64_t C, int64_t group, const char *name)
+{
+    const int64_t G = C / int_type_group(t, group, C), fields = 32 / t->bits;
+    *to = (struct int_tensors){0};
+    if (t->layout == PACKED_GPTQ) {
+        declare_gptq(to, D, C, G, fields, name);
+        return;
     }
+    if (t->layout == PACKED_WORDS)
+        declare_words(to, t, D, C, G, fields, name);
+    else
+        add(to, name, "weight", "I8", D, C);
+    add(to, name, "weight_scale", NULL, D, G);
+    if (t->static_input)
+        add(to, name, "input_scale", NULL, 1, 0);
+}
+
+// Room for the values of the tensor that was declared as `part`.
+static void *room(struct int_tensors *to, const char *part)
+{
+    int k = 0;
+    while (!path_ends_with(to->name[k], part)) // no part's name ends in another one's
+        k++;
+    struct safetensors_item *item = &to->item[k];
+    const size_t element = !item->raw_type ? sizeof(float) : strcmp(item->raw_type, "I64") == 0 ? 8 : strcmp(item->raw_type, "I32") == 0 ? 4 : 1;
+    to->bytes[k] = xcalloc((size_t)(item->dim[0] * item->dim[1]), element, to->name[k]);
+    if (item->raw_type)
+        item->raw = to->bytes[k];
+    else
+        item->data = to->bytes[k];
     return to->bytes[k];
 }
 
 static void put_field(uint32_t *word, int bits, int64_t i, int value) { *word |= (uint32_t)value << (bits * (int)i); }
 
-static void make_gptq(struct int_tensors *to, const struct int_matrix *m, const char *name)
+static void make_gptq(struct int_tensors *to, const struct int_matrix *m)
 {
     const int64_t D = m->D, C = m->C, G = C / m->group, fields = 32 / m->type->bits;
-    uint32_t *codes = add(to, name, "qweight", "I32", C / fields, D, 4), *zeros = add(to, name, "qzeros", "I32", G, D / fields, 4);
-    float *scales = add(to, name, "scales", NULL, G, D, sizeof *scales);
-    int32_t *order = add(to, name, "g_idx", "I32", C, 0, 4);
+    uint32_t *codes = room(to, ".qweight"), *zeros = room(to, ".qzeros");
+    float *scales = room(to, ".scales");
+    int32_t *order = room(to, ".g_idx");
     for (int64_t c = 0; c < C; c++) {
         order[c] = m->order ? m->order[c] : (int32_t)(c / m->group);
         for (int64_t d = 0; d < D; d++)
@@ -347,12 +390,11 @@ static void make_gptq(struct int_tensors *to, const struct int_matrix *m, const 
         }
 }
 
-static void make_words(struct int_tensors *to, const struct int_matrix *m, const char *name)
+static void make_words(struct int_tensors *to, const struct int_matrix *m)
 {
     const int64_t D = m->D, C = m->C, G = C / m->group, fields = 32 / m->type->bits, words = (C + fields - 1) / fields;
-    uint32_t *codes = add(to, name, "weight_packed", "I32", D, words, 4);
-    int64_t *shape = add(to, name, "weight_shape", "I64", 2, 0, 8);
-    uint32_t *zeros = m->type->symmetric ? NULL : add(to, name, "weight_zero_point", "I32", (D + fields - 1) / fields, G, 4);
+    uint32_t *codes = room(to, ".weight_packed"), *zeros = m->type->symmetric ? NULL : room(to, ".weight_zero_point");
+    int64_t *shape = room(to, ".weight_shape");
     shape[0] = D;
     shape[1] = C;
     for (int64_t d = 0; d < D; d++) {
@@ -363,28 +405,27 @@ static void make_words(struct int_tensors *to, const struct int_matrix *m, const
     }
 }
 
-static void make_bytes(struct int_tensors *to, const struct int_matrix *m, const char *name)
+static void make_bytes(struct int_tensors *to, const struct int_matrix *m)
 {
-    int8_t *codes = add(to, name, "weight", "I8", m->D, m->C, 1);
+    int8_t *codes = room(to, ".weight");
     for (int64_t i = 0; i < m->D * m->C; i++)
         codes[i] = (int8_t)(m->code[i] - (1 << (m->type->bits - 1)));
 }
 
 void int_tensors_make(struct int_tensors *to, const struct int_matrix *m, const char *name)
 {
-    const int64_t n = m->D * (m->C / m->group);
-    *to = (struct int_tensors){0};
+    int_tensors_declare(to, m->type, m->D, m->C, m->group, name);
     if (m->type->layout == PACKED_GPTQ) {
-        make_gptq(to, m, name);
+        make_gptq(to, m);
         return;
     }
     if (m->type->layout == PACKED_WORDS)
-        make_words(to, m, name);
+        make_words(to, m);
     else
-        make_bytes(to, m, name);
-    memcpy(add(to, name, "weight_scale", NULL, m->D, m->C / m->group, sizeof *m->scale), m->scale, (size_t)n * sizeof *m->scale);
+        make_bytes(to, m);
+    memcpy(room(to, ".weight_scale"), m->scale, (size_t)(m->D * (m->C / m->group)) * sizeof *m->scale);
     if (m->type->static_input)
-        *(float *)add(to, name, "input_scale", NULL, 1, 0, sizeof m->input_scale) = m->input_scale;
+        *(float *)room(to, ".input_scale") = m->input_scale;
 }
 
 void int_tensors_release(struct int_tensors *t)

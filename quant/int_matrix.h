@@ -37,10 +37,12 @@ void int_matrix_put_choices(struct int_matrix *m, const struct rounding_choice *
 struct int_tensors {
     struct safetensors_item item[INT_PARTS];
     char *name[INT_PARTS];
-    void *bytes[INT_PARTS];
+    void *bytes[INT_PARTS]; // NULL: declared
     int n;
 };
-void int_tensors_make(struct int_tensors *to, const struct int_matrix *m, const char *name); // name: "m.weight"
+// Names, shapes and types alone, which the type and the shape of the matrix decide. name: "m.weight"; group 0: a row.
+void int_tensors_declare(struct int_tensors *to, const struct int_type *t, int64_t D, int64_t C, int64_t group, const char *name);
+void int_tensors_make(struct int_tensors *to, const struct int_matrix *m, const char *name);
 void int_tensors_release(struct int_tensors *t);
 
 #endif

@@ -92,7 +92,9 @@ int layer_rounding_learn(struct layer_rounding *r, struct layer_walk *walk, int 
     struct rounding_result result;
     struct layer_loss l = {.walk = walk, .target = &r->target, .layer = layer};
     const struct rounding_loss loss = {&l, learn, measure};
+    overlay_hold_layer(r->ideal, layer);
     layer_walk_advance(&r->target, layer);
+    overlay_drop_layer(r->ideal, layer);
     if (r->choices.n == 0)
         return 0;
     const size_t n = (size_t)(layer_rounding_windows(windows_of(walk)) * walk->text.seq_len * walk->m->config.hidden);

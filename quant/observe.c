@@ -153,12 +153,14 @@ float *observe_inputs(const struct model *m, const struct walk_text *text, const
     for (int64_t l = 0; l < L && !interrupted(); l++) {
         struct watch w = {.of = h};
         memset(h, 0, LAYER_INPUTS * sizeof *h);
+        overlay_hold_layer(same, l);
         for (w.counts = 0; w.counts < 2; w.counts++)
             layer_walk_look(&walk, l, (1U << LAYER_INPUTS) - 1, see, &w);
         for (int kind = 0; kind < LAYER_INPUTS; kind++)
             scale[l * LAYER_INPUTS + kind] =
                 h[kind].broken ? NAN : fmaxf(FLT_MIN, (float)(o->range(&h[kind], bits) / (double)((1 << (bits - 1)) - 1)));
         layer_walk_advance(&walk, l);
+        overlay_drop_layer(same, l);
     }
     layer_walk_end(&walk);
     model_free(same);

@@ -12,11 +12,9 @@
 #include "quant/int_matrix.h"
 #include "quant/overlay.h"
 
-#define GRID 20        // of alpha, between 0 and 1
-#define CUTS 10        // ranges that clipping tries ..
-#define CUT_STEP 0.05f // .. each so much of the largest value's smaller
+#define GRID 20    // of alpha, between 0 and 1
 #define READERS 3
-#define LEAST 1e-5     // of a factor's statistics
+#define LEAST 1e-5 // of a factor's statistics
 
 // Matrices that read the same channels, and what makes these.
 struct site {
@@ -256,29 +254,20 @@ static void search_factors(const struct rescaler *r, const struct site *site, co
 
 // ---- into the weights ----
 
-static void scale_columns(struct rescaler *r, const struct parameter *p, const double *s)
-{
-    float *W = overlay_values(r->m, p);
-    const int64_t C = tensor_columns(&p->t);
-    for (int64_t i = 0; i < tensor_count(&p->t); i++)
-        W[i] = (float)((double)W[i] * s[i % C]);
-}
-
 static void divide_maker(struct rescaler *r, const struct site *site, const double *s, int64_t C)
 {
     const struct parameter *w = find(r, site->maker), *bias = find(r, site->maker_bias);
-    const int64_t columns = tensor_columns(&w->t);
-    float *W = overlay_values(r->m, w), *b = bias ? overlay_values(r->m, bias) : NULL;
-    unsigned char *done = xcalloc((size_t)tensor_rows(&w->t), 1, "rows");
-    for (int64_t c = 0; c < C; c++) {
-        const int64_t row = made_by(r, site, c);
-        for (int64_t i = 0; i < columns && !done[row]; i++)
-            W[row * columns + i] = (float)((double)W[row * columns + i] / s[c]);
-        if (b && !done[row])
-            b[row] = (float)((double)b[row] / s[c]);
-        done[row] = 1;
-    }
-    free(done);
+    const int64_t D = tensor_rows(&w->t);
+    double *factor = xmalloc((size_t)D * sizeof *factor, "factors");
+    float *b = bias ? overlay_values(r->m, bias) : NULL;
+    for (int64_t d = 0; d < D; d++)
+        factor[d] = 1;
+    for (int64_t c = C - 1; c >= 0; c--) // the first of those that share a row
+        factor[made_by(r, site, c)] = s[c];
+    overlay_divide_rows(r->m, w, factor);
+    for (int64_t d = 0; d < D && b; d++)
+        b[d] = (float)((double)b[d] / factor[d]);
+    free(factor);
 }
 
 static void apply(struct rescaler *r, const struct site *site, const double *s, int64_t C)
@@ -293,7 +282,7 @@ static void apply(struct rescaler *r, const struct site *site, const double *s, 
     }
     for (int k = 0; k < READERS; k++)
         if (find(r, site->reader[k]))
-            scale_columns(r, find(r, site->reader[k]), s);
+            overlay_multiply_columns(r->m, find(r, site->reader[k]), s);
 }
 
 static void rescale_site(struct rescaler *r, const struct site *site)
@@ -318,28 +307,14 @@ static void rescale_site(struct rescaler *r, const struct site *site)
 
 // ---- clipping ----
 
-static float largest(const float *x, int64_t n)
-{
-    float most = 0;
-    for (int64_t i = 0; i < n; i++)
-        most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
-    return most;
-}
-
-static void cut(const float *x, int64_t n, float range, float *to)
-{
-    for (int64_t i = 0; i < n; i++)
-        to[i] = fminf(fmaxf(x[i], -range), range);
-}
-
-// What cutting each group at ranges [D, C / group] costs its outputs, error [D, C / group]. scratch [3, D, C].
-static void cut_errors(const struct rounding *how, const float *W, int64_t D, int64_t C, int64_t group, const float *H, const float *range,
-                       double *error, float *scratch)
+// What cutting each group costs its outputs, error [D, C / group]. scratch [3, D, C].
+static void cut_errors(const struct rounding *how, const float *W, int64_t D, int64_t C, int64_t group, const float *H, int cut, double *error,
+                       float *scratch)
 {
     const int64_t G = C / group;
     float *tried = scratch, *E = scratch + D * C, *EH = E + D * C;
     for (int64_t k = 0; k < D * G; k++)
-        cut(W + k * group, group, range[k], tried + k * group);
+        scaled_rows_clamp(W + k * group, group, scaled_rows_range(W + k * group, group, cut), tried + k * group);
     rounding_values(how, tried, D, C, E);
     for (int64_t i = 0; i < D * C; i++)
         E[i] = W[i] - E[i];
@@ -360,23 +335,22 @@ static void clip_matrix(struct rescaler *r, const struct parameter *p, const flo
     if (!rounding_rounds(&how, C))
         return;
     const int64_t group = how.ints ? int_type_group(how.ints, how.group, C) : how.format->elements, n = D * (C / group);
-    float *W = overlay_values(r->m, p), *scratch = xmalloc((size_t)(3 * D * C + 2 * n) * sizeof *scratch, "a matrix being cut");
-    float *range = scratch + 3 * D * C, *best = range + n;
+    const float *W = overlay_values(r->m, p);
+    float *scratch = xmalloc((size_t)(3 * D * C) * sizeof *scratch, "a matrix being cut");
     double *error = xmalloc((size_t)(2 * n) * sizeof *error, "errors of groups"), *least = error + n;
-    for (int k = 0; k < CUTS; k++) {
+    uint8_t *best = xcalloc((size_t)n, 1, "cuts of groups");
+    for (int cut = 0; cut < SCALED_ROWS_CUTS; cut++) {
+        cut_errors(&how, W, D, C, group, H, cut, error, scratch);
         for (int64_t i = 0; i < n; i++)
-            range[i] = largest(W + i * group, group) * (1 - CUT_STEP * (float)k);
-        cut_errors(&how, W, D, C, group, H, range, error, scratch);
-        for (int64_t i = 0; i < n; i++)
-            if (k == 0 || error[i] < least[i]) {
+            if (cut == 0 || error[i] < least[i]) {
                 least[i] = error[i];
-                best[i] = range[i];
+                best[i] = (uint8_t)cut;
             }
     }
-    for (int64_t i = 0; i < n; i++)
-        cut(W + i * group, group, best[i], W + i * group);
+    overlay_cut(r->m, p, group, best);
     free(scratch);
     free(error);
+    free(best);
 }
 
 // q and k are left alone: what they make is multiplied by each other (the authors' code leaves them out, too).
@@ -406,11 +380,13 @@ struct model *rescale(const struct model *m, const struct walk_text *text, const
     r.m = overlay_new(m);
     layer_walk_begin(&r.walk, r.m, text);
     for (r.layer = 0; r.layer < m->config.n_layer && !interrupted(); r.layer++) {
+        overlay_hold_layer(r.m, r.layer);
         for (size_t i = 0; i < sizeof sites / sizeof *sites; i++)
             rescale_site(&r, &sites[i]);
         for (size_t i = 0; i < sizeof sites / sizeof *sites && o->kind == RESCALE_AWQ && o->clip; i++)
             clip_site(&r, &sites[i]);
         layer_walk_advance(&r.walk, r.layer);
+        overlay_drop_layer(r.m, r.layer);
     }
     layer_walk_end(&r.walk);
     return r.m;

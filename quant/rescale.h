@@ -5,6 +5,9 @@
 //   awq     AWQ (Lin et al. 2023): s_j = mean|X_j|^alpha (eq. 5), alpha the best of a grid, for rounded weights; norms, v -> o, up -> down;
 //           and then cuts off weights where that rounds the rest better (section 3.2's clipping)
 //
+// A layer at a time is held as f32 (and four times its largest matrix, while that is tried); what is left of it are the factors, by which
+// values are computed where they are read.
+//
 // Errors are squared differences of a matrix's outputs on the text: dW (sum of x x^T) dW^T.
 #ifndef PDQ_RESCALE_H
 #define PDQ_RESCALE_H

@@ -100,6 +100,8 @@ static int check_rope(const struct opened *o, struct error *err) {
 }
 
 int opened_map(struct opened *o, struct error *err) {
+    if (o->is_gguf && !o->model->data) // else it was widened
+        gguf_model_stream(o->model);
     if (o->is_gguf)
         return check_rope(o, err);
     if (o->model->data)

@@ -10,6 +10,7 @@
 #include "common/base/log.h"
 #include "common/base/threads.h"
 #include "common/model/load.h"
+#include "common/tensor/vecmath.h"
 #include "quant/bias.h"
 #include "quant/calibrate.h"
 #include "quant/gptq_model.h"
@@ -38,11 +39,6 @@ int quantize_method_runs_model(const struct quantize_options *o) {
     const struct int_type *ints = int_type_find(o->type);
     return (o->method == QUANTIZE_WEIGHTED && !o->imatrix) || begins_with_gptq(o) || o->rescale != RESCALE_NONE || o->bias_correction ||
            (ints && ints->static_input);
-}
-
-int quantize_method_streams(const struct quantize_options *o) {
-    return !quantize_method_runs_model(o) ||
-           (o->method == QUANTIZE_GPTQ && !int_type_find(o->type) && o->rescale == RESCALE_NONE && !o->bias_correction);
 }
 
 int quantize_method_check(const struct quantize_options *o, const char *where, struct error *err) {
@@ -122,45 +118,83 @@ static int open_text(const struct recipe *r, const struct quantize_options *o, c
     return calibrate_check(text, "calibration_tokens", err);
 }
 
-// What GPTQ computes from a text for one layer; returns its weights.
-static int64_t gptq_cost(struct forecast *f, const struct layer_shape *s, double tokens, int64_t *widest) {
-    const int64_t C[] = {f->in.hidden, s->n_head * f->in.head_dim, f->in.hidden, s->n_ff};
-    for (int i = 0; i < 4; i++) {
-        f->flops += 2 * tokens * (double)C[i] * (double)C[i];
-        *widest = C[i] > *widest ? C[i] : *widest;
+// What memory is a function of, beside the text: the largest layer's matrices, the largest of these, and the longest row of inputs.
+struct extent {
+    int64_t layer, matrix, widest;
+};
+
+static struct extent extent_of(const struct config *c) {
+    struct extent e = {.widest = 1};
+    struct model *shape = model_new(c, 0);
+    int64_t *own = xcalloc((size_t)c->n_layer + 1, sizeof *own, "weights of layers");
+    for (int i = 0; i < shape->n_parameter; i++) {
+        const struct parameter *p = &shape->parameter[i];
+        if (p->layer < 0 || p->t.n_dim != 2)
+            continue;
+        own[p->layer] += tensor_count(&p->t);
+        e.layer = max_i64(e.layer, own[p->layer]);
+        e.matrix = max_i64(e.matrix, tensor_count(&p->t));
+        e.widest = max_i64(e.widest, tensor_columns(&p->t));
     }
-    const int64_t own = f->in.hidden * (2 * C[1] + 2 * s->n_kv_head * f->in.head_dim + 3 * C[3]);
-    f->flops += 2 * (double)own * (double)*widest;
-    return own;
+    free(own);
+    model_free(shape);
+    return e;
 }
+
+// What GPTQ computes from a text for one layer: second moments, factors, and the errors' way through the columns behind.
+static double gptq_flops(const struct config *c, const struct layer_shape *s, double tokens, const struct extent *e) {
+    const int64_t C[] = {c->hidden, s->n_head * c->head_dim, c->hidden, s->n_ff};
+    double flops = 0;
+    for (int i = 0; i < 4; i++)
+        flops += 2 * tokens * (double)C[i] * (double)C[i];
+    return flops + 2 * (double)(c->hidden * (2 * C[1] + 2 * s->n_kv_head * c->head_dim + 3 * C[3])) * (double)e->widest;
+}
+
+// Bytes while GPTQ rounds: a layer as f32 and as codes or blocks; of the matrix at hand its values, and as integers blocks, scales and what is
+// packed, too; 36 for each of a row's second moments. A GGUF file's embedding is there as f32 and as blocks before that.
+static int64_t gptq_memory(const struct quantize_options *o, const struct config *c, const struct extent *e) {
+    const int is_ints = int_type_find(o->type) != NULL;
+    const int64_t layer = 5 * e->layer + (is_ints ? 8 : 4) * e->matrix + 36 * e->widest * e->widest;
+    return is_ints ? layer : max_i64(layer, 5 * c->hidden * c->vocab);
+}
+
+// The same while factors of channels are looked for: a layer as f32, a matrix as it is, scaled, rounded and in products with what its inputs' second
+// moments are; these.
+static int64_t rescale_memory(const struct extent *e) { return 4 * e->layer + 17 * e->matrix + 16 * e->widest * e->widest; }
 
 // Learned rounding besides: the unquantized model's pass, two that measure, and the steps, each with a pass back; n: weights of all layers.
-static void rounding_cost(struct forecast *f, const struct quantize_options *o, int64_t largest, int64_t n) {
-    const int64_t seq_len = f->recipe->data.seq_len, rows = layer_rounding_windows(o->calibration_tokens / seq_len) * seq_len;
-    const double layers = model_flops_per_token(&f->in, seq_len) - 2 * (double)f->in.hidden * (double)f->in.vocab;
+static void rounding_flops(struct forecast *f, const struct quantize_options *o, int64_t rows, int64_t n) {
+    const double layers = model_flops_per_token(&f->in, f->recipe->data.seq_len) - 2 * (double)f->in.hidden * (double)f->in.vocab;
     f->flops += layers * (3 * (double)o->calibration_tokens + 3 * (double)(rows * o->rounding_steps));
     f->bytes += (double)LAYER_ROUNDING_BYTES * 2 * (double)o->rounding_steps * (double)n;
-    f->memory += 4 * f->in.hidden * (o->calibration_tokens + 2 * rows) + (LAYER_ROUNDING_BYTES + 1) * largest;
 }
 
-// The passes over the text and what is computed from it.
+// Its bytes, while nothing is at hand of a matrix alone: the layer, its codes, choices, and before the steps the unquantized layer.
+static int64_t rounding_memory(const struct quantize_options *o, const struct config *c, int64_t rows, const struct extent *e) {
+    return 4 * c->hidden * (o->calibration_tokens + 2 * rows) + (4 + 2 + 4 + LAYER_ROUNDING_BYTES) * e->layer;
+}
+
+// The passes over the text and what is computed from it. Of what comes one after the other the largest counts.
 void quantize_method_cost(struct forecast *f, const struct quantize_options *o) {
-    const struct recipe *r = f->recipe;
+    const struct config *c = &f->in;
+    const struct extent e = extent_of(c);
     const double tokens = (double)o->calibration_tokens;
-    const int64_t seq_len = r->data.seq_len, rows = batch_of(o->calibration_tokens, seq_len) * seq_len;
-    int64_t widest = f->in.hidden, largest = 0, all = 0;
-    f->flops += tokens * model_flops_per_token(&f->in, seq_len) * ((begins_with_gptq(o) ? 6 : 1) + (o->rescale == RESCALE_NONE ? 0 : 10));
-    f->memory += sees_all_layers(o, &f->in) ? score_memory(&f->in, rows, 0)
-                 : o->method == QUANTIZE_AUTOROUND ? layer_memory(&f->in, rows) : walk_memory(&f->in, rows);
-    for (int64_t l = 0; l < f->in.n_layer && begins_with_gptq(o); l++) {
-        const int64_t own = gptq_cost(f, &f->in.layer[l], tokens, &widest);
-        largest = own > largest ? own : largest;
-        all += own;
-    }
+    const int64_t seq_len = f->recipe->data.seq_len, rows = batch_of(o->calibration_tokens, seq_len) * seq_len;
+    const int64_t walk = 4 * c->hidden * o->calibration_tokens + walk_memory(c, rows);
+    int64_t most = sees_all_layers(o, c) ? score_memory(c, rows, 0) : walk + 4 * e.layer;
+    f->flops += tokens * model_flops_per_token(c, seq_len) * ((begins_with_gptq(o) ? 6 : 1) + (o->rescale == RESCALE_NONE ? 0 : 10));
+    for (int64_t l = 0; l < c->n_layer && begins_with_gptq(o); l++)
+        f->flops += gptq_flops(c, &c->layer[l], tokens, &e);
+    if (o->rescale != RESCALE_NONE)
+        most = max_i64(most, walk + rescale_memory(&e));
     if (begins_with_gptq(o))
-        f->memory += 4 * f->in.hidden * (o->calibration_tokens + f->in.vocab) + 9 * largest + 36 * widest * widest;
-    if (o->method == QUANTIZE_AUTOROUND)
-        rounding_cost(f, o, largest, all);
+        most = max_i64(most, walk + gptq_memory(o, c, &e));
+    if (o->method == QUANTIZE_AUTOROUND) {
+        const int64_t step = layer_rounding_windows(o->calibration_tokens / seq_len) * seq_len;
+        rounding_flops(f, o, step, c->n_layer * e.layer);
+        most = max_i64(most, 4 * c->hidden * o->calibration_tokens + layer_memory(c, rows) + rounding_memory(o, c, step, &e));
+    }
+    f->memory += most;
 }
 
 // A folder of integers: its size, and what it says of itself.
@@ -168,16 +202,15 @@ static int forecast_ints(struct forecast *f, struct error *err) {
     const struct stage *stage = &f->recipe->stage[f->index];
     const struct quantize_options *o = stage->options;
     const struct int_type *type = stage_quantize_ints(stage);
+    const struct extent e = extent_of(&f->in);
     struct model *shape = model_new(&f->in, 0);
     const int rc = int_type_check(type, o->group_size, shape, err);
-    int64_t integers = 0;
     for (int i = 0; i < shape->n_parameter; i++) {
         const struct tensor *t = &shape->parameter[i].t;
         const int64_t scales = int_type_takes(&shape->parameter[i]) ? tensor_count(t) / int_type_group(type, o->group_size, tensor_columns(t)) : 0;
         f->disk += scales ? tensor_count(t) * type->bits / 8 + 3 * scales : 2 * tensor_count(t);
-        integers += scales ? tensor_count(t) * type->bits / 8 : 0;
     }
-    f->memory += integers;
+    f->memory += quantize_method_runs_model(o) ? 0 : 6 * e.matrix; // one at a time as f32, as codes, and packed
     model_free(shape);
     if (rc < 0)
         return error_prefix(err, "%s: stages[%d].quantize", f->recipe->where, f->index);

@@ -9,7 +9,6 @@
 int quantize_method_check(const struct quantize_options *o, const char *where, struct error *err);
 int quantize_method_needs_text(const struct stage *s); // of the recipe's own
 int quantize_method_runs_model(const struct quantize_options *o); // over a text; else it looks at rows alone, one after the other
-int quantize_method_streams(const struct quantize_options *o);    // reads weights where they lie in the file, a row or a layer at a time
 // Adds the file and what the method costs. Reads the stage's files, so that what is wrong with them is known before anything is written;
 // refuses a model that is quantized already unless that is wanted.
 int quantize_method_forecast(struct forecast *f, const struct gguf_export_options *options, struct error *err);

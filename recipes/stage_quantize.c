@@ -131,15 +131,14 @@ static int forecast(struct forecast *f, struct error *err) {
     struct gguf_export_options options = export_options(o);
     f->flops = 60 * (double)config_parameters(&f->in); // the encoders' searches, about
     f->bytes = 10 * (double)config_parameters(&f->in);
-    f->uses_parent = !quantize_method_streams(o) && forecast_from_parent(f);
-    f->memory = f->uses_parent ? 0 : quantize_method_streams(o) ? FORECAST_STREAM : 4 * config_parameters(&f->in);
+    f->memory = FORECAST_STREAM;
     return quantize_method_forecast(f, &options, err);
 }
 
 static int run(struct stage_run *s, struct error *err) {
     const struct quantize_options *o = s->stage->options;
     struct opened in;
-    TRY((quantize_method_streams(o) ? stage_map_input : stage_borrow_input)(s, &in, err));
+    TRY(stage_map_input(s, &in, err));
     char *name = xasprintf(stage_quantize_ints(s->stage) ? "%s-%s" : "%s-%s.gguf", s->recipe->name, o->type), *path = path_join(s->folder, name);
     struct json *provenance = stage_provenance(s);
     struct gguf_export_options options = export_options(o);

@@ -117,6 +117,27 @@ void file_map_drop(const void *from, size_t bytes) {
         madvise((void *)first, end - first, MADV_DONTNEED); // a refusal costs nothing but memory
 }
 
+#define PASS_UNIT ((uintptr_t)1 << 20) // of pages that are given back at once
+
+void file_pass_init(struct file_pass *p) {
+    p->n = threads_count();
+    p->last = xcalloc((size_t)p->n, sizeof *p->last, "a pass through a file");
+}
+
+void file_pass_release(struct file_pass *p) {
+    free(p->last);
+    *p = (struct file_pass){0};
+}
+
+void file_pass_at(struct file_pass *p, const void *whole, size_t bytes, const void *at) {
+    const uintptr_t start = (uintptr_t)whole, end = start + bytes, unit = (uintptr_t)at / PASS_UNIT * PASS_UNIT;
+    struct file_piece *last = &p->last[thread_number() % p->n];
+    const struct file_piece now = {unit > start ? unit : start, unit + PASS_UNIT < end ? unit + PASS_UNIT : end};
+    if (last->end && last->first != now.first)
+        file_map_drop((const void *)last->first, last->end - last->first);
+    *last = now;
+}
+
 // Removes what killed writers of the same file left: PATH.tmp-<pid> of processes that are no more.
 static void remove_stale(const char *path) {
     struct error ignored;
@@ -190,6 +211,13 @@ int file_writer_put(struct file_writer *w, const void *data, size_t bytes, struc
     if (bytes && fwrite(data, 1, bytes, w->stream) != bytes)
         return error_set(err, "%s: cannot write at byte %lld: %s", w->path, (long long)w->offset, strerror(errno));
     w->offset += (int64_t)bytes;
+    return 0;
+}
+
+int file_writer_seek(struct file_writer *w, int64_t offset, struct error *err) {
+    if (offset != w->offset && fseeko(w->stream, (off_t)offset, SEEK_SET) != 0)
+        return error_set(err, "%s: cannot write at byte %lld: %s", w->path, (long long)offset, strerror(errno));
+    w->offset = offset;
     return 0;
 }
 

@@ -27,15 +27,27 @@ void file_unmap(struct file_map *map);
 // Bytes of a map that will hardly be read again: their memory goes back at once (reading them reads the file again).
 void file_map_drop(const void *from, size_t bytes);
 
+// A reader that goes through maps once: a megabyte that a thread read is given back as soon as the thread reads elsewhere, so that of a large file
+// little stays in memory. Lifetime: the reader's.
+struct file_pass {
+    struct file_piece { uintptr_t first, end; } *last; // [n] by thread
+    int n;
+};
+void file_pass_init(struct file_pass *p); // for as many threads as there are now
+void file_pass_release(struct file_pass *p); // fine on a zeroed one
+// The calling thread reads at `at`, inside the piece of `bytes` at `whole` (a tensor): what lies beside that is not given back.
+void file_pass_at(struct file_pass *p, const void *whole, size_t bytes, const void *at);
+
 struct file_writer {
     FILE *stream;
     char *path, *temporary;
-    int64_t offset; // bytes written so far
+    int64_t offset; // where the next byte goes
     int keeps;      // abort leaves what was written (file_writer_continue)
 };
 int file_writer_open(struct file_writer *w, const char *path, struct error *err);
 int file_writer_put(struct file_writer *w, const void *data, size_t bytes, struct error *err);
 int file_writer_pad(struct file_writer *w, size_t alignment, struct error *err); // zeros up to a multiple
+int file_writer_seek(struct file_writer *w, int64_t offset, struct error *err); // what is put next goes there, also behind the end
 int file_writer_commit(struct file_writer *w, struct error *err);
 void file_writer_abort(struct file_writer *w); // fine after commit or on a zeroed writer
 int file_write(const char *path, const void *data, size_t bytes, struct error *err); // open, put, commit

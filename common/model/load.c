@@ -13,7 +13,6 @@
 
 #include "common/base/file.h"
 #include "common/base/log.h"
-#include "common/base/threads.h"
 #include "common/model/packed.h"
 #include "common/model/stored.h"
 
@@ -238,31 +237,13 @@ struct mapped_weight {
     struct mapped_owner *owner;
 };
 
-struct passed { // the part of a file that a thread read last
-    uintptr_t first, end;
-};
-
 struct mapped_owner { // model lifetime: model->owner_context
     struct safetensors files;
     struct mapped_weight *weight; // [n_parameter]
     float **vector;               // [n_parameter]; NULL for matrices
     int n_parameter;
-    struct passed *last; // [n_last] by thread
-    int n_last;
+    struct file_pass pass;
 };
-
-#define DROP_UNIT ((uintptr_t)1 << 20) // of pages that are given back at once
-
-// Gives back what this thread read last, once it reads elsewhere: else the whole file would come to stay in memory. Only inside the
-// tensor: what lies beside a map is not ours.
-static void move_on(struct mapped_owner *owner, const struct safetensor *whole, const void *at) {
-    uintptr_t start = (uintptr_t)whole->data, end = start + (uintptr_t)whole->bytes, unit = (uintptr_t)at / DROP_UNIT * DROP_UNIT;
-    struct passed *last = &owner->last[thread_number() % owner->n_last];
-    const struct passed now = {unit > start ? unit : start, unit + DROP_UNIT < end ? unit + DROP_UNIT : end};
-    if (last->end && last->first != now.first)
-        file_map_drop((const void *)last->first, last->end - last->first);
-    *last = now;
-}
 
 static void mapped_rows(void *context, const struct tensor *w, int64_t row0, int64_t n, float *to) {
     const struct mapped_weight *m = context;
@@ -277,7 +258,7 @@ static void mapped_rows(void *context, const struct tensor *w, int64_t row0, int
     }
     for (int64_t r = 0; r < n; r++) {
         stored_rows(m->source, m->parameter, row0 + r, 1, to + r * columns);
-        move_on(m->owner, m->source, (const char *)m->source->data + (row0 + r) * columns * size);
+        file_pass_at(&m->owner->pass, m->source->data, (size_t)m->source->bytes, (const char *)m->source->data + (row0 + r) * columns * size);
     }
 }
 
@@ -287,7 +268,7 @@ static void mapped_release(void *context) {
         free(owner->vector[i]);
     free(owner->vector);
     free(owner->weight);
-    free(owner->last);
+    file_pass_release(&owner->pass);
     safetensors_close(&owner->files);
     free(owner);
 }
@@ -295,8 +276,8 @@ static void mapped_release(void *context) {
 // The files go to the model, which closes them.
 static void attach(struct model *m, const struct safetensors *files, const struct source *source) {
     struct mapped_owner *owner = xcalloc(1, sizeof *owner, "a mapped model");
-    *owner = (struct mapped_owner){.files = *files, .n_parameter = m->n_parameter, .n_last = threads_count()};
-    owner->last = xcalloc((size_t)owner->n_last, sizeof *owner->last, "a mapped model");
+    *owner = (struct mapped_owner){.files = *files, .n_parameter = m->n_parameter};
+    file_pass_init(&owner->pass);
     owner->weight = xcalloc((size_t)m->n_parameter, sizeof *owner->weight, "a mapped model");
     owner->vector = xcalloc((size_t)m->n_parameter, sizeof *owner->vector, "a mapped model");
     for (int i = 0; i < m->n_parameter; i++) {

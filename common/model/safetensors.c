@@ -331,10 +331,11 @@ const struct safetensor *safetensors_find(const struct safetensors *s, const cha
 
 // ---- Writing ----
 
-struct write_job { // scratch
-    const char *folder, *path; // one of them
+struct safetensors_writer { // lifetime: from begin to end
+    char *folder, *path; // one of them
     const struct safetensors_item **item; // sorted by name
     int *shard;                           // of each item
+    int64_t *at;                          // of each item, in its file; -1: it was put
     int64_t n;
     int n_shard;
     enum dtype dtype;
@@ -349,8 +350,8 @@ static int64_t item_count(const struct safetensors_item *item) {
     return n;
 }
 
-static int64_t item_bytes(const struct write_job *job, const struct safetensors_item *item) {
-    return item_count(item) * (item->raw ? type_find(item->raw_type)->bits / 8 : (int64_t)dtype_size(job->dtype));
+static int64_t item_bytes(const struct safetensors_writer *job, const struct safetensors_item *item) {
+    return item_count(item) * (item->raw_type ? type_find(item->raw_type)->bits / 8 : (int64_t)dtype_size(job->dtype));
 }
 
 static int compare_items(const void *a, const void *b) {
@@ -359,7 +360,7 @@ static int compare_items(const void *a, const void *b) {
 }
 
 // Fills shards in the order of the names; a tensor larger than a shard gets one of its own.
-static void assign_shards(struct write_job *job, int64_t shard_bytes) {
+static void assign_shards(struct safetensors_writer *job, int64_t shard_bytes) {
     int64_t used = 0;
     job->n_shard = 1;
     for (int64_t i = 0; i < job->n; i++) {
@@ -380,7 +381,7 @@ static char *shard_name(int shard, int n_shard) {
 }
 
 // Padded with spaces to a multiple of 8, so that the data is aligned in a map. The caller frees.
-static char *make_header(const struct write_job *job, int shard) {
+static char *make_header(const struct safetensors_writer *job, int shard) {
     struct json *header = json_object(), *metadata = json_object();
     json_set_string(metadata, "format", "pt");
     if (job->metadata)
@@ -394,7 +395,7 @@ static char *make_header(const struct write_job *job, int shard) {
             continue;
         static const char *const names[] = {[DTYPE_F32] = "F32", [DTYPE_F16] = "F16", [DTYPE_BF16] = "BF16"};
         struct json *o = json_object(), *shape = json_array(), *offsets = json_array();
-        json_set_string(o, "dtype", item->raw ? item->raw_type : names[job->dtype]);
+        json_set_string(o, "dtype", item->raw_type ? item->raw_type : names[job->dtype]);
         for (int d = 0; d < item->n_dim; d++)
             json_push(shape, json_from_number((double)item->dim[d]));
         json_set(o, "shape", shape);
@@ -445,7 +446,8 @@ static int put_item(struct file_writer *w, const struct safetensors_item *item, 
     return rc;
 }
 
-static int write_shard(struct write_job *job, int shard, struct error *err) {
+// Opens a shard's file and writes what lies before the tensors.
+static int begin_shard(struct safetensors_writer *job, int shard, struct error *err) {
     struct file_writer *w = &job->writer[shard];
     char *name = shard_name(shard, job->n_shard), *path = job->path ? xstrdup(job->path) : path_join(job->folder, name);
     char *header = make_header(job, shard);
@@ -457,17 +459,19 @@ static int write_shard(struct write_job *job, int shard, struct error *err) {
         rc = file_writer_put(w, length, 8, err);
     if (rc == 0)
         rc = file_writer_put(w, header, strlen(header), err);
-    for (int64_t i = 0; i < job->n && rc == 0; i++)
-        if (job->shard[i] == shard)
-            rc = job->item[i]->raw ? file_writer_put(w, job->item[i]->raw, (size_t)item_bytes(job, job->item[i]), err)
-                                   : put_item(w, job->item[i], job->dtype, err);
+    int64_t at = w->offset;
+    for (int64_t i = 0; i < job->n; i++)
+        if (job->shard[i] == shard) {
+            job->at[i] = at;
+            at += item_bytes(job, job->item[i]);
+        }
     free(name);
     free(path);
     free(header);
     return rc;
 }
 
-static int write_index(const struct write_job *job, struct error *err) {
+static int write_index(const struct safetensors_writer *job, struct error *err) {
     struct json *index = json_object(), *metadata = json_object(), *weights = json_object();
     int64_t total = 0;
     for (int64_t i = 0; i < job->n; i++) {
@@ -494,7 +498,7 @@ static void remove_from(const char *folder, const char *name) {
 }
 
 // Shards of an earlier save with another count (or, with one file now, of any).
-static int remove_stale_shards(const struct write_job *job, struct error *err) {
+static int remove_stale_shards(const struct safetensors_writer *job, struct error *err) {
     char **names;
     size_t n;
     TRY(directory_list(job->folder, &names, &n, err));
@@ -510,7 +514,7 @@ static int remove_stale_shards(const struct write_job *job, struct error *err) {
 
 // A reader prefers model.safetensors to an index. So an index goes before the shards that it names are replaced, and
 // an old single file only after the new index is there: at every moment the folder shows one whole model, or none.
-static int publish(struct write_job *job, struct error *err) {
+static int publish(struct safetensors_writer *job, struct error *err) {
     if (job->n_shard > 1)
         remove_from(job->folder, INDEX_NAME);
     for (int i = 0; i < job->n_shard; i++)
@@ -524,43 +528,88 @@ static int publish(struct write_job *job, struct error *err) {
     return remove_stale_shards(job, err);
 }
 
-static int write_all(struct write_job *job, const struct safetensors_item *items, int64_t shard_bytes, struct error *err) {
-    int rc = -1;
-    if (job->n < 1)
-        BUG("safetensors_write: no tensors for %s", job->path ? job->path : job->folder);
-    job->item = xmalloc((size_t)job->n * sizeof *job->item, "tensors to write");
-    job->shard = xmalloc((size_t)job->n * sizeof *job->shard, "shards");
-    for (int64_t i = 0; i < job->n; i++)
-        job->item[i] = &items[i];
-    qsort(job->item, (size_t)job->n, sizeof *job->item, compare_items);
+static int begin_files(struct safetensors_writer *job, int64_t shard_bytes, struct error *err) {
     assign_shards(job, shard_bytes);
+    if (job->n_shard > SHARDS_MAX)
+        return error_set(err, "%s: shards of %lld bytes would make %d files; at most %d: choose larger shards", job->folder,
+                         (long long)shard_bytes, job->n_shard, SHARDS_MAX);
     job->writer = xcalloc((size_t)job->n_shard, sizeof *job->writer, "shard writers");
-    if (job->n_shard > SHARDS_MAX) {
-        error_set(err, "%s: shards of %lld bytes would make %d files; at most %d: choose larger shards", job->folder,
-                  (long long)shard_bytes, job->n_shard, SHARDS_MAX);
-        goto out;
-    }
     for (int i = 0; i < job->n_shard; i++)
-        if (write_shard(job, i, err) < 0)
-            goto out;
-    rc = job->path ? file_writer_commit(&job->writer[0], err) : publish(job, err);
-out:
-    for (int i = 0; i < job->n_shard; i++)
+        TRY(begin_shard(job, i, err));
+    return 0;
+}
+
+// folder or path
+static struct safetensors_writer *begin(const char *folder, const char *path, const struct safetensors_item *items, int64_t n, enum dtype dtype,
+                                        int64_t shard_bytes, const struct json *metadata, struct error *err) {
+    if (n < 1)
+        BUG("safetensors_begin: no tensors for %s", path ? path : folder);
+    struct safetensors_writer *job = xcalloc(1, sizeof *job, "tensors to write");
+    *job = (struct safetensors_writer){.folder = folder ? xstrdup(folder) : NULL, .path = path ? xstrdup(path) : NULL, .n = n, .dtype = dtype,
+                                       .metadata = metadata};
+    job->item = xmalloc((size_t)n * sizeof *job->item, "tensors to write");
+    job->shard = xmalloc((size_t)n * sizeof *job->shard, "shards");
+    job->at = xmalloc((size_t)n * sizeof *job->at, "tensors to write");
+    for (int64_t i = 0; i < n; i++)
+        job->item[i] = &items[i];
+    qsort(job->item, (size_t)n, sizeof *job->item, compare_items);
+    if (begin_files(job, shard_bytes, err) == 0)
+        return job;
+    safetensors_end(job);
+    return NULL;
+}
+
+struct safetensors_writer *safetensors_begin(const char *folder, const struct safetensors_item *items, int64_t n, enum dtype dtype,
+                                             int64_t shard_bytes, const struct json *metadata, struct error *err) {
+    return begin(folder, NULL, items, n, dtype, shard_bytes, metadata, err);
+}
+
+int safetensors_put(struct safetensors_writer *job, const struct safetensors_item *item, struct error *err) {
+    const struct safetensors_item **found = bsearch(&item, job->item, (size_t)job->n, sizeof *job->item, compare_items);
+    const int64_t k = found ? found - job->item : -1;
+    if (k < 0 || job->at[k] < 0 || item_bytes(job, item) != item_bytes(job, *found))
+        BUG("safetensors_put: %s is %s", item->name, k < 0 ? "no tensor of the file" : job->at[k] < 0 ? "there already" : "of another size");
+    if (!item->raw && !item->data && !item->hooked)
+        BUG("safetensors_put: %s has no data", item->name);
+    struct file_writer *w = &job->writer[job->shard[k]];
+    TRY(file_writer_seek(w, job->at[k], err));
+    job->at[k] = -1;
+    return item->raw ? file_writer_put(w, item->raw, (size_t)item_bytes(job, item), err) : put_item(w, item, job->dtype, err);
+}
+
+int safetensors_commit(struct safetensors_writer *job, struct error *err) {
+    for (int64_t i = 0; i < job->n; i++)
+        if (job->at[i] >= 0)
+            TRY(safetensors_put(job, job->item[i], err));
+    return job->path ? file_writer_commit(&job->writer[0], err) : publish(job, err);
+}
+
+void safetensors_end(struct safetensors_writer *job) {
+    if (!job)
+        return;
+    for (int i = 0; i < job->n_shard && job->writer; i++)
         file_writer_abort(&job->writer[i]);
     free(job->writer);
     free(job->shard);
+    free(job->at);
     free(job->item);
-    return rc;
+    free(job->folder);
+    free(job->path);
+    free(job);
 }
 
 int safetensors_write(const char *folder, const struct safetensors_item *items, int64_t n, enum dtype dtype,
                       int64_t shard_bytes, const struct json *metadata, struct error *err) {
-    struct write_job job = {.folder = folder, .n = n, .dtype = dtype, .metadata = metadata};
-    return write_all(&job, items, shard_bytes, err);
+    struct safetensors_writer *job = begin(folder, NULL, items, n, dtype, shard_bytes, metadata, err);
+    const int rc = job ? safetensors_commit(job, err) : -1;
+    safetensors_end(job);
+    return rc;
 }
 
 int safetensors_write_file(const char *path, const struct safetensors_item *items, int64_t n, enum dtype dtype, const struct json *metadata,
                            struct error *err) {
-    struct write_job job = {.path = path, .n = n, .dtype = dtype, .metadata = metadata};
-    return write_all(&job, items, 0, err);
+    struct safetensors_writer *job = begin(NULL, path, items, n, dtype, 0, metadata, err);
+    const int rc = job ? safetensors_commit(job, err) : -1;
+    safetensors_end(job);
+    return rc;
 }

@@ -46,8 +46,8 @@ struct safetensors_item {
     int64_t dim[SAFETENSORS_DIMS];
     const float *data;
     const struct tensor *hooked; // a weight whose hook gives the values, so that no f32 copy is needed; NULL: data does
-    const void *raw;             // instead of both: the bytes as they are to lie in the file, of raw_type ("I8", "I32", "I64"); NULL: none
-    const char *raw_type;
+    const void *raw;             // instead of both: the bytes as they are to lie in the file, of raw_type
+    const char *raw_type;        // "I8", "I32", "I64"; NULL: the values are f32 and become `dtype`
 };
 // Writes folder/model.safetensors, or, when the data is larger than shard_bytes (0: never), shards
 // model-00001-of-0000N.safetensors and the index. Keys sorted; metadata {"format":"pt"} plus the given object's strings.
@@ -55,7 +55,17 @@ struct safetensors_item {
 // earlier save left under other names is removed. A value that F16 cannot hold is an error naming the tensor.
 int safetensors_write(const char *folder, const struct safetensors_item *items, int64_t n, enum dtype dtype,
                       int64_t shard_bytes, const struct json *metadata, struct error *err);
-// The same as one file of any name, for tensors that are no model.
+
+// The same tensor by tensor, for what is made while it is written. The items of begin say names, shapes and types, and are there until the end.
+// put takes one of them that had no data, with its data, to its place in the file, in any order; commit puts those that had.
+struct safetensors_writer;
+struct safetensors_writer *safetensors_begin(const char *folder, const struct safetensors_item *items, int64_t n, enum dtype dtype,
+                                             int64_t shard_bytes, const struct json *metadata, struct error *err); // NULL: failed
+int safetensors_put(struct safetensors_writer *w, const struct safetensors_item *item, struct error *err);
+int safetensors_commit(struct safetensors_writer *w, struct error *err);
+void safetensors_end(struct safetensors_writer *w); // frees; what was not committed is gone. NULL is fine
+
+// safetensors_write as one file of any name, for tensors that are no model.
 int safetensors_write_file(const char *path, const struct safetensors_item *items, int64_t n, enum dtype dtype, const struct json *metadata,
                            struct error *err);
 

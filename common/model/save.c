@@ -6,6 +6,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/base/file.h"
 #include "common/model/stored.h"
@@ -98,7 +99,13 @@ static int write_weights(const struct model *m, const char *folder, const struct
         json_set_string(metadata, "pdq", text);
         free(text);
     }
-    int rc = safetensors_write(folder, items, n_item, o->dtype, o->shard_bytes, metadata, err);
+    struct safetensors_writer *to = safetensors_begin(folder, items, n_item, o->dtype, o->shard_bytes, metadata, err);
+    int rc = to ? 0 : -1;
+    if (rc == 0 && q)
+        rc = q->write(q->context, to, err);
+    if (rc == 0)
+        rc = safetensors_commit(to, err);
+    safetensors_end(to);
     json_free(metadata);
     free(items);
     free(stored);
@@ -137,7 +144,7 @@ int model_save(const struct model *m, const char *folder, const struct save_opti
         json_set(config, "quantization_config", json_copy(o->integers->config));
     char *text = json_text(config, 1), *path = path_join(folder, "config.json");
     spell_floats(&text);
-    int carry = o->carry_from && !same_folder(o->carry_from, folder);
+    const int carry = o->carry_from && !same_folder(o->carry_from, folder), was_there = file_exists(folder);
     if (carry && carry_files(o->carry_from, NULL, &carried, err) < 0)
         goto out;
     if (check_disk(m, folder, o->dtype, carried, err) < 0 || directory_make(folder, err) < 0)
@@ -148,6 +155,8 @@ int model_save(const struct model *m, const char *folder, const struct save_opti
         goto out;
     rc = file_write(path, text, strlen(text), err);
 out:
+    if (rc < 0 && !was_there)
+        rmdir(folder); // unless something is in it
     json_free(config);
     free(text);
     free(path);

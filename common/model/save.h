@@ -8,8 +8,10 @@
 
 // Parameters that are written as other tensors (integers with scales), and what config.json says of them.
 struct save_integers {
-    const struct safetensors_item *item; // instead of the replaced ones
+    const struct safetensors_item *item; // instead of the replaced ones: names, shapes and types
     int64_t n;
+    int (*write)(void *context, struct safetensors_writer *to, struct error *err); // puts them all, in any order
+    void *context;
     const unsigned char *replaced; // [n_parameter] 1: not written as itself
     const struct json *config;     // quantization_config
 };
@@ -23,7 +25,7 @@ struct save_options {
 };
 
 // Writes config.json, model.safetensors (or shards and index) and the carried files into folder (made when absent).
-// tie_embeddings: lm_head is left out. Files that are there already are replaced.
+// tie_embeddings: lm_head is left out. Files that are there already are replaced. A folder that was made for it goes again when it fails.
 int model_save(const struct model *m, const char *folder, const struct save_options *options, struct error *err);
 
 #endif

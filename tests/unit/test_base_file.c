@@ -198,3 +198,38 @@ Test(file, hash_of_a_file_is_of_its_bytes) {
     cr_assert_str_eq(one, text);
     cr_assert_eq(hash_file("none", one, &err), -1);
 }
+
+static long shared_pages(void)
+{
+    long all = 0, shared = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    cr_assert(f && fscanf(f, "%ld %ld", &all, &shared) == 2 && fscanf(f, "%ld", &shared) == 1);
+    fclose(f);
+    return shared;
+}
+
+// Of 64 MiB that are gone through once some two megabytes stay: what is at hand, and pages that the system maps around it.
+Test(file, a_pass_gives_pages_back)
+{
+    const size_t bytes = (size_t)64 << 20;
+    struct error err;
+    struct file_map map;
+    struct file_pass pass;
+    char path[] = "/tmp/pdq-pass-XXXXXX";
+    const int fd = mkstemp(path);
+    cr_assert(fd >= 0 && ftruncate(fd, (off_t)bytes) == 0);
+    close(fd);
+    cr_assert_eq(file_map(&map, path, &err), 0, "%s", err.text);
+    unlink(path);
+    file_pass_init(&pass);
+    const long before = shared_pages();
+    unsigned sum = 0;
+    for (size_t i = 0; i < bytes; i += 4096) {
+        sum += map.data[i];
+        file_pass_at(&pass, map.data, bytes, map.data + i);
+    }
+    cr_expect_eq(sum, 0);
+    cr_expect_leq((shared_pages() - before) * sysconf(_SC_PAGESIZE), 8L << 20);
+    file_pass_release(&pass);
+    file_unmap(&map);
+}

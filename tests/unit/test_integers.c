@@ -9,6 +9,7 @@
 #include "common/tensor/ops.h"
 #include "quant/int_matrix.h"
 #include "quant/observe.h"
+#include "quant/overlay.h"
 #include "quant/rescale.h"
 #include "tests/unit/rounding.h"
 #include "tests/unit/tiny.h"
@@ -199,13 +200,66 @@ static void keeps_the_function(enum rescale_kind kind, int changed_least)
     cr_expect_leq(most, FLOAT_SUM * largest, "kind %d: off by %g of %g", (int)kind, most, largest); // f32, two layers
     int n = 0;
     for (int i = 0; i < m->n_parameter; i++)
-        n += changed->parameter[i].t.data != m->parameter[i].t.data;
+        n += changed->parameter[i].t.data != m->parameter[i].t.data || changed->parameter[i].t.hook != m->parameter[i].t.hook;
     cr_expect_geq(n, changed_least);
     tape_release(&tape);
     tape_release(&other);
     model_free(changed);
     model_free(m);
     dataset_release(&data);
+}
+
+static int same_rows(const struct model *m, int i, const float *want)
+{
+    const struct tensor *t = &m->parameter[i].t;
+    float *got = malloc((size_t)tensor_count(t) * sizeof *got);
+    tensor_read_rows(t, 0, tensor_rows(t), got);
+    const int same = memcmp(got, want, (size_t)tensor_count(t) * sizeof *got) == 0;
+    free(got);
+    return same;
+}
+
+// Columns, rows, then cuts, each rounded to f32, whether the layer is held, dropped or held later; vectors stay changed.
+Test(integers, factors_are_computed_where_rows_are_read)
+{
+    struct model *m = tiny_model(2, 32, 5), *o = overlay_new(m);
+    const struct parameter *p = model_find(m, "model.layers.1.mlp.up_proj.weight");
+    const int i = (int)(p - m->parameter);
+    const int64_t D = tensor_rows(&p->t), C = tensor_columns(&p->t), n = D * C;
+    double *column = malloc((size_t)C * sizeof *column), *row = malloc((size_t)D * sizeof *row);
+    uint8_t *cut = malloc((size_t)(n / 8));
+    float *want = malloc((size_t)n * sizeof *want);
+    for (int64_t c = 0; c < C; c++)
+        column[c] = 0.5 + (double)(c % 7) / 3;
+    for (int64_t d = 0; d < D; d++)
+        row[d] = 0.25 + (double)(d % 5) / 7;
+    for (int64_t g = 0; g < n / 8; g++)
+        cut[g] = (uint8_t)(g % SCALED_ROWS_CUTS);
+    for (int64_t k = 0; k < n; k++)
+        want[k] = (float)((double)(float)((double)p->t.data[k] * column[k % C]) / row[k / C]);
+    overlay_multiply_columns(o, p, column);
+    overlay_hold_layer(o, 1);
+    overlay_divide_rows(o, p, row);
+    cr_expect(!o->parameter[i].t.hook && same_rows(o, i, want), "held");
+    for (int64_t g = 0; g < n / 8; g++) {
+        const float range = scaled_rows_range(want + g * 8, 8, cut[g]);
+        for (int64_t k = g * 8; k < g * 8 + 8; k++)
+            want[k] = want[k] > range ? range : want[k] < -range ? -range : want[k];
+    }
+    overlay_cut(o, p, 8, cut);
+    cr_expect(same_rows(o, i, want), "held and cut");
+    overlay_drop_layer(o, 1);
+    cr_expect(o->parameter[i].t.hook && same_rows(o, i, want), "dropped");
+    struct model *on_top = overlay_new(o);
+    overlay_hold_layer(on_top, 1);
+    cr_expect(!on_top->parameter[i].t.hook && same_rows(on_top, i, want), "held by another");
+    model_free(on_top);
+    model_free(o);
+    model_free(m);
+    free(column);
+    free(row);
+    free(cut);
+    free(want);
 }
 
 Test(integers, smooth_keeps_the_function) { keeps_the_function(RESCALE_SMOOTH, 14); } // two norms, q, k, v, gate, up in each layer
