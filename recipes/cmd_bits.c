@@ -42,7 +42,7 @@ static int choose_types(struct bit_options *to, const struct option_list *wanted
         const char *name = wanted->count ? wanted->item[i] : standard[i];
         const struct block_format *f = block_format_find(name);
         if (!f)
-            return error_set(err, "--types: \"%s\" is no type that pdq writes", name);
+            return error_set(err, "--types: \"%s\" is no type that pdq writes; expected one of a matrix, no mix: F16, Q8_0, Q6_K, Q5_K, Q4_K, Q4_0, ...", name);
         to->type[to->n_type++] = f;
     }
     return 0;

@@ -158,8 +158,8 @@ speed m --runs @                                      | no number | $value
 sensitivity m $small --slices @                       | no number | $value
 sweep r.json -o out --vary quantize.pure=true --seeds @ | no number | $value
 export m -o out --shard-bytes @                       | no number | $value
-sweep r.json -o out --vary data.seq_len=2:9:nan       | a step that is no number | expected FIRST:LAST:STEP
-sweep r.json -o out --vary data.seq_len=              | no value | a value is missing
+sweep r.json -o out --vary distill.tokens=2:9:nan     | a step that is no number | expected FIRST:LAST:STEP
+sweep r.json -o out --vary distill.tokens=            | no value | a value is missing
 train m --data text.txt --steps 1 -o out --weights nan | a weight that is no number | numbers from 0 with commas between
 generate m --ids 1,2,x                                | an id that is no number | whole numbers separated by commas
 generate m --ids 1,300                                | an id beyond the vocabulary | ids 0 to 299
