@@ -12,9 +12,9 @@
 
 #define BLOCK_TYPES "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K to Q6_K, IQ4_NL or IQ4_XS"
 
-// Orders of x in a product: floats as they lie; bytes, planes of 64 as they lie; two such planes of 128, the first of all
-// 32 values' first sixteen, the second of their last.
-enum block_planes { NO_PLANES, PLANES, PLANES_IN_PAIRS };
+// x in a product: floats as they lie; bytes, 64 by 64 as they lie; bytes of 128, first those of the first sixteen of each 32, then
+// those of the last sixteen.
+enum block_order { X_IN_FLOATS, X_IN_BYTES, X_IN_BYTE_PAIRS };
 
 struct block_format {
     const char *name;        // as GGUF tools spell it
@@ -25,8 +25,8 @@ struct block_format {
     void (*encode)(const float *from, const float *importance, int64_t n, void *to);
     void (*decode)(const void *from, float *to, int64_t n);
     float (*dot)(const void *row, const void *arranged, int64_t n); // decode(row) . x of what block_arrange wrote
-    enum block_planes planes;                                       // how dot wants x where the CPU has AVX512-VNNI
-    int centre;                                                     // of the codes: the value is scale * (code - centre)
+    enum block_order order; // of x, where the CPU has AVX512-VNNI
+    int centre;             // there a weight is scale * (byte - centre), or scale * byte - minimum
 };
 
 const struct block_format *block_format_find(const char *name);   // any case; NULL: none

@@ -1,8 +1,8 @@
 // blocks_products_vnni.c: row products of the quantized formats by AVX512-VNNI, which adds four products of bytes to a lane.
 //
 // The input is cut into 256 values with one scale and 21 bits and a sign each, in three bytes: x = scale * (65536 high + 256 middle +
-// low). That is an error of at most 2^-22 of their largest, as small as what a sum of so many f32 products loses. 64 weights are a plane,
-// an unsigned byte for each; three instructions multiply it exactly by the three bytes, sixteen lanes of four weights. Where a
+// low). That is an error of at most 2^-22 of their largest: of inputs of like size a few times what a sum of f32 products loses, more
+// beside an input that is far larger than the rest. 64 weights are a plane, an unsigned byte for each; three instructions multiply it exactly by the three bytes, sixteen lanes of four weights. Where a
 // format counts from the middle of its range (`centre`), the sums start at -centre * x; minima are multiplied by sums of x.
 // A scale counts for whole lanes.
 //
@@ -16,7 +16,7 @@
 
 #define PLANE 64
 #define PLANES (SUPER_BLOCK / PLANE)
-#define X_BITS 21 // a lane's sum of 8 levels (4 of Q8_0) of at most 127 stays below 2^31; on the way it may wrap around
+#define X_BITS 21 // a lane's sum of 8 weights of up to 127 (Q8_0: 4 of up to 128, Q2_K: 16 of up to 45) stays below 2^31; on the way it may wrap
 
 struct x_plane { // 64 of x
     int8_t high[PLANE], middle[PLANE], low[PLANE];
@@ -71,7 +71,7 @@ INLINE void put_unit(struct x_plane *to, int u, __m512i x)
     _mm_store_si128((__m128i *)(to->high + 16 * u), _mm512_cvtepi32_epi8(top));
 }
 
-void arrange_vnni(const float *x, int64_t n, enum block_planes planes, int centre, void *to)
+void arrange_vnni(const float *x, int64_t n, enum block_order order, int centre, void *to)
 {
     struct x_super *super = to;
     for (int64_t i = 0; i < n; i += SUPER_BLOCK, super++) {
@@ -85,13 +85,13 @@ void arrange_vnni(const float *x, int64_t n, enum block_planes planes, int centr
         const float steps = most > 1e-30f ? (1 << X_BITS) / most : 0;
         super->scale = most / (1 << X_BITS) + 0 * all; // an x that is no finite number gives none
         for (int u = 0; u < 16; u++) {
-            const int plane = planes == PLANES_IN_PAIRS ? u / 8 * 2 + u % 2 : u / 4, at = planes == PLANES_IN_PAIRS ? u / 2 % 4 : u % 4;
+            const int plane = order == X_IN_BYTE_PAIRS ? u / 8 * 2 + u % 2 : u / 4, at = order == X_IN_BYTE_PAIRS ? u / 2 % 4 : u % 4;
             put_unit(&super->plane[plane], at, _mm512_cvtps_epi32(_mm512_mul_ps(v[u], _mm512_set1_ps(steps))));
         }
         for (int p = 0; p < PLANES; p++) { // of a pair the first starts for both
             struct x_plane *at = &super->plane[p];
             struct sums of_x = add_plane(start_at(_mm512_setzero_si512()), mask_bytes(1), at);
-            if (planes == PLANES_IN_PAIRS && p % 2 == 0)
+            if (order == X_IN_BYTE_PAIRS && p % 2 == 0)
                 of_x = add_plane(of_x, mask_bytes(1), at + 1);
             _mm512_store_si512(at->start, _mm512_mullo_epi32(total(of_x), _mm512_set1_epi32(-centre)));
         }

@@ -76,7 +76,7 @@ block_decoder q2_k_decode_avx512, q3_k_decode_avx512, q4_k_decode_avx512, q5_k_d
 
 // blocks_products_vnni.c: of an x that arrange_vnni wrote
 int64_t arranged_bytes_vnni(int64_t n);
-void arrange_vnni(const float *x, int64_t n, enum block_planes planes, int centre, void *to);
+void arrange_vnni(const float *x, int64_t n, enum block_order order, int centre, void *to);
 block_product q8_0_dot_vnni, q4_0_dot_vnni, q4_1_dot_vnni, q5_0_dot_vnni, q5_1_dot_vnni, iq4_nl_dot_vnni;
 block_product q2_k_dot_vnni, q3_k_dot_vnni, q4_k_dot_vnni, q5_k_dot_vnni, q6_k_dot_vnni, iq4_xs_dot_vnni;
 

@@ -159,7 +159,7 @@ static void file_weight_rows(void *context, const struct tensor *w, int64_t row0
     }
 }
 
-#define DOT_ROWS 64 // rows of a weight that a thread multiplies at a time
+#define DOT_CHUNK 64 // rows of a weight that a thread multiplies at a time
 #define AHEAD 4096 // bytes: the processor fetches what follows by itself, but not beyond the end of a page
 
 static void file_weight_dot(void *context, const struct tensor *w, int64_t N, const float *x, float *y)
@@ -169,7 +169,7 @@ static void file_weight_dot(void *context, const struct tensor *w, int64_t N, co
     char *arranged = xmalloc_aligned((size_t)(size * N), "a product's input in order");
     for (int64_t n = 0; n < N; n++)
         block_arrange(fw->format, x + n * columns, columns, arranged + n * size);
-#pragma omp parallel for schedule(dynamic, DOT_ROWS)
+#pragma omp parallel for schedule(dynamic, DOT_CHUNK)
     for (int64_t r = 0; r < rows; r++) {
         const unsigned char *row = row_at(fw, r);
         for (int64_t at = AHEAD; at < AHEAD + fw->row_bytes; at += 64)

@@ -56,7 +56,7 @@ void *xmalloc(size_t bytes, const char *purpose) {
 }
 
 void *xmalloc_aligned(size_t bytes, const char *purpose) {
-    void *p = aligned_alloc(64, (bytes + 64) & ~(size_t)63);
+    void *p = aligned_alloc(64, (bytes / 64 + 1) * 64); // whole lines, at least one
     if (!p)
         memory_die(bytes, purpose);
     return p;

@@ -27,7 +27,7 @@ const float *weight_values(struct tape *tape, const struct tensor *w)
     return values;
 }
 
-// Rows row0 .. of the weight, widened in `values`, times n columns of x^T: sum [DOT rows, n], then its transpose to y [n, O].
+// Rows row0 .. of the weight, widened in `values`, times n columns of x^T: sum [ROW_BLOCK, n], then its transpose to y [n, O].
 static void panel_product(const struct tensor *w, int64_t row0, int64_t n, const float *packed, float *values, float *sum, float *y)
 {
     const int64_t O = tensor_rows(w), I = tensor_columns(w), rows = min_i64(ROW_BLOCK, O - row0);

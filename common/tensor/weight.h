@@ -8,7 +8,6 @@
 // caller resets the arena to a mark when done with it).
 const float *weight_values(struct tape *tape, const struct tensor *w);
 
-
 // y[N, O] = x[N, I] w^T in f32 with rows of w widened just before they are multiplied, so that no copy of w is held: of stored
 // weights, which are read once for all of x and widened in the cache.
 void weight_product(struct tape *tape, const struct tensor *w, int64_t N, const float *x, float *y);
