@@ -31,9 +31,8 @@ static void print_text(const struct json *o) {
             printf("%12s", "-");
         printf("  %9.1f  %10.1f\n", json_number(json_get(r, "copy_gbs")), json_number(json_get(r, "triad_gbs")));
     }
-    const double f32 = json_number(json_get(o, "f32")), bf16 = json_number(json_get(o, "bf16")); // by all threads
-    if (bf16 > 0)
-        printf("precision %s is the faster one here\n", bf16 > f32 ? "bf16" : "f32");
+    if (machine_bf16_is_slow())
+        printf("precision bf16 is slower than f32 here\n");
 }
 
 static int run(struct call *call, struct error *err) {

@@ -216,9 +216,8 @@ void forecasts_print(const struct forecasts *f, const struct recipe *r, const st
     if (f->scratch)
         fprintf(to, " (snapshots take up to %.1f MB more meanwhile)", (double)f->scratch / 1e6);
     fputc('\n', to);
-    const double f32 = machine_gflops(PRECISION_F32);
-    if (f32 * 1e9 > rate.flops)
-        fprintf(to, "in f32 this machine multiplies at %.0f GFLOP/s: precision bf16 makes it slower here\n", f32);
+    if (machine_bf16_is_slow() && r->precision == PRECISION_BF16)
+        fprintf(to, "precision bf16 makes it slower: this machine multiplies faster in f32\n");
 }
 
 static struct json *measuring_json(const struct forecast *f, struct rates rate) {

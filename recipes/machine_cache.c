@@ -97,6 +97,13 @@ double machine_gflops(enum precision precision) {
     return gemm_precision(precision, &why) == PRECISION_BF16 && bf16 > 0 ? bf16 : f32;
 }
 
+int machine_bf16_is_slow(void) {
+    struct json *o = cached();
+    const double f32 = json_number(json_get(o, "f32")), bf16 = json_number(json_get(o, "bf16"));
+    json_free(o);
+    return bf16 > 0 && 1.1 * bf16 < f32;
+}
+
 double machine_gbs(void) {
     struct json *o = cached();
     if (!o)

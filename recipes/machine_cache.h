@@ -9,6 +9,7 @@
 // kept.
 double machine_gflops(enum precision precision);
 double machine_gbs(void); // the same for memory: 1e9 bytes read and written a second
+int machine_bf16_is_slow(void); // by more than a tenth slower than f32, as measured before; 0 where nothing is kept
 // Measures and keeps. The caller frees.
 struct json *machine_measured(void);
 
