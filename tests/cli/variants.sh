@@ -58,6 +58,13 @@ shared model '"m2"'
 shared name '"other"'
 sed 's|"distill.alpha": 0}|"seed": 3}|' v.json > bad.json
 refused 1 'variant "ce": "seed": .*give it "seeds": \[N\]' "$PDQ" run bad.json -o bad
+# Seeds that are none, a variant's and the recipe's: refused once, also where only a forecast is wanted.
+for seeds in '[-1]' '[1, 0.5]' '["one"]' '[]' '3'; do
+    sed "s|\"seeds\": \[5\]|\"seeds\": $seeds|" v.json > bad.json
+    refused 1 '"seeds": expected .*whole numbers' "$PDQ" run bad.json --dry-run
+    sed "s|\"seeds\": \[1, 2\]|\"seeds\": $seeds|" v.json > bad.json
+    refused 1 '"seeds": expected .*whole numbers' "$PDQ" run bad.json -o bad
+done
 absent bad
 
 cat > s.json <<'JSON'
