@@ -44,6 +44,10 @@ PY
 grep -Eq '^(train|distill|score) ' err && fail "a finished stage ran again"
 sed 's/"scratch"\]/"nobody"]/' v.json > bad.json
 refused 1 'no variant is named "nobody"' "$PDQ" run bad.json -o bad
+cat > s.json <<'JSON'
+{"model": "m", "data": {"train": "none.txt", "sample": {"documents": 16, "length": 24}, "seq_len": 24},
+ "stages": [{"prune": {"ffn": 0.5, "calibration_tokens": 64}}, {"distill": {"steps": 2, "batch": 2}}]}
+JSON
 # What all variants share is no variant's own, and no sweep's: it would be ignored.
 shared() { # KEY VALUE
     sed "s|\"distill.alpha\": 0}|\"$1\": $2}|" v.json > bad.json
@@ -67,10 +71,6 @@ for seeds in '[-1]' '[1, 0.5]' '["one"]' '[]' '3'; do
 done
 absent bad
 
-cat > s.json <<'JSON'
-{"model": "m", "data": {"train": "none.txt", "sample": {"documents": 16, "length": 24}, "seq_len": 24},
- "stages": [{"prune": {"ffn": 0.5, "calibration_tokens": 64}}, {"distill": {"steps": 2, "batch": 2}}]}
-JSON
 "$PDQ" run s.json -o drawn > table 2> err || fail "$(cat err)"
 grep -q '"drawn_from_parent": *true' drawn/report.json || fail "the report does not say that the text was drawn"
 cp drawn/report.json first.json
