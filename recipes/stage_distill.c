@@ -156,7 +156,7 @@ static int forecast(struct forecast *f, struct error *err) {
     const struct distill_options *o = f->recipe->stage[f->index].options;
     struct shapes shapes;
     TRY(forecast_fresh(f, o->shape, err));
-    TRY(forecast_check_images(f, &o->train, err));
+    TRY(forecast_check_training(f, &o->train, err));
     if (o->students)
         return students_forecast(f, o, err);
     int result = teacher_shapes(f, o, &shapes, err);

@@ -235,7 +235,7 @@ static int forecast(struct forecast *f, struct error *err) {
     if (o->recover) {
         struct distill_options recover;
         TRY(read_recover(f->recipe, o, "recover", &recover, err));
-        if (forecast_check_images(f, &recover.train, err) < 0) {
+        if (forecast_check_training(f, &recover.train, err) < 0) {
             options_release(distill_option_table, &recover);
             return -1;
         }
