@@ -169,7 +169,8 @@ struct distill_options;
 // snapshots and run.jsonl.
 int stage_distill_model(struct stage_run *s, const struct distill_options *o, struct model *student,
                         const char *title, const char *folder, struct train_result *result, struct error *err);
-// What a distill stage and a prune stage's recovery check alike.
+// What a distill stage and a prune stage's recovery check alike: by the options alone; and, before anything runs, of a student of this shape.
+int forecast_check_distilling(const struct forecast *f, const struct distill_options *o, const struct config *student, struct error *err);
 int stage_check_distilling(const struct recipe *r, const struct distill_options *o, const char *where, struct error *err);
 const char *stage_quantize_type(const struct stage *s);
 // Does it write its input's weights, each as near as a type allows? Not where factors of channels come first.
