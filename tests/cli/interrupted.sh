@@ -19,6 +19,7 @@ caught='^pdq [0-9]' # from this line on a command catches ^C; before it a shell'
 strike() {
     local signal=$1 line=$2 wait=$3 child
     shift 3
+    : > err.txt # here: the child may be late to do so, and the line of the command before would be found
     "$@" > out.txt 2> err.txt &
     child=$!
     while kill -0 $child 2> /dev/null && ! grep -q "$line" err.txt; do sleep 0.01; done
