@@ -21,24 +21,24 @@ static int find(const char *name, const char *where, struct error *err)
     return error_set(err, "%s: found \"%s\", expected one of " DIVERGENCE_NAMES, where, name);
 }
 
-int answers_read(struct answers *a, const struct distill_options *o, int64_t steps, struct error *err)
+int answers_read(struct answers *a, const struct distill_options *o, int64_t steps, const char *where, struct error *err)
 {
+    char place[PLACE_MAX], part[PLACE_MAX + 64];
     const struct json *v = o->divergence;
-    static const char where[] = "distill.divergence";
+    snprintf(place, sizeof place, "%s.divergence", where);
     *a = (struct answers){.steps = steps};
     if (!v || json_kind(v) == JSON_STRING) {
-        const int d = v ? find(json_string(v), where, err) : DIVERGENCE_KL;
+        const int d = v ? find(json_string(v), place, err) : DIVERGENCE_KL;
         TRY(d);
         a->weight[d] = (struct loss_weight){1, 1, 0, 1};
         return 0;
     }
     if (json_kind(v) != JSON_OBJECT || !json_count(v))
-        return error_set(err, "%s: expected one of " DIVERGENCE_NAMES ", or an object of these with their weights", where);
+        return error_set(err, "%s: expected one of " DIVERGENCE_NAMES ", or an object of these with their weights", place);
     for (const struct json *item = json_first(v); item; item = json_next(item)) {
-        const int d = find(json_key(item), where, err);
-        char part[64];
+        const int d = find(json_key(item), place, err);
         TRY(d);
-        snprintf(part, sizeof part, "%s.%s", where, divergence_names[d]);
+        snprintf(part, sizeof part, "%s.divergence.%s", where, divergence_names[d]);
         TRY(loss_weight_read(&a->weight[d], item, part, err));
     }
     return 0;

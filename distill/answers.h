@@ -12,7 +12,7 @@ struct answers {
     int64_t steps;                          // of the run
 };
 
-int answers_read(struct answers *a, const struct distill_options *o, int64_t steps, struct error *err);
+int answers_read(struct answers *a, const struct distill_options *o, int64_t steps, const char *where, struct error *err);
 int answers_has(const struct answers *a, int divergence);
 void answers_at(const struct answers *a, double share_done, double weight[DIVERGENCES]); // the weights at a share of the run
 // The soft targets' and the hard ones' loss of a student, from the fused head, with the step's alpha and temperature; spec has the rest:

@@ -67,7 +67,7 @@ int distill_check_cached(const struct distill_options *o, const char *where, str
         return error_set(err, "%s: \"%s\" needs more of the teacher than its answers, and a teacher cache holds those alone; leave one of "
                          "them out", where, o->features ? "features" : "hidden");
     struct answers answers;
-    TRY(answers_read(&answers, o, 1, err));
+    TRY(answers_read(&answers, o, 1, where, err));
     for (int d = 0; d < DIVERGENCES; d++)
         if (d != DIVERGENCE_KL && answers_has(&answers, d))
             return error_set(err, "%s: divergence \"%s\" needs the teacher's probability of every token, and a teacher cache holds the likeliest and "
@@ -97,10 +97,10 @@ unsigned char *distill_wanted_windows(const struct trainer *t, const struct trai
 int distill_run_cached(struct trainer *t, const struct teacher_cache *cache, const struct distill_options *o, struct train_result *r,
                        struct error *err)
 {
-    TRY(train_check(&o->train, "distill", err));
-    TRY(distill_check_cached(o, "distill", err));
+    TRY(train_check(&o->train, DISTILL_PLACE, err));
+    TRY(distill_check_cached(o, DISTILL_PLACE, err));
     struct answers answers;
-    TRY(answers_read(&answers, o, train_steps(&o->train, t->seq_len), err));
+    TRY(answers_read(&answers, o, train_steps(&o->train, t->seq_len), DISTILL_PLACE, err));
     struct trainer trainer = *t;
     trainer.options = o->train;
     struct cached c = {.options = o,

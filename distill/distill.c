@@ -83,19 +83,18 @@ struct distillation { // lifetime: one run
     struct shown student_shown; // here, as above
 };
 
-int teacher_weights_read(double weight[TEACHERS_MOST], const struct distill_options *o, int n, struct error *err)
+int teacher_weights_read(double weight[TEACHERS_MOST], const struct distill_options *o, int n, const char *where, struct error *err)
 {
-    static const char where[] = "distill.teacher_weights";
     const struct json *v = json_first(o->teacher_weights);
     double sum = 0;
     if (n > TEACHERS_MOST)
-        return error_set(err, "distill.teacher: %d models, expected at most %d", n, TEACHERS_MOST);
+        return error_set(err, "%s.teacher: %d models, expected at most %d", where, n, TEACHERS_MOST);
     if (o->teacher_weights && (json_kind(o->teacher_weights) != JSON_ARRAY || json_count(o->teacher_weights) != n))
-        return error_set(err, "%s: expected a list of %d numbers, one for each teacher", where, n);
+        return error_set(err, "%s.teacher_weights: expected a list of %d numbers, one for each teacher", where, n);
     for (int i = 0; i < n; i++, v = v ? json_next(v) : NULL) {
         weight[i] = v ? json_number(v) : 1;
         if ((v && json_kind(v) != JSON_NUMBER) || !(weight[i] > 0) || !isfinite(weight[i]))
-            return error_set(err, "%s[%d]: expected a number above 0; leave a teacher out that is not to count", where, i);
+            return error_set(err, "%s.teacher_weights[%d]: expected a number above 0; leave a teacher out that is not to count", where, i);
         sum += weight[i];
     }
     for (int i = 0; i < n; i++)
@@ -103,62 +102,66 @@ int teacher_weights_read(double weight[TEACHERS_MOST], const struct distill_opti
     return 0;
 }
 
-// A student and one of its teachers.
-static int check_pair(const struct distill_options *o, const struct config *student, const struct config *teacher, struct error *err)
+// A student and one of its teachers, who: "the teacher".
+static int check_pair(const struct distill_options *o, const struct config *student, const struct config *teacher, const char *where, const char *who,
+                      struct error *err)
 {
     if (student->head != teacher->head || student->n_label != teacher->n_label)
-        return error_set(err, "distill: the teacher's head (architectures in config.json) is another than the student's, or has other classes "
-                         "(%lld, the student %lld); expected the same", (long long)teacher->n_label, (long long)student->n_label);
+        return error_set(err, "%s: %s's head (architectures in config.json) is another than the student's, or has other classes "
+                         "(%lld, the student %lld); expected the same", where, who, (long long)teacher->n_label, (long long)student->n_label);
     if (!model_is_language(student) && student->hidden != teacher->hidden)
-        return error_set(err, "distill: the teacher reads %lld inputs, the student %lld; expected the same", (long long)teacher->hidden,
+        return error_set(err, "%s: %s reads %lld inputs, the student %lld; expected the same", where, who, (long long)teacher->hidden,
                          (long long)student->hidden);
     if (student->vocab != teacher->vocab)
         return error_set(
             err,
-            "distill: the teacher's vocabulary has %lld entries, the student's %lld; take a teacher with the "
+            "%s: %s's vocabulary has %lld entries, the student's %lld; take a teacher with the "
             "student's tokenizer",
-            (long long)teacher->vocab, (long long)student->vocab);
+            where, who, (long long)teacher->vocab, (long long)student->vocab);
     const int own = model_has_blocks(student), others = model_has_blocks(teacher);
     if (own != others && o->inherit)
-        return error_set(err, "distill.inherit: a %s student has nothing of a %s teacher's weights; leave it out", student->model_type,
+        return error_set(err, "%s.inherit: a %s student has nothing of a %s teacher's weights; leave it out", where, student->model_type,
                          teacher->model_type);
     if (!(own && others) && (o->hidden > 0 || o->features))
-        return error_set(err, "distill.%s: a %s model has no blocks whose states could be compared; leave it out, a student can learn from the logits",
-                         o->features ? "features" : "hidden", own ? teacher->model_type : student->model_type);
+        return error_set(err, "%s.%s: a %s model has no blocks whose states could be compared; leave it out, a student can learn from the logits",
+                         where, o->features ? "features" : "hidden", own ? teacher->model_type : student->model_type);
     return 0;
 }
 
 // What several teachers cannot do together.
-static int check_several(const struct distill_options *o, const struct config *student, struct error *err)
+static int check_several(const struct distill_options *o, const struct config *student, const char *where, struct error *err)
 {
     struct answers answers;
-    TRY(answers_read(&answers, o, 1, err));
+    TRY(answers_read(&answers, o, 1, where, err));
     if (student->head == HEAD_SPANS)
-        return error_set(err, "distill.teacher: answers as spans are learned from one teacher; name one");
+        return error_set(err, "%s.teacher: answers as spans are learned from one teacher; name one", where);
     for (int d = 0; d < DIVERGENCES; d++)
         if (d != DIVERGENCE_MSE && answers_has(&answers, d) && answers_has(&answers, DIVERGENCE_MSE))
-            return error_set(err, "distill.divergence: of several teachers \"mse\" takes the mean of the logits and \"%s\" that of the "
-                             "probabilities; expected one of them", divergence_names[d]);
+            return error_set(err, "%s.divergence: of several teachers \"mse\" takes the mean of the logits and \"%s\" that of the "
+                             "probabilities; expected one of them", where, divergence_names[d]);
     return 0;
 }
 
 int distill_check(const struct distill_options *o, const struct config *student, const struct config *const *teacher, int n,
-                  struct error *err)
+                  const char *where, struct error *err)
 {
     double weight[TEACHERS_MOST];
-    TRY(teacher_weights_read(weight, o, n, err));
-    for (int i = 0; i < n; i++)
-        if (check_pair(o, student, teacher[i], err) < 0)
-            return n > 1 ? error_prefix(err, "teacher %d (from 0)", i) : -1;
+    TRY(teacher_weights_read(weight, o, n, where, err));
+    for (int i = 0; i < n; i++) {
+        char who[32] = "the teacher";
+        if (n > 1)
+            snprintf(who, sizeof who, "teacher %d (from 0)", i);
+        TRY(check_pair(o, student, teacher[i], where, who, err));
+    }
     if (n > 1)
-        TRY(check_several(o, student, err));
-    TRY(train_check(&o->train, "distill", err));
+        TRY(check_several(o, student, where, err));
+    TRY(train_check(&o->train, where, err));
     if (student->head == HEAD_SPANS && o->divergence)
-        return error_set(err, "distill.divergence: answers as spans are learned by KL alone; leave it out");
+        return error_set(err, "%s.divergence: answers as spans are learned by KL alone; leave it out", where);
     struct answers answers;
     struct features features;
-    TRY(answers_read(&answers, o, 1, err));
-    TRY(features_read(&features, o, student, teacher, n, err));
+    TRY(answers_read(&answers, o, 1, where, err));
+    TRY(features_read(&features, o, student, teacher, n, where, err));
     features_release(&features);
     return 0;
 }
@@ -168,7 +171,7 @@ int64_t distill_feature_bytes(const struct distill_options *o, const struct conf
 {
     struct features features;
     struct error err;
-    if (features_read(&features, o, student, teacher, n, &err) < 0)
+    if (features_read(&features, o, student, teacher, n, DISTILL_PLACE, &err) < 0)
         BUG("distill_feature_bytes: %s", err.text);
     const int64_t bytes = features_bytes(&features, student, teacher, rows);
     for (int i = 0; i < n; i++)
@@ -314,13 +317,13 @@ int distill_run(struct trainer *t, struct model *const *teacher, int n, const st
 {
     const struct config *student_config = &t->model->config, *teacher_config[TEACHERS_MOST];
     double weight[TEACHERS_MOST];
-    TRY(teacher_weights_read(weight, o, n, err));
+    TRY(teacher_weights_read(weight, o, n, DISTILL_PLACE, err));
     for (int i = 0; i < n; i++)
         teacher_config[i] = &teacher[i]->config;
-    TRY(distill_check(o, student_config, teacher_config, n, err));
+    TRY(distill_check(o, student_config, teacher_config, n, DISTILL_PLACE, err));
     struct distillation d = {.student = t->model, .n_teacher = n, .options = o, .steps = train_steps(&o->train, t->seq_len)};
-    TRY(answers_read(&d.answers, o, d.steps, err));
-    TRY(features_read(&d.features, o, student_config, teacher_config, n, err));
+    TRY(answers_read(&d.answers, o, d.steps, DISTILL_PLACE, err));
+    TRY(features_read(&d.features, o, student_config, teacher_config, n, DISTILL_PLACE, err));
     features_initialise(&d.features, t->seed);
     teachers_init(&d, teacher, weight, t->precision);
     char identity[HASH_TEXT];

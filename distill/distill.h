@@ -41,9 +41,9 @@ extern const struct option distill_option_table[];
 
 #define TEACHERS_MOST 8
 
-// Checks that they fit (vocabulary; what the losses on features read; the layer maps); teacher [n].
+// Checks that they fit (vocabulary; what the losses on features read; the layer maps); teacher [n]. where: of the options, for messages.
 int distill_check(const struct distill_options *o, const struct config *student, const struct config *const *teacher, int n,
-                  struct error *err);
+                  const char *where, struct error *err);
 // Bytes that the losses on features take in a step of `rows` tokens; shows [n]: enum tap bits of what the student's and each teacher's forward
 // pass keep for them. For options that distill_check found fine.
 int64_t distill_feature_bytes(const struct distill_options *o, const struct config *student, const struct config *const *teacher, int n,
@@ -64,11 +64,14 @@ unsigned char *distill_wanted_windows(const struct trainer *t, const struct trai
 
 // Deep mutual learning (mutual.c): n students, the first of them t->model, teach each other, without a teacher. All end trained.
 #define STUDENTS_MOST 8
-int distill_mutual_check(const struct distill_options *o, const struct config *const *student, int n, struct error *err);
+int distill_mutual_check(const struct distill_options *o, const struct config *const *student, int n, const char *where, struct error *err);
 int distill_run_mutual(struct trainer *t, struct model *const *student, int n, const struct distill_options *o, struct train_result *r,
                        struct error *err);
 
 // ---- for the schemes ----
+
+#define DISTILL_PLACE "distill" // in messages of a run whose options nobody checked under their own place
+#define PLACE_MAX ERROR_MAX     // of the place in a message
 
 double distill_alpha(const struct distill_options *o, int64_t steps, int64_t step); // the weight of the soft targets at a step
 double distill_share_done(int64_t steps, int64_t step);                              // 0 at the first step, 1 at the last
@@ -77,6 +80,6 @@ double distill_share_done(int64_t steps, int64_t step);                         
 void distill_identify(const struct trainer *t, const struct distill_options *o, struct model *const *teacher, int n, const char *instead,
                       char out[HASH_TEXT]);
 // The weights of n teachers, each above 0, brought to a sum of 1.
-int teacher_weights_read(double weight[TEACHERS_MOST], const struct distill_options *o, int n, struct error *err);
+int teacher_weights_read(double weight[TEACHERS_MOST], const struct distill_options *o, int n, const char *where, struct error *err);
 
 #endif

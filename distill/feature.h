@@ -86,9 +86,9 @@ struct features {
 };
 
 // Reads options->features and the shorthand options->hidden (loss hidden_mse); teacher [n_teacher]. Fills nothing that is to be released on
-// failure.
+// failure. where: of the options, for messages.
 int features_read(struct features *f, const struct distill_options *o, const struct config *student, const struct config *const *teacher,
-                  int n_teacher, struct error *err);
+                  int n_teacher, const char *where, struct error *err);
 void features_release(struct features *f);
 void features_initialise(struct features *f, uint64_t seed); // the projections' values
 // enum tap bits that the forward pass of a teacher must show; the student's must show those of all.

@@ -134,23 +134,23 @@ static int check_entry(struct feature *f, const struct entry *e, const char *whe
     return 0;
 }
 
-static int read_entry(struct feature *f, const struct entry *e, const char *where, const struct distill_options *o,
+static int read_entry(struct feature *f, const struct entry *e, const char *whole, const char *where, const struct distill_options *o,
                       const struct config *student, const struct config *teacher, struct error *err)
 {
-    char part[160];
+    char part[PLACE_MAX + 64];
     if (!(f->loss = find_loss(e->loss, where, err)))
         return -1;
     snprintf(part, sizeof part, "%s.weight", where);
     TRY(loss_weight_read(&f->weight, e->weight, part, err));
     f->first = e->tokens;
     f->samples = e->samples < 0 ? f->loss->samples : e->samples;
-    snprintf(part, sizeof part, "%s.map", where);
     const int is_embedding = f->loss->reads == READS_EMBEDDING;
     if (e->map && is_embedding)
-        return error_set(err, "%s: %s reads no layers; expected no map", part, f->loss->name);
+        return error_set(err, "%s.map: %s reads no layers; expected no map", where, f->loss->name);
     const struct json *map = e->map ? e->map : is_embedding ? NULL : o->layer_map;
-    f->n_pair = layer_map_read(map, f->loss->map, map == o->layer_map && map ? "distill.layer_map" : part, student, teacher, &f->student_layer,
-                               &f->teacher_layer, err);
+    const int is_common = map && map == o->layer_map;
+    snprintf(part, sizeof part, "%s.%s", is_common ? whole : where, is_common ? "layer_map" : "map");
+    f->n_pair = layer_map_read(map, f->loss->map, part, student, teacher, &f->student_layer, &f->teacher_layer, err);
     TRY(f->n_pair);
     return check_entry(f, e, where, o, student, teacher, err);
 }
@@ -216,16 +216,18 @@ void features_initialise(struct features *f, uint64_t seed)
 }
 
 // The map that entries without one of their own take, also where there is no such entry.
-static int check_layer_map(const struct distill_options *o, const struct config *student, const struct config *teacher, struct error *err)
+static int check_layer_map(const struct distill_options *o, const struct config *student, const struct config *teacher, const char *where, struct error *err)
 {
+    char place[PLACE_MAX];
     int64_t *from = NULL, *to = NULL;
-    const int status = o->layer_map && layer_map_read(o->layer_map, NULL, "distill.layer_map", student, teacher, &from, &to, err) < 0 ? -1 : 0;
+    snprintf(place, sizeof place, "%s.layer_map", where);
+    const int status = o->layer_map && layer_map_read(o->layer_map, NULL, place, student, teacher, &from, &to, err) < 0 ? -1 : 0;
     free(from);
     free(to);
     return status;
 }
 
-static int read_one_of(struct features *f, const struct entry *e, const char *where, const struct distill_options *o,
+static int read_one_of(struct features *f, const struct entry *e, const char *whole, const char *where, const struct distill_options *o,
                        const struct config *student, const struct config *const *teacher, int n_teacher, struct error *err)
 {
     if (e->teacher >= n_teacher)
@@ -233,26 +235,27 @@ static int read_one_of(struct features *f, const struct entry *e, const char *wh
                          n_teacher > 1 ? "at most " : "", n_teacher - 1);
     struct feature *item = &f->item[f->n++];
     item->teacher = (int)e->teacher;
-    return read_entry(item, e, where, o, student, teacher[e->teacher], err);
+    return read_entry(item, e, whole, where, o, student, teacher[e->teacher], err);
 }
 
 static int read_list(struct features *f, const struct distill_options *o, const struct config *student, const struct config *const *teacher,
-                     int n_teacher, struct error *err)
+                     int n_teacher, const char *where, struct error *err)
 {
+    char place[PLACE_MAX];
     if (o->hidden > 0) {
         char name[] = "hidden_mse";
         const struct entry entry = {.loss = name, .samples = -1};
-        TRY(read_one_of(f, &entry, "distill.hidden", o, student, teacher, n_teacher, err));
+        snprintf(place, sizeof place, "%s.hidden", where);
+        TRY(read_one_of(f, &entry, where, place, o, student, teacher, n_teacher, err));
         f->item[0].weight.from = f->item[0].weight.to = o->hidden;
     }
     const struct json *v = json_first(o->features);
     for (int64_t i = 0; i < json_count(o->features); i++, v = json_next(v)) {
-        char where[64];
         struct entry e;
-        snprintf(where, sizeof where, "distill.features[%lld]", (long long)i);
+        snprintf(place, sizeof place, "%s.features[%lld]", where, (long long)i);
         options_init(entry_table, &e);
-        int status = options_read_json(entry_table, &e, v, where, err);
-        status = status < 0 ? status : read_one_of(f, &e, where, o, student, teacher, n_teacher, err);
+        int status = options_read_json(entry_table, &e, v, place, err);
+        status = status < 0 ? status : read_one_of(f, &e, where, place, o, student, teacher, n_teacher, err);
         options_release(entry_table, &e);
         TRY(status);
     }
@@ -260,23 +263,23 @@ static int read_list(struct features *f, const struct distill_options *o, const 
 }
 
 int features_read(struct features *f, const struct distill_options *o, const struct config *student, const struct config *const *teacher,
-                  int n_teacher, struct error *err)
+                  int n_teacher, const char *where, struct error *err)
 {
     const int64_t n = json_count(o->features) + (o->hidden > 0);
     *f = (struct features){0};
     if (o->features && json_kind(o->features) != JSON_ARRAY)
-        return error_set(err, "distill.features: expected a list of {\"loss\": ..., \"weight\": ..., \"map\": ...}");
+        return error_set(err, "%s.features: expected a list of {\"loss\": ..., \"weight\": ..., \"map\": ...}", where);
     if (n > FEATURES_MOST)
-        return error_set(err, "distill.features: %lld losses, expected at most %d", (long long)n, (int)FEATURES_MOST);
+        return error_set(err, "%s.features: %lld losses, expected at most %d", where, (long long)n, (int)FEATURES_MOST);
     for (int k = -1; n && k < n_teacher; k++) {
         const struct config *c = k >= 0 ? teacher[k] : student;
         if (!model_is_language(c) || !model_has_blocks(c))
-            return error_set(err, "distill.features: the %s is a %s model, without layers of hidden states of tokens; leave them out, answers are "
-                             "what can be taught", k >= 0 ? "teacher" : "student", c->model_type);
+            return error_set(err, "%s.features: the %s is a %s model, without layers of hidden states of tokens; leave them out, answers are "
+                             "what can be taught", where, k >= 0 ? "teacher" : "student", c->model_type);
     }
-    TRY(check_layer_map(o, student, teacher[0], err));
+    TRY(check_layer_map(o, student, teacher[0], where, err));
     f->item = xcalloc((size_t)(n > 0 ? n : 1), sizeof *f->item, "losses on features");
-    if (read_list(f, o, student, teacher, n_teacher, err) < 0) {
+    if (read_list(f, o, student, teacher, n_teacher, where, err) < 0) {
         features_release(f);
         return -1;
     }

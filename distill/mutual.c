@@ -21,7 +21,7 @@ struct mutual { // lifetime: one run
     char name[STUDENTS_MOST][2][16]; // of each one's cross-entropy and KL in run.jsonl
 };
 
-int distill_mutual_check(const struct distill_options *o, const struct config *const *student, int n, struct error *err)
+int distill_mutual_check(const struct distill_options *o, const struct config *const *student, int n, const char *where, struct error *err)
 {
     const struct {
         const char *name;
@@ -32,17 +32,17 @@ int distill_mutual_check(const struct distill_options *o, const struct config *c
                   {"freeze", o->train.freeze.count > 0}, {"rates", o->train.rates != NULL}, {"lora", o->train.lora != NULL}, {"fgm", o->train.fgm > 0}};
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         if (others[i].is_there)
-            return error_set(err, "distill.%s: does not go with \"students\", all weights of which learn from each other's answers; leave one of the two out",
-                             others[i].name);
+            return error_set(err, "%s.%s: does not go with \"students\", all weights of which learn from each other's answers; leave one of the two out",
+                             where, others[i].name);
     if (n > STUDENTS_MOST)
-        return error_set(err, "distill.students: %d students with the stage's own, expected at most %d", n, STUDENTS_MOST);
+        return error_set(err, "%s.students: %d students with the stage's own, expected at most %d", where, n, STUDENTS_MOST);
     for (int k = 0; k < n; k++) {
         const struct config *other[STUDENTS_MOST];
         for (int i = 0, of = 0; i < n; i++)
             if (i != k)
                 other[of++] = student[i];
-        if (distill_check(o, student[k], other, n - 1, err) < 0)
-            return error_prefix(err, "student %d, to which the others are teachers", k + 1);
+        if (distill_check(o, student[k], other, n - 1, where, err) < 0)
+            return error_set(err, "%s (this is student %d, to which the others are teachers)", err->text, k + 1);
     }
     return 0;
 }
@@ -124,13 +124,13 @@ int distill_run_mutual(struct trainer *t, struct model *const *student, int n, c
     const struct config *config[STUDENTS_MOST] = {NULL};
     for (int k = 0; k < n && k < STUDENTS_MOST; k++)
         config[k] = &student[k]->config;
-    TRY(distill_mutual_check(o, config, n, err));
+    TRY(distill_mutual_check(o, config, n, DISTILL_PLACE, err));
     struct mutual m = {.student = student, .n = n, .options = o};
     for (int k = 0; k < n; k++) {
         snprintf(m.name[k][0], sizeof m.name[k][0], "ce_%d", k + 1);
         snprintf(m.name[k][1], sizeof m.name[k][1], "kl_%d", k + 1);
     }
-    TRY(answers_read(&m.answers, o, train_steps(&o->train, t->seq_len), err));
+    TRY(answers_read(&m.answers, o, train_steps(&o->train, t->seq_len), DISTILL_PLACE, err));
     char identity[HASH_TEXT];
     distill_identify(t, o, NULL, 0, "students", identity);
     struct trainer trainer = *t;

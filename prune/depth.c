@@ -188,10 +188,10 @@ int depth_plan(struct model *m, const struct layer_shape *whole, int64_t whole_l
     return rc;
 }
 
-void depth_counts(struct config *c, const struct prune_options *o)
+void depth_counts(struct config *c, const struct prune_options *o, double progress)
 {
-    c->n_layer = o->layers > 0 ? kept_of(c->n_layer, o->layers) : c->n_layer;
-    const int64_t attention = kept_of(c->n_layer, o->attention_blocks), ff = kept_of(c->n_layer, o->ffn_blocks);
+    c->n_layer = kept_of(c->n_layer, o->layers * progress);
+    const int64_t attention = kept_of(c->n_layer, o->attention_blocks * progress), ff = kept_of(c->n_layer, o->ffn_blocks * progress);
     for (int64_t l = 0; l < c->n_layer; l++) { // which ones is not known yet: the last
         if (l >= attention)
             c->layer[l].n_head = c->layer[l].n_kv_head = 0;

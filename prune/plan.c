@@ -19,7 +19,7 @@ static int64_t nearest_aligned(int64_t n, int64_t width, int64_t align, double w
 }
 
 // n units of `width` elements, a fraction of which goes.
-static int count_kept(const char *key, int64_t layer, int64_t n, int64_t width, int64_t align, double removed, int64_t *kept,
+static int count_kept(const char *key, int64_t layer, int64_t n, int64_t width, int64_t align, double removed, int says, int64_t *kept,
                       struct error *err)
 {
     *kept = n;
@@ -34,7 +34,7 @@ static int count_kept(const char *key, int64_t layer, int64_t n, int64_t width, 
                          "align = %ld; give a smaller \"align\" (32 suits Q8_0 and Q4_0, 256 the K types)", key, (long)layer,
                          (long)n, (long)width, (long)align);
     const double got = 1 - (double)*kept / (double)n;
-    if (layer == 0 && fabs(got - removed) > SAY_ABOVE)
+    if (says && layer == 0 && fabs(got - removed) > SAY_ABOVE)
         log_info("prune.%s: %.4g asked, %.4g done: %ld of %ld stay, so that widths are multiples of %ld", key, removed, got,
                  (long)*kept, (long)n, (long)align);
     return 0;
@@ -45,6 +45,7 @@ int plan_counts(const struct config *c, const struct layer_shape *whole, const s
 {
     const int64_t align = o->align ? o->align : 32, E = c->head_dim;
     const double heads = o->heads * progress, ffn = o->ffn * progress;
+    const int says = progress >= 1; // of a step on the way nobody asked for its fraction
     for (int64_t l = 0; l < c->n_layer; l++) {
         const struct layer_shape *s = &whole[l];
         const int64_t per_group = s->n_kv_head ? s->n_head / s->n_kv_head : 0;
@@ -53,17 +54,17 @@ int plan_counts(const struct config *c, const struct layer_shape *whole, const s
         if (!c->layer[l].n_head || heads <= 0) {
             // nothing there, or nothing to do
         } else if (o->mask && o->heads_by == HEADS_BY_QUERY) {
-            TRY(count_kept("heads", l, s->n_head, E, align, heads, &counts[l].n_head, err));
+            TRY(count_kept("heads", l, s->n_head, E, align, heads, says, &counts[l].n_head, err));
         } else if (o->heads_by == HEADS_BY_GROUP) {
-            TRY(count_kept("heads", l, s->n_kv_head, per_group * E, align, heads, &kept, err));
+            TRY(count_kept("heads", l, s->n_kv_head, per_group * E, align, heads, says, &kept, err));
             counts[l].n_kv_head = kept;
             counts[l].n_head = kept * per_group;
         } else {
-            TRY(count_kept("heads", l, per_group, s->n_kv_head * E, align, heads, &kept, err));
+            TRY(count_kept("heads", l, per_group, s->n_kv_head * E, align, heads, says, &kept, err));
             counts[l].n_head = kept * s->n_kv_head;
         }
         if (c->layer[l].n_ff)
-            TRY(count_kept("ffn", l, s->n_ff, 1, align, ffn, &counts[l].n_ff, err));
+            TRY(count_kept("ffn", l, s->n_ff, 1, align, ffn, says, &counts[l].n_ff, err));
     }
     return 0;
 }

@@ -90,7 +90,7 @@ struct plan {
 };
 // Counts after pruning: the same fraction in every layer, heads * head_dim and ffn multiples of align (the nearest, at least
 // one; groups stay whole: query heads per group keep equal numbers). Fractions, times `progress`, are of `whole` [n_layer]: the
-// layers before the first step. Says on the log when alignment moved a fraction by more than 0.02.
+// layers before the first step. Says on the log when alignment moved a fraction (at progress 1) by more than 0.02.
 int plan_counts(const struct config *c, const struct layer_shape *whole, const struct prune_options *o, double progress,
                 struct layer_shape *counts, struct error *err);
 
@@ -158,8 +158,8 @@ int depth_at_random(struct model *m, enum block_part part, const struct calibrat
 // a time, and the rest scored anew. Everything else stays. *changes: whether any goes.
 int depth_plan(struct model *m, const struct layer_shape *whole, int64_t whole_layers, const struct prune_options *o,
                double progress, const struct calibration *c, struct plan *p, int *changes, struct error *err);
-// Layers, attention and feed-forward blocks that such a fraction leaves of a shape, by number alone (for a forecast).
-void depth_counts(struct config *c, const struct prune_options *o);
+// Layers, attention and feed-forward blocks that such fractions, times progress, leave of a shape, by number alone (for a forecast).
+void depth_counts(struct config *c, const struct prune_options *o, double progress);
 // Which hidden channels stay: those whose normalised activations are largest (Minitron, Muralidharan et al. 2024, 2.2).
 int hidden_plan(struct model *m, int64_t keep, int score_is_random, const struct calibration *c, struct plan *p,
                 struct error *err);

@@ -60,12 +60,12 @@ static int64_t step_floats(const struct config *c, const struct train_options *o
 #define STEP_ARRAYS 9 // times that a step reads or writes an array as large as the trained weights: optimizer, norm, clearing
 #define AVERAGE_ARRAYS 3 // the same for their moving average
 
-// What is trained of a model of this shape; the options' patterns were checked (forecast_check_training).
+// What is trained of a model of this shape. forecast_check_training found the options fine for the shape that the stage leaves.
 static struct train_extent extent_of(const struct config *c, const struct train_options *o) {
     struct train_extent e;
     struct error err;
     struct model *m = model_new(c, 0);
-    if (train_check_model(o, m, "a training", &e, &err) < 0) // checked for another shape, as a pruned one's: at most all of it is trained
+    if (train_check_model(o, m, "a training", &e, &err) < 0) // this is another, as that before pruning: at most all of it is trained
         e = (struct train_extent){.trained = config_parameters(c), .product_share = 1};
     model_free(m);
     return e;

@@ -427,12 +427,22 @@ int recipe_read(struct recipe *r, const char *path, const struct option_list *se
     return result;
 }
 
+// What all variants of a recipe, and all points of a sweep, share: a value of their own would be ignored.
+static const struct {
+    const char *key, *reason;
+} shared[] = {
+    {"model", "all variants of a recipe, and all points of a sweep, are one run from the same model; run the recipe once for each value, given by --set"},
+    {"data", "all variants of a recipe, and all points of a sweep, are compared on the same texts; run the recipe once for each value, given by --set"},
+    {"name", "it names the whole run; a variant has a \"name\" beside its \"set\", a sweep's points are named by their values: leave it out"},
+    {"output", "all variants of a recipe, and all points of a sweep, lie in folders of their own in one output folder, which -o names: leave it out"},
+    {"seeds", "it lists the seeds that each variant runs with; a variant may have a list of its own beside its \"set\", a sweep takes --seeds N or --vary seed=1,2,3"},
+    {"variants", "a variant or a sweep's point is one recipe without any; add to the recipe's list what is to be compared, or vary the keys that they set"},
+};
+
 int recipe_check_varied(const char *key, const char *where, struct error *err) {
-    static const char *const shared[] = {"data", "model", "name", "output", "seeds", "variants"};
     for (size_t i = 0; i < sizeof shared / sizeof *shared; i++)
-        if (strcspn(key, ".") == strlen(shared[i]) && strncmp(key, shared[i], strlen(shared[i])) == 0)
-            return error_set(err, "%s: \"%s\" cannot be varied: all variants of a recipe, and all points of a sweep, are one run from the same model and "
-                             "texts; run the recipe once for each value, with --set %s=VALUE", where, key, key);
+        if (strcspn(key, ".") == strlen(shared[i].key) && strncmp(key, shared[i].key, strlen(shared[i].key)) == 0)
+            return error_set(err, "%s: \"%s\" cannot be varied: %s", where, key, shared[i].reason);
     return 0;
 }
 

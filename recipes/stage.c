@@ -26,23 +26,6 @@ int forecast_from_parent(const struct forecast *f) {
     return 1;
 }
 
-int forecast_check_training(struct forecast *f, const struct train_options *o, struct error *err) {
-    struct train_extent extent;
-    struct model *m = model_new(&f->out, 0);
-    char *place = stage_training_place(f->recipe, f->index);
-    int status = train_check_model(o, m, place, &extent, err);
-    free(place);
-    model_free(m);
-    TRY(status);
-    TRY(sources_check(f, o, err));
-    f->draws = train_steps(o, f->recipe->data.seq_len) * o->batch * o->accumulate;
-    f->reweight_every = o->reweight_every;
-    json_free(f->mixture);
-    f->mixture = o->mixture ? json_copy(o->mixture) : NULL;
-    f->uses_parent |= sources_ask_parent(&f->recipe->data, o);
-    return 0;
-}
-
 static int check_for_model(const struct config *c, const struct train_options *o, const char *place, struct error *err) {
     const int is_encoder = model_is_language(c) && !model_is_causal(c), drops_inputs = model_has_blocks(c) && o->dropout_input > 0;
     if (is_encoder && o->tokens)
@@ -58,12 +41,23 @@ static int check_for_model(const struct config *c, const struct train_options *o
     return 0;
 }
 
-int forecast_check_images(struct forecast *f, const struct train_options *o, struct error *err) {
-    TRY(forecast_check_training(f, o, err));
+int forecast_check_training(struct forecast *f, const struct train_options *o, struct error *err) {
+    struct train_extent extent;
+    struct model *m = model_new(&f->out, 0);
     char *place = stage_training_place(f->recipe, f->index);
-    const int status = check_for_model(&f->out, o, place, err);
+    int status = train_check_model(o, m, place, &extent, err);
+    if (status == 0)
+        status = check_for_model(&f->out, o, place, err);
     free(place);
-    return status;
+    model_free(m);
+    TRY(status);
+    TRY(sources_check(f, o, err));
+    f->draws = train_steps(o, f->recipe->data.seq_len) * o->batch * o->accumulate;
+    f->reweight_every = o->reweight_every;
+    json_free(f->mixture);
+    f->mixture = o->mixture ? json_copy(o->mixture) : NULL;
+    f->uses_parent |= sources_ask_parent(&f->recipe->data, o);
+    return 0;
 }
 
 int forecast_fresh(struct forecast *f, const char *shape, struct error *err) {

@@ -68,10 +68,9 @@ struct forecast { // what a stage will do, need and leave
 // Is the stage's input the recipe's model itself?
 int forecast_from_parent(const struct forecast *f);
 #define FORECAST_STREAM ((int64_t)16 << 20) // memory of what goes from file to file row by row: pieces of 4 MiB as f32, their blocks, mapped pages
-// Options of a training that name tensors, by the shape that is trained, and sources; notes what the training draws.
+// Options of any training against the model that is trained, of f->out's shape (forecast_fresh comes first): tensors that they name, what is for
+// other kinds of models, sources. Notes what the training draws.
 int forecast_check_training(struct forecast *f, const struct train_options *o, struct error *err);
-// These, and options that are for classifiers alone (forecast_fresh comes first).
-int forecast_check_images(struct forecast *f, const struct train_options *o, struct error *err);
 // A stage that begins with fresh weights of another folder's shape (NULL: it does not) leaves a model of that shape.
 int forecast_fresh(struct forecast *f, const char *shape, struct error *err);
 
@@ -170,7 +169,8 @@ struct distill_options;
 // snapshots and run.jsonl.
 int stage_distill_model(struct stage_run *s, const struct distill_options *o, struct model *student,
                         const char *title, const char *folder, struct train_result *result, struct error *err);
-// What a distill stage and a prune stage's recovery check alike.
+// What a distill stage and a prune stage's recovery check alike: by the options alone; and, before anything runs, of a student of this shape.
+int forecast_check_distilling(const struct forecast *f, const struct distill_options *o, const struct config *student, struct error *err);
 int stage_check_distilling(const struct recipe *r, const struct distill_options *o, const char *where, struct error *err);
 const char *stage_quantize_type(const struct stage *s);
 // Does it write its input's weights, each as near as a type allows? Not where factors of channels come first.

@@ -83,14 +83,32 @@ static int teacher_shapes(const struct forecast *f, const struct distill_options
     return 0;
 }
 
-static int check_positions(const struct forecast *f, const struct shapes *s, struct error *err) {
+static int check_positions(const struct forecast *f, const struct shapes *s, const char *where, struct error *err) {
     for (int i = 0; i < s->n; i++) {
         const long most = (long)model_positions(s->teacher[i]);
         if (most && f->recipe->data.seq_len > most)
-            return error_set(err, "%s: stages[%d].distill: data.seq_len is %ld, and the teacher has learned positions for %ld", f->recipe->where,
-                             f->index, (long)f->recipe->data.seq_len, most);
+            return error_set(err, "%s: data.seq_len is %ld, and the teacher has learned positions for %ld", where, (long)f->recipe->data.seq_len, most);
     }
     return 0;
+}
+
+static int check_teaching(const struct forecast *f, const struct distill_options *o, const struct config *student, const struct shapes *s,
+                          struct error *err) {
+    char *place = stage_training_place(f->recipe, f->index);
+    int status = distill_check(o, student, s->teacher, s->n, place, err);
+    if (status == 0)
+        status = check_positions(f, s, place, err);
+    free(place);
+    return status;
+}
+
+int forecast_check_distilling(const struct forecast *f, const struct distill_options *o, const struct config *student, struct error *err) {
+    struct shapes shapes;
+    int status = teacher_shapes(f, o, &shapes, err);
+    if (status == 0)
+        status = check_teaching(f, o, student, &shapes, err);
+    shapes_release(&shapes);
+    return status;
 }
 
 // Answers from a file: they take room where they are to be made; where they are there, no teacher runs. Returns whether one does.
@@ -135,9 +153,7 @@ static int forecast_teaching(struct forecast *f, const struct distill_options *o
     const int64_t seq_len = f->recipe->data.seq_len, steps = train_steps(&o->train, seq_len);
     const int64_t tokens = steps * o->train.batch * o->train.accumulate * seq_len;
     int has_teacher;
-    if (distill_check(o, &f->out, s->teacher, s->n, err) < 0)
-        return error_prefix(err, "%s: stages[%d].distill", f->recipe->where, f->index);
-    TRY(check_positions(f, s, err));
+    TRY(check_teaching(f, o, &f->out, s, err));
     f->disk = 4 * config_parameters(&f->out);
     TRY(forecast_answers(f, o, tokens, &has_teacher, err));
     forecast_cost(f, o, s, has_teacher);
@@ -156,7 +172,7 @@ static int forecast(struct forecast *f, struct error *err) {
     const struct distill_options *o = f->recipe->stage[f->index].options;
     struct shapes shapes;
     TRY(forecast_fresh(f, o->shape, err));
-    TRY(forecast_check_images(f, &o->train, err));
+    TRY(forecast_check_training(f, &o->train, err));
     if (o->students)
         return students_forecast(f, o, err);
     int result = teacher_shapes(f, o, &shapes, err);
@@ -191,12 +207,10 @@ static int check_teachers(const struct teaching *t, struct error *err) {
     const struct config *config[TEACHERS_MOST];
     for (int i = 0; i < t->n; i++)
         config[i] = &t->teacher[i]->config;
-    if (distill_check(t->options, t->student, config, t->n, err) == 0)
-        return 0;
     char *place = stage_training_place(t->stage->recipe, t->stage->index);
-    error_prefix(err, "%s", place);
+    const int status = distill_check(t->options, t->student, config, t->n, place, err);
     free(place);
-    return -1;
+    return status;
 }
 
 // The teachers with their weights, once they are needed.

@@ -26,7 +26,7 @@ static int forecast(struct forecast *f, struct error *err) {
     const struct lottery_options *o = f->recipe->stage[f->index].options;
     int64_t seq_len = f->recipe->data.seq_len, parameters = config_parameters(&f->in);
     double steps;
-    TRY(forecast_check_images(f, &o->train, err));
+    TRY(forecast_check_training(f, &o->train, err));
     const int is_language = model_is_language(&f->in);
     int64_t n = lottery_count(o, f->recipe->seed, !is_language, &steps);
     double looks = steps / (double)o->train.eval_every;

@@ -31,9 +31,9 @@ static const char *teacher_path(const struct stage *s, size_t i) {
     return json_string(v);
 }
 
-static int read_recover(const struct recipe *r, const struct prune_options *o, const char *where,
-                        struct distill_options *recover, struct error *err) {
-    char *place = xasprintf("%s.recover", where);
+static int read_recover(const struct recipe *r, int index, struct distill_options *recover, struct error *err) {
+    const struct prune_options *o = r->stage[index].options;
+    char *place = stage_training_place(r, index);
     options_init(distill_option_table, recover);
     int result = options_read_json(distill_option_table, recover, o->recover, place, err);
     if (result == 0)
@@ -93,7 +93,7 @@ static int validate(struct recipe *r, int index, const char *where, struct error
             where);
     if (o->recover) {
         struct distill_options recover;
-        TRY(read_recover(r, o, where, &recover, err));
+        TRY(read_recover(r, index, &recover, err));
         options_release(distill_option_table, &recover);
     }
     if (o->align == 0) {
@@ -172,11 +172,11 @@ static void scores_at_random(struct prune_scores *s, const struct config *c) {
     }
 }
 
-// Shapes as far as they are known before anything is scored.
-static int forecast_shape(struct forecast *f, const struct prune_options *o, struct error *err) {
-    depth_counts(&f->out, o);
+// The shape at a share of the way, as far as it is known before anything is scored; out begins as a copy of f->in.
+static int forecast_shape(const struct forecast *f, const struct prune_options *o, double progress, struct config *out, struct error *err) {
+    depth_counts(out, o, progress);
     struct config before;
-    config_copy(&before, &f->out);
+    config_copy(&before, out);
     int status = 0;
     if (o->budget || (o->scope == SCOPE_GLOBAL && (o->heads > 0 || o->ffn > 0))) {
         struct prune_scores scores;
@@ -186,20 +186,56 @@ static int forecast_shape(struct forecast *f, const struct prune_options *o, str
         if (o->budget)
             status = budget_open(&b, f->recipe, f->index, o->budget, &f->in, f->tokenizer, NULL, err);
         if (status == 0)
-            status = rank_counts(&before, before.layer, o, &scores, 1, o->budget ? &b.prune : NULL, f->out.layer, err);
+            status = rank_counts(&before, before.layer, o, &scores, progress, o->budget ? &b.prune : NULL, out->layer, err);
         prune_scores_release(&scores);
     } else if (o->heads > 0 || o->ffn > 0) {
-        status = plan_counts(&before, before.layer, o, 1, f->out.layer, err);
+        status = plan_counts(&before, before.layer, o, progress, out->layer, err);
     }
-    f->out.mlp_bias |= o->compensate;
+    out->mlp_bias |= o->compensate;
     if (o->mask) // the shape stays
-        memcpy(f->out.layer, before.layer, (size_t)before.n_layer * sizeof *before.layer);
+        memcpy(out->layer, before.layer, (size_t)before.n_layer * sizeof *before.layer);
     if (o->hidden > 0) {
-        int64_t keep = hidden_count(before.hidden, o->hidden, o->align);
-        f->out.hidden = keep > 0 ? keep : f->out.hidden;
+        int64_t keep = hidden_count(before.hidden, o->hidden * progress, o->align);
+        out->hidden = keep > 0 ? keep : out->hidden;
     }
     config_release(&before);
     return status;
+}
+
+static double progress_at(const struct prune_options *o, int64_t step) {
+    return prune_progress((enum prune_schedule)o->schedule, step, o->steps, o->heads > o->ffn ? o->heads : o->ffn);
+}
+
+// Every student that recovers, against its teachers. Of a ranking's or a budget's shapes the number of layers alone is known before.
+static int check_recovery(const struct forecast *f, const struct prune_options *o, const struct distill_options *recover, struct error *err) {
+    const struct prune_options layers = {.layers = o->layers};
+    int status = 0;
+    for (int64_t step = 1; step < o->steps && status == 0; step++) {
+        struct config student;
+        config_copy(&student, &f->in);
+        if (f->is_about || o->budget)
+            depth_counts(&student, &layers, progress_at(o, step));
+        else
+            status = forecast_shape(f, o, progress_at(o, step), &student, err);
+        if (status == 0)
+            status = forecast_check_distilling(f, recover, &student, err);
+        config_release(&student);
+    }
+    return status;
+}
+
+static int forecast_recovery(struct forecast *f, const struct prune_options *o, const struct distill_options *recover, struct error *err) {
+    const int64_t seq_len = f->recipe->data.seq_len;
+    TRY(forecast_check_training(f, &recover->train, err));
+    TRY(check_recovery(f, o, recover, err));
+    struct step_cost step = step_cost(&f->in, f->parent, &recover->train, seq_len);
+    f->flops += step.flops * (double)(train_steps(&recover->train, seq_len) * (o->steps - 1));
+    f->bytes += step.bytes * (double)(train_steps(&recover->train, seq_len) * (o->steps - 1));
+    f->memory = step.memory > f->memory ? step.memory : f->memory;
+    f->uses_parent |= !recover->teacher.count;
+    f->scratch = snapshot_scratch(&f->in, &recover->train);
+    f->disk += 4 * config_parameters(&f->in) * (o->steps - 1);
+    return 0;
 }
 
 static int64_t largest_tensor(const struct config *c) {
@@ -216,7 +252,7 @@ static int forecast(struct forecast *f, struct error *err) {
     if (o->hidden > 0 && config_hidden_refusal(&f->in))
         return error_set(err, "%s: stages[%d].prune.hidden: a %s model's %s; leave it out", f->recipe->where, f->index, f->in.model_type,
                          config_hidden_refusal(&f->in));
-    if (forecast_shape(f, o, err) < 0)
+    if (forecast_shape(f, o, 1, &f->out, err) < 0)
         return error_prefix(err, "%s: stages[%d].prune", f->recipe->where, f->index);
     char before[SHAPE_TEXT], after[SHAPE_TEXT];
     shape_text(before, &f->in);
@@ -234,19 +270,10 @@ static int forecast(struct forecast *f, struct error *err) {
     }
     if (o->recover) {
         struct distill_options recover;
-        TRY(read_recover(f->recipe, o, "recover", &recover, err));
-        if (forecast_check_images(f, &recover.train, err) < 0) {
-            options_release(distill_option_table, &recover);
-            return -1;
-        }
-        struct step_cost step = step_cost(&f->in, f->parent, &recover.train, seq_len);
-        f->flops += step.flops * (double)(train_steps(&recover.train, seq_len) * (o->steps - 1));
-        f->bytes += step.bytes * (double)(train_steps(&recover.train, seq_len) * (o->steps - 1));
-        f->memory = step.memory > f->memory ? step.memory : f->memory;
-        f->uses_parent |= !recover.teacher.count;
-        f->scratch = snapshot_scratch(&f->in, &recover.train);
-        f->disk += 4 * config_parameters(&f->in) * (o->steps - 1);
+        TRY(read_recover(f->recipe, f->index, &recover, err));
+        const int status = forecast_recovery(f, o, &recover, err);
         options_release(distill_option_table, &recover);
+        TRY(status);
     }
     snprintf(f->what, sizeof f->what, "%s -> %s%s, by %s%s, in %ld step%s, widths multiples of %ld%s%s", before,
              f->is_about ? "about " : "", after, prune_score_table[o->score].name,
@@ -270,8 +297,7 @@ struct pruning { // lifetime: the stage's run
 static int prune_once(struct pruning *p, int64_t step, struct error *err) {
     const struct prune_options *o = p->options;
     const struct recipe *r = p->stage->recipe;
-    double sparsity = o->heads > o->ffn ? o->heads : o->ffn;
-    double progress = prune_progress((enum prune_schedule)o->schedule, step, o->steps, sparsity);
+    const double progress = progress_at(o, step);
     const struct dataset *text = &p->stage->train->data;
     const struct inputs *in = p->stage->run->inputs;
     struct calibration calibration = {.data = text->n_token ? text : NULL,
@@ -380,7 +406,7 @@ static int run_steps(struct pruning *p, struct error *err) {
     struct distill_options recover;
     int status = 0;
     if (o->recover)
-        TRY(read_recover(p->stage->recipe, o, "prune", &recover, err));
+        TRY(read_recover(p->stage->recipe, p->stage->index, &recover, err));
     for (int64_t step = 1; step <= o->steps && status == 0; step++)
         status =
             o->recover && step < o->steps ? step_with_recovery(p, step, &recover, err) : prune_once(p, step, err);

@@ -42,7 +42,7 @@ static int validate(struct recipe *r, int index, const char *where, struct error
 static int forecast(struct forecast *f, struct error *err) {
     const struct stage_train_options *o = f->recipe->stage[f->index].options;
     TRY(forecast_fresh(f, o->shape, err));
-    TRY(forecast_check_images(f, &o->train, err));
+    TRY(forecast_check_training(f, &o->train, err));
     int64_t seq_len = f->recipe->data.seq_len, steps = train_steps(&o->train, seq_len);
     struct step_cost cost = step_cost(&f->out, NULL, &o->train, seq_len);
     f->flops = cost.flops * (double)steps;

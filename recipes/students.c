@@ -83,8 +83,10 @@ int students_files(const struct distill_options *o, stage_file *add, void *conte
 
 static int check_shapes(const struct forecast *f, const struct distill_options *o, const struct config *const *student, int n, struct error *err) {
     char first[SHAPE_TEXT], other[SHAPE_TEXT];
-    if (distill_mutual_check(o, student, n, err) < 0)
-        return error_prefix(err, "%s: stages[%d].distill", f->recipe->where, f->index);
+    char *place = stage_training_place(f->recipe, f->index);
+    const int status = distill_mutual_check(o, student, n, place, err);
+    free(place);
+    TRY(status);
     shape_text(first, student[0]);
     for (int k = 0; k < n; k++) {
         const long most = (long)model_positions(student[k]);

@@ -60,7 +60,7 @@ static int read_variant(const struct recipe *r, int index, const struct json *o,
     return status;
 }
 
-// The variant's seeds: its own list, the recipe's, or the one seed. The caller frees the list.
+// The variant's seeds: its own list, the recipe's, or the one seed. The caller frees the list, also on failure.
 static int read_seeds(const struct recipe *r, const struct variant_options *v, int64_t **seeds, int64_t *n,
                       struct error *err) {
     const struct json *list = v->seeds ? v->seeds : r->seeds;
@@ -72,10 +72,8 @@ static int read_seeds(const struct recipe *r, const struct variant_options *v, i
     int64_t i = 0;
     for (const struct json *s = json_first(list); s; s = json_next(s)) {
         double seed = json_number(s);
-        if (json_kind(s) != JSON_NUMBER || seed < 0 || seed != floor(seed) || seed > 1e15) {
-            free(*seeds);
-            return error_set(err, "%s: \"seeds\": expected whole numbers from 0", r->where);
-        }
+        if (json_kind(s) != JSON_NUMBER || seed < 0 || seed != floor(seed) || seed > 1e15)
+            return error_set(err, "%s: \"seeds\": expected whole numbers from 0 to 1e15, as in [1, 2, 3]", r->where);
         (*seeds)[i++] = (int64_t)seed;
     }
     return 0;
@@ -220,9 +218,8 @@ static int run_seed(struct run *run, struct outcome *out, int64_t seed, int64_t 
 }
 
 static int run_variant(struct run *run, struct outcome *out, struct error *err) {
-    int64_t *seeds, n;
-    TRY(read_seeds(run->recipe, &out->options, &seeds, &n, err));
-    int status = 0;
+    int64_t *seeds = NULL, n;
+    int status = read_seeds(run->recipe, &out->options, &seeds, &n, err);
     for (int64_t i = 0; i < n && status == 0; i++) {
         json_push(out->seeds, json_from_number((double)seeds[i]));
         status = run_seed(run, out, seeds[i], n, err);

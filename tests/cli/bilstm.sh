@@ -43,7 +43,7 @@ good() { # MODEL: nine of ten answers are right
         fail "$1 learned too little: $("$PDQ" eval "$1" --data test.tsv 2>&1)"
 }
 "$PDQ" run train.json -o alone --threads 1 > out.txt 2> err.txt || fail "training: $(tail -1 err.txt)"
-kill_runs begun train.json two 1 --threads 2
+run_killed 1 begun train.json two 1 --threads 2
 cmp alone/01-train/model.safetensors two/01-train/model.safetensors || fail "1 and 2 threads, one killed: other weights"
 good alone/01-train
 "$PDQ" run teacher.json -o one > out.txt 2> err.txt || fail "the teacher: $(tail -1 err.txt)"

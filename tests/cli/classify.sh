@@ -34,7 +34,7 @@ cat > train.json << 'JSON'
   "snapshot_every": 40}}]}
 JSON
 "$PDQ" run train.json -o one --threads 1 > out.txt 2> err.txt || fail "training: $(tail -1 err.txt)"
-kill_runs begun train.json two 1 --threads 2
+run_killed 1 begun train.json two 1 --threads 2
 cmp one/01-train/model.safetensors two/01-train/model.safetensors || fail "1 and 2 threads, one killed: other weights"
 python3 - << 'PY' || fail "the report of a classifier"
 import json
@@ -81,7 +81,7 @@ cat > words.json << 'JSON'
 JSON
 "$PDQ" run words.json -o warm --threads 1 > out.txt 2> err.txt || fail "masked words: $(tail -1 err.txt)"
 grep -q 'begins with .* of .* weights from' err.txt || fail "masked words: $(cat err.txt)"
-kill_runs begun words.json warm2 1 --threads 2
+run_killed 1 begun words.json warm2 1 --threads 2
 cmp warm/02-train/model.safetensors warm2/02-train/model.safetensors || fail "masked words, 1 and 2 threads, one killed: other weights"
 "$PDQ" run words.json -o untold --set 'stages=[{"train": {"init": true, "shape": "words", "steps": 1}}]' > /dev/null 2> err.txt || fail "one step: $(tail -1 err.txt)"
 "$PDQ" eval warm/01-train --data test.tsv --against untold/01-train --json > out.txt 2> err.txt || fail "eval of masked words: $(cat err.txt)"

@@ -14,28 +14,41 @@ stages select '{"select": {"reference": "small", "batch": 4}}'
 stages sample '{"sample": {"tokens": 40000, "batch": 8}}'
 stages prune '{"prune": {"ffn": 0.5, "steps": 2, "calibration_tokens": 20000, "recover": {"steps": 200, "batch": 4, "snapshot_every": 5}}}'
 
-caught='^pdq [0-9]' # from this line on a command catches ^C
-begun() { # LINE COMMAND...: at work, and has written such a line; its number in $child
-    local line=$1
-    shift
+caught='^pdq [0-9]' # from this line on a command catches ^C; before it a shell's child ignores it
+# strike SIGNAL LINE WAIT COMMAND...: the signal, so many seconds after the command has written such a line, on however slow a machine; $code: how it ended
+strike() {
+    local signal=$1 line=$2 wait=$3 child
+    shift 3
+    : > err.txt # here: the child may be late to do so, and the line of the command before would be found
     "$@" > out.txt 2> err.txt &
     child=$!
-    for _ in $(seq 200); do grep -q "$line" err.txt && break; sleep 0.02; done
-    sleep "0.$((RANDOM % 5))"
+    while kill -0 $child 2> /dev/null && ! grep -q "$line" err.txt; do sleep 0.01; done
+    sleep "$wait"
+    kill -"$signal" $child 2> /dev/null
+    wait $child 2> /dev/null
+    code=$?
+}
+# struck SIGNAL LINE OUTPUT COMMAND...: at work. A command that was ready before (exit 0) has its output removed and gets the signal sooner.
+struck() {
+    local signal=$1 line=$2 output=$3 wait
+    shift 3
+    for wait in "0.$((RANDOM % 5))" 0.1 0; do
+        strike "$signal" "$line" "$wait" "$@"
+        [ $code = 0 ] || return 0
+        rm -rf "${output%/report.json}"
+    done
+    fail "too quick for SIG$signal: $*"
+    return 1
 }
 # stopped OUTPUT COMMAND...
 stopped() {
-    local output=$1 code left
+    local output=$1 left
     shift
-    begun "$caught" "$@"
-    kill -INT $child 2> /dev/null || fail "too quick to be stopped: $*"
-    wait $child
-    code=$?
+    struck INT "$caught" "$output" "$@" || return
     [ $code = 1 ] && [ "$(grep -c 'interrupted.*run the same command again' err.txt)" = 1 ] || fail "^C: exit $code of $*: $(cat err.txt)"
     absent "$output"
-    begun "$caught" "$@"
-    kill -9 $child 2> /dev/null || fail "too quick to be killed: $*"
-    wait $child 2> /dev/null
+    struck KILL "$caught" "$output" "$@" || return
+    [ $code = 137 ] || fail "kill -9: exit $code of $*: $(cat err.txt)"
     absent "$output"
     "$@" > out.txt 2> err.txt || fail "again: $*: $(cat err.txt)"
     [ -e "$output" ] || fail "again: no $output"
@@ -53,10 +66,8 @@ for stage in select sample prune; do stopped $stage/report.json "$PDQ" run $stag
 # Passes over a calibration text, of minutes: the answer comes between two batches, not when the stage has ended (which says other words).
 passes() { # NAME STAGE
     stages "$1" "$2"
-    begun '^\[1/1\]' "$PDQ" run "$1.json" -o "$1"
-    kill -INT $child 2> /dev/null || fail "too quick to be stopped: $1: $(cat err.txt)"
-    wait $child
-    [ $? = 1 ] && grep -q 'interrupted; what was going on is not kept; run the same command again' err.txt || fail "^C: $1: $(cat err.txt)"
+    struck INT '^\[1/1\]' "$1/report.json" "$PDQ" run "$1.json" -o "$1" || return
+    [ $code = 1 ] && grep -q 'interrupted; what was going on is not kept; run the same command again' err.txt || fail "^C: exit $code of $1: $(cat err.txt)"
     absent "$1/report.json"
 }
 calibration='"calibration_tokens": 10000000'

@@ -11,7 +11,7 @@ common="--set model=made --set data.train=made/train.json --set data.eval=made/t
 first='stages=[{"train": {"init": true, "steps": 600, "batch": 16, "learning_rate": 3e-3, "weight_decay": 0.01, "beta2": 0.99, "eval_every": 150, "keep_best": true, "snapshot_every": 100}}]'
 "$PDQ" run "$recipes/spans.json" $common -o one --set "$first" --threads 1 > out.txt 2> err.txt || fail "training: $(tail -1 err.txt)"
 grep -Eq '^trained .* (9[0-9]|100)\.[0-9]+ +(9[0-9]|100)\.[0-9]+$' out.txt || fail "the model learned too little: $(cat out.txt)"
-kill_runs begun "$recipes/spans.json" two 1 --threads 2 $common --set "$first"
+run_killed 1 begun "$recipes/spans.json" two 1 --threads 2 $common --set "$first"
 cmp one/01-train/model.safetensors two/01-train/model.safetensors || fail "1 and 2 threads, one killed: other weights"
 
 same() { "$PDQ" eval one/01-train --json --seq-len 32 --stride 12 --data "$@" 2> err.txt || echo "failed: $(cat err.txt)"; }

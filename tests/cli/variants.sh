@@ -44,26 +44,36 @@ PY
 grep -Eq '^(train|distill|score) ' err && fail "a finished stage ran again"
 sed 's/"scratch"\]/"nobody"]/' v.json > bad.json
 refused 1 'no variant is named "nobody"' "$PDQ" run bad.json -o bad
-# What all variants share is no variant's own, and no sweep's: it would be ignored.
-shared() { # KEY VALUE
-    sed "s|\"distill.alpha\": 0}|\"$1\": $2}|" v.json > bad.json
-    refused 1 "variant \"ce\": \"$1\" cannot be varied: .*--set $1=" "$PDQ" run bad.json -o bad
-    refused 2 "vary: \"$1\" cannot be varied" "$PDQ" sweep s.json --vary "$1=$2" -o bad
-}
-shared data.seq_len 16
-shared data.train '"v.json"'
-shared data.sample.length 8
-shared data '"images"'
-shared model '"m2"'
-shared name '"other"'
-sed 's|"distill.alpha": 0}|"seed": 3}|' v.json > bad.json
-refused 1 'variant "ce": "seed": .*give it "seeds": \[N\]' "$PDQ" run bad.json -o bad
-absent bad
-
 cat > s.json <<'JSON'
 {"model": "m", "data": {"train": "none.txt", "sample": {"documents": 16, "length": 24}, "seq_len": 24},
  "stages": [{"prune": {"ffn": 0.5, "calibration_tokens": 64}}, {"distill": {"steps": 2, "batch": 2}}]}
 JSON
+# What all variants share is no variant's own, and no sweep's: it would be ignored. The reason and the advice are the key's own.
+shared() { # KEY VALUE PATTERN
+    sed "s|\"distill.alpha\": 0}|\"$1\": $2}|" v.json > bad.json
+    refused 1 "variant \"ce\": \"$1\" cannot be varied: $3" "$PDQ" run bad.json -o bad
+    refused 2 "vary: \"$1\" cannot be varied: $3" "$PDQ" sweep s.json --vary "$1=$2" -o bad
+}
+shared data.seq_len 16 '.* the same texts; run the recipe once for each value, given by --set'
+shared data.train '"v.json"' '.* the same texts; run'
+shared data.sample.length 8 '.* the same texts; run'
+shared data '"images"' '.* the same texts; run'
+shared model '"m2"' '.* the same model; run the recipe once for each value, given by --set'
+shared name '"other"' 'it names the whole run; a variant has a "name" beside its "set", .*: leave it out'
+shared output '"other"' '.* in one output folder, which -o names: leave it out'
+shared seeds '[5]' '.*a variant may have a list of its own beside its "set", a sweep takes --seeds N or --vary seed=1,2,3'
+shared variants '[]' '.*add to the recipe.s list what is to be compared'
+sed 's|"distill.alpha": 0}|"seed": 3}|' v.json > bad.json
+refused 1 'variant "ce": "seed": .*give it "seeds": \[N\]' "$PDQ" run bad.json -o bad
+# Seeds that are none, a variant's and the recipe's: refused once, also where only a forecast is wanted.
+for seeds in '[-1]' '[1, 0.5]' '["one"]' '[]' '3'; do
+    sed "s|\"seeds\": \[5\]|\"seeds\": $seeds|" v.json > bad.json
+    refused 1 '"seeds": expected .*whole numbers' "$PDQ" run bad.json --dry-run
+    sed "s|\"seeds\": \[1, 2\]|\"seeds\": $seeds|" v.json > bad.json
+    refused 1 '"seeds": expected .*whole numbers' "$PDQ" run bad.json -o bad
+done
+absent bad
+
 "$PDQ" run s.json -o drawn > table 2> err || fail "$(cat err)"
 grep -q '"drawn_from_parent": *true' drawn/report.json || fail "the report does not say that the text was drawn"
 cp drawn/report.json first.json

@@ -70,7 +70,7 @@ static void check_step(int checkpoint, const char *list, int several) {
     unsigned shows;
     const struct config *const teachers[] = {&teacher->config};
     const int64_t more = distill_feature_bytes(&options, &student->config, teachers, 1, ROWS, &shows);
-    cr_assert_eq(features_read(&features, &options, &student->config, teachers, 1, &err), 0, "%s", err.text);
+    cr_assert_eq(features_read(&features, &options, &student->config, teachers, 1, "distill", &err), 0, "%s", err.text);
     shown_init(&student_shown, &student->config, shows);
     shown_init(&teacher_shown, &teacher->config, shows);
     const struct forward read = {.ids = ids, .B = BATCH, .T = SEQ_LEN, .checkpoint = !(shows & TAP_QKV), .taps = &teacher_shown.taps};

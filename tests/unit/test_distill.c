@@ -201,7 +201,7 @@ Test(distill, several_teachers)
 
 static int check(const struct job *job, struct error *err)
 {
-    return distill_check(&job->options, &job->student->config, (const struct config *[]){&job->teacher->config}, 1, err);
+    return distill_check(&job->options, &job->student->config, (const struct config *[]){&job->teacher->config}, 1, "distill", err);
 }
 
 static void refused(struct job *job, const char *says)

@@ -321,7 +321,7 @@ static void expect_features(const char *list, int checkpoint, const char *says)
     struct distill_options o = {.features = parsed(list), .train.checkpoint = checkpoint};
     struct features f;
     struct error err = {""};
-    const int status = features_read(&f, &o, &student, (const struct config *[]){&teacher}, 1, &err);
+    const int status = features_read(&f, &o, &student, (const struct config *[]){&teacher}, 1, "distill", &err);
     cr_expect(says ? status < 0 && strstr(err.text, says) : status == 0, "%s: %s, wanted %s", list, err.text, says ? says : "no error");
     if (status == 0)
         features_release(&f);
@@ -360,7 +360,7 @@ static void expect_rules(double cap, int64_t window, const char *says)
     student.window = 16;
     teacher.window = window;
     student.sliding[0] = teacher.sliding[0] = 2;
-    const int status = features_read(&f, &o, &student, (const struct config *[]){&teacher}, 1, &err);
+    const int status = features_read(&f, &o, &student, (const struct config *[]){&teacher}, 1, "distill", &err);
     cr_expect(says ? status < 0 && strstr(err.text, says) : status == 0, "%s, wanted %s", err.text, says ? says : "no error");
     if (status == 0)
         features_release(&f);
