@@ -22,7 +22,7 @@ void overlay_drop(struct model *overlay, const struct parameter *p); // back to 
 void overlay_restore(struct model *overlay, const struct gguf_plan_tensor *t);
 
 // A layer's matrices as f32 of the overlay's own, for passes over a text: what lies in a file is then read and widened once, not for every batch.
-// Inputs are rounded as they were.
+// Inputs are rounded as they were, but for a matrix with factors.
 void overlay_hold_layer(struct model *overlay, int64_t layer);
 void overlay_drop_layer(struct model *overlay, int64_t layer); // its matrices, held or replaced
 

@@ -181,7 +181,7 @@ void quantize_method_cost(struct forecast *f, const struct quantize_options *o) 
     const double tokens = (double)o->calibration_tokens;
     const int64_t seq_len = f->recipe->data.seq_len, rows = batch_of(o->calibration_tokens, seq_len) * seq_len;
     const int64_t walk = 4 * c->hidden * o->calibration_tokens + walk_memory(c, rows);
-    int64_t most = sees_all_layers(o, c) ? score_memory(c, rows, 0) : walk + 4 * e.layer;
+    int64_t most = sees_all_layers(o, c) ? score_memory(c, rows, 0) + 4 * e.matrix : walk + 4 * e.layer;
     f->flops += tokens * model_flops_per_token(c, seq_len) * ((begins_with_gptq(o) ? 6 : 1) + (o->rescale == RESCALE_NONE ? 0 : 10));
     for (int64_t l = 0; l < c->n_layer && begins_with_gptq(o); l++)
         f->flops += gptq_flops(c, &c->layer[l], tokens, &e);
@@ -370,7 +370,7 @@ static int by_method(struct job *j, struct error *err) {
     const struct quantize_options *o = options_of(j);
     struct dataset own = {0};
     const int checked_later = o->method == QUANTIZE_RTN && !quantize_method_runs_model(o) && !int_type_find(o->type); // row by row, as written
-    int rc = checked_later ? 0 : model_check_values(j->model, err);
+    int rc = checked_later || j->model->data ? 0 : model_check_values(j->model, err); // in memory: checked when it was read
     if (rc == 0 && quantize_method_runs_model(o))
         rc = open_text(j->s->recipe, o, j->in->tokenizer, &j->model->config, &j->s->train->data, &own, &j->text, err);
     if (rc == 0 && o->rescale != RESCALE_NONE)

@@ -30,9 +30,12 @@ static int lock_folder(struct run *run, struct error *err) {
     int status = 0;
     if (run->lock < 0)
         status = error_set(err, "%s: cannot be made (%m); expected a folder that can be written", path);
-    else if (flock(run->lock, LOCK_EX | LOCK_NB) < 0)
+    else if (flock(run->lock, LOCK_EX | LOCK_NB) < 0) {
         status = error_set(err, "%s: another pdq works in this folder; wait for it, or name another folder with -o",
                            run->out);
+        close(run->lock);
+        run->lock = -1; // the folder is the other one's
+    }
     free(path);
     return status;
 }

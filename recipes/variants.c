@@ -54,6 +54,8 @@ static int read_variant(const struct recipe *r, int index, const struct json *o,
     int status = options_read_json(variant_table, v, o, where, err);
     if (status == 0 && !v->name)
         status = error_set(err, "%s: \"name\" is missing", where);
+    if (status == 0 && v->set && json_kind(v->set) != JSON_OBJECT)
+        status = error_set(err, "%s: \"set\": expected an object of keys and values, as in {\"prune.ffn\": 0.5}", where);
     free(where);
     if (status < 0)
         options_release(variant_table, v);

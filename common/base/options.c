@@ -228,19 +228,21 @@ static const struct option *find_row(const struct option *table, const char *nam
 }
 
 // The name in either table that is nearest to word, or NULL.
-static const char *nearest_option(const struct option *a, const struct option *b, const char *word) {
+// flags: of those that a flag can give.
+static const char *nearest_option(const struct option *a, const struct option *b, int flags, const char *word) {
     const struct option *tables[] = {a, b};
     const char *names[2 * NAME_ROOM + 1];
     int n = 0;
     for (int t = 0; t < 2; t++)
         for (const struct option *row = tables[t]; row && row->name && n < 2 * NAME_ROOM; row++)
-            names[n++] = row->name;
+            if (!flags || row->type != OPTION_JSON)
+                names[n++] = row->name;
     names[n] = NULL;
     return nearest_name(word, names);
 }
 
 static int error_unknown_key(const struct option *table, const char *key, const char *where, struct error *err) {
-    const char *near = nearest_option(table, NULL, key);
+    const char *near = nearest_option(table, NULL, 0, key);
     if (near)
         return error_set(err, "%s: unknown key \"%s\"; did you mean \"%s\"?", where, key, near);
     size_t room = 0;
@@ -292,7 +294,7 @@ static int error_unknown_flag(const struct option *table, const struct option *c
                               struct error *err) {
     char name[NAME_ROOM], near[NAME_ROOM];
     flag_name(flag, name);
-    const char *found = nearest_option(table, common_table, name);
+    const char *found = nearest_option(table, common_table, 1, name);
     if (!found)
         return error_set(err, "unknown option %s; --help lists the options", flag);
     snprintf(near, sizeof near, "%s", found);

@@ -5,6 +5,7 @@
 // model, so that no part of a checkpoint is dropped without a word.
 #include "common/model/load.h"
 
+#include <float.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -15,6 +16,7 @@
 #include "common/base/log.h"
 #include "common/model/packed.h"
 #include "common/model/stored.h"
+#include "common/tensor/vecmath.h"
 
 #define SHAPE_TEXT 128
 
@@ -304,21 +306,53 @@ static int has_tensor(const void *files, const char *name) { return find_stored(
 
 enum load_kind { LOAD_SHAPE, LOAD_VALUES, LOAD_MAPPED };
 
+#define CHECK_ROWS 16 // that a thread reads at a time
+
+// The first of n values that is no finite number; n: none.
+static int64_t first_not_finite(const float *v, int64_t n) {
+    int odd = 0;
+    for (int64_t j = 0; j < n; j++) // in registers: what is sought is hardly ever there
+        odd |= !(fabsf(v[j]) <= FLT_MAX);
+    int64_t j = odd ? 0 : n;
+    while (j < n && isfinite(v[j]))
+        j++;
+    return j;
+}
+
+// The first value of a tensor that is no finite number, counted row by row; the number of its values: none.
+static int64_t tensor_not_finite(const struct tensor *t, float *value) {
+    const int64_t rows = tensor_rows(t), C = tensor_columns(t);
+    int64_t first = rows * C;
+#pragma omp parallel reduction(min : first)
+    {
+        float *row = xmalloc((size_t)(CHECK_ROWS * C) * sizeof *row, "rows to be checked");
+#pragma omp for schedule(static)
+        for (int64_t k = 0; k < rows; k += CHECK_ROWS) {
+            const int64_t n = min_i64(CHECK_ROWS, rows - k);
+            tensor_read_rows(t, k, n, row);
+            const int64_t j = first_not_finite(row, n * C);
+            if (j < n * C)
+                first = min_i64(first, k * C + j);
+        }
+        free(row);
+    }
+    if (first < rows * C) {
+        float *row = xmalloc((size_t)C * sizeof *row, "a row");
+        tensor_read_rows(t, first / C, 1, row);
+        *value = row[first % C];
+        free(row);
+    }
+    return first;
+}
+
 int model_check_values(const struct model *m, struct error *err) {
     for (int i = 0; i < m->n_parameter; i++) {
         const struct tensor *t = &m->parameter[i].t;
-        const int64_t C = tensor_columns(t);
-        float *row = xmalloc((size_t)C * sizeof *row, "row");
-        int rc = 0;
-        for (int64_t k = 0; k < tensor_rows(t) && rc == 0; k++) {
-            tensor_read_rows(t, k, 1, row);
-            for (int64_t j = 0; j < C && rc == 0; j++)
-                if (!isfinite(row[j]))
-                    rc = error_set(err, "tensor %s: the value at row %" PRId64 ", column %" PRId64 " is %g: the model is broken; fetch it again, or take "
-                                   "one that was saved before its training diverged", t->name, k, j, (double)row[j]);
-        }
-        free(row);
-        TRY(rc);
+        float value = 0;
+        const int64_t C = tensor_columns(t), at = tensor_not_finite(t, &value);
+        if (at < tensor_count(t))
+            return error_set(err, "tensor %s: the value at row %" PRId64 ", column %" PRId64 " is %g: the model is broken; fetch it again, or take "
+                             "one that was saved before its training diverged", t->name, at / C, at % C, (double)value);
     }
     return 0;
 }

@@ -25,7 +25,7 @@ struct save_options {
 };
 
 // Writes config.json, model.safetensors (or shards and index) and the carried files into folder (made when absent).
-// tie_embeddings: lm_head is left out. Files that are there already are replaced. A folder that was made for it goes again when it fails.
+// tie_embeddings: lm_head is left out. Files that are there already are replaced. A folder that was made for it goes again when it fails with nothing in it.
 int model_save(const struct model *m, const char *folder, const struct save_options *options, struct error *err);
 
 #endif

@@ -78,6 +78,7 @@ table() {
     while IFS='|' read -r command wrong pattern; do
         [ -n "$wrong" ] || continue
         command=$(eval "echo \"$command\"") pattern=$(eval "echo \"${pattern# }\"") wrong=$(echo $wrong)
+        case $command in *@*) [ -n "${class[$wrong]:-}" ] || fail "no class of paths is named \"$wrong\": $command" ;; esac
         for each in ${class[$wrong]:-once}; do
             rows=$((rows + 1))
             try "${command//@/$each}" "$pattern"

@@ -34,7 +34,7 @@ left=$(find killed -name 'snapshot' -o -name '*.tmp-*')
 : > err.txt # before the child does: the line below is in the last run's, too
 "$PDQ" run r.json -o stopped --set 'stages[1].distill.steps=100000' > /dev/null 2> err.txt &
 child=$!
-for _ in $(seq 100); do grep -q '\[2/6\]' err.txt && break; sleep 0.1; done
+while kill -0 $child 2> /dev/null && ! grep -q '\[2/6\]' err.txt; do sleep 0.05; done
 sleep 0.5
 kill -INT $child
 wait $child

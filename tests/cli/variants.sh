@@ -72,6 +72,10 @@ for seeds in '[-1]' '[1, 0.5]' '["one"]' '[]' '3'; do
     sed "s|\"seeds\": \[1, 2\]|\"seeds\": $seeds|" v.json > bad.json
     refused 1 '"seeds": expected .*whole numbers' "$PDQ" run bad.json -o bad
 done
+for set in '["distill.alpha=0"]' 5; do
+    sed "s|{\"distill.alpha\": 0}|$set|" v.json > bad.json
+    refused 1 '"set": expected an object of keys and values' "$PDQ" run bad.json -o bad
+done
 absent bad
 
 "$PDQ" run s.json -o drawn > table 2> err || fail "$(cat err)"
