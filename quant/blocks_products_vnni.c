@@ -1,10 +1,10 @@
 // blocks_products_vnni.c: row products of the quantized formats by AVX512-VNNI, which adds four products of bytes to a lane.
 //
-// The input is cut into 256 values with one scale and 21 bits and a sign each, in three bytes: x = scale * (65536 high + 256 middle +
-// low). That is an error of at most 2^-22 of their largest: of inputs of like size a few times what a sum of f32 products loses, more
-// beside an input that is far larger than the rest. 64 weights are a plane, an unsigned byte for each; three instructions multiply it exactly by the three bytes, sixteen lanes of four weights. Where a
-// format counts from the middle of its range (`centre`), the sums start at -centre * x; minima are multiplied by sums of x.
-// A scale counts for whole lanes.
+// The input is cut into 256 values with one scale and 21 bits and a sign each, in three bytes: x = scale * (65536 high + 256 middle
+// + low). That is an error of at most 2^-22 of their largest: more than what a sum of f32 products loses, beside an input that is
+// far larger than the rest. 64 weights are a plane, an unsigned byte for each; three instructions multiply it exactly by the three
+// bytes, sixteen lanes of four weights. Where a format counts from the middle of its range (`centre`), the sums start at -centre *
+// x; minima are multiplied by sums of x. A scale counts for whole lanes.
 //
 // Of the formats with blocks of 32 the nibbles of four blocks fill a plane with their low halves and one with their high
 // halves: every lane of both has one scale.
@@ -16,7 +16,7 @@
 
 #define PLANE 64
 #define PLANES (SUPER_BLOCK / PLANE)
-#define X_BITS 21 // a lane's sum of 8 weights of up to 127 (Q8_0: 4 of up to 128, Q2_K: 16 of up to 45) stays below 2^31; on the way it may wrap
+#define X_BITS 21 // a lane's sum, of 8 weights up to 127 (Q8_0: 4 up to 128, Q2_K: 16 up to 45), ends below 2^31; on the way it may wrap
 
 struct x_plane { // 64 of x
     int8_t high[PLANE], middle[PLANE], low[PLANE];

@@ -35,10 +35,20 @@ left=$(find killed -name 'snapshot' -o -name '*.tmp-*')
 "$PDQ" run r.json -o stopped --set 'stages[1].distill.steps=100000' > /dev/null 2> err.txt &
 child=$!
 while kill -0 $child 2> /dev/null && ! grep -q '\[2/6\]' err.txt; do sleep 0.05; done
+refused 1 'another pdq works in this folder' "$PDQ" run r.json -o stopped --set 'stages[1].distill.steps=100000'
+kill -0 $child 2> /dev/null || fail "the folder's lock does not leave the first run alone: $(tail -1 err.txt)"
 sleep 0.5
 kill -INT $child
 wait $child
 code=$?
 [ $code = 1 ] || fail "interrupted: exit $code"
 grep -q 'run the same command again' err.txt || fail "interrupted: $(tail -1 err.txt)"
+
+# Two that begin at once in a folder which neither has found: one gets the lock, and the other one removes nothing.
+for _ in 1 2 3 4 5; do
+    for k in 1 2; do "$PDQ" prune m -o both --ffn 0.5 --score l2 --threads 1 > /dev/null 2> "err$k.txt" & done
+    wait
+    [ -e both/config.json ] && [ -e both/model.safetensors ] || fail "two at once: $(cat err1.txt err2.txt)"
+    rm -rf both both.run
+done
 exit $failed
